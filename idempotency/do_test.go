@@ -1,0 +1,335 @@
+package idempotency_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/idempotency"
+)
+
+var errDown = errors.New("store is down")
+
+// faultyStore fails a method before it reaches the store beneath, or after.
+type faultyStore struct {
+	idempotency.Store
+	claim, complete, release error
+	after                    bool
+}
+
+func (s *faultyStore) Claim(ctx context.Context, q []idempotency.Request) ([]idempotency.Record, error) {
+	if s.claim != nil {
+		return nil, s.claim
+	}
+	return s.Store.Claim(ctx, q)
+}
+
+func (s *faultyStore) Complete(ctx context.Context, c []idempotency.Completion) ([]error, error) {
+	if s.complete != nil && !s.after {
+		return nil, s.complete
+	}
+	items, err := s.Store.Complete(ctx, c)
+	if s.complete != nil {
+		return nil, s.complete
+	}
+	return items, err
+}
+
+func (s *faultyStore) Release(ctx context.Context, c []idempotency.Claim) ([]error, error) {
+	if s.release != nil {
+		return nil, s.release
+	}
+	return s.Store.Release(ctx, c)
+}
+
+// shop counts the charges that its work has made.
+type shop struct {
+	store   *faultyStore
+	guard   *idempotency.Guard
+	log     bytes.Buffer
+	charges atomic.Int32
+}
+
+func newShop(t *testing.T) *shop {
+	s := &shop{store: &faultyStore{Store: idempotency.NewMemory(nil)}}
+	guard, err := idempotency.New(s.store, &idempotency.Options{
+		Lease: 10 * time.Second, TTL: time.Hour, Logger: slog.New(slog.NewTextHandler(&s.log, nil))})
+	require.NoError(t, err)
+	s.guard = guard
+	return s
+}
+
+func (s *shop) pay(ctx context.Context, key, body string, work func(context.Context) error) (idempotency.Result[string], error) {
+	return idempotency.Do(ctx, s.guard, testKey(key), idempotency.FingerprintOf([]byte(body)),
+		func(ctx context.Context) (string, error) {
+			if work != nil {
+				if err := work(ctx); err != nil {
+					return "", err
+				}
+			}
+			s.charges.Add(1)
+			return "receipt of " + key, nil
+		})
+}
+
+func (s *shop) requireReplay(t *testing.T, key, body string) {
+	t.Helper()
+	before := s.charges.Load()
+	result, err := s.pay(t.Context(), key, body, nil)
+	require.NoError(t, err)
+	require.Equal(t, idempotency.Result[string]{Value: "receipt of " + key, Replayed: true}, result)
+	require.Equal(t, before, s.charges.Load())
+}
+
+func TestDoRunsOnceAndReplays(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	result, err := s.pay(t.Context(), "a", "body", nil)
+	require.NoError(t, err)
+	require.Equal(t, idempotency.Result[string]{Value: "receipt of a"}, result)
+	s.requireReplay(t, "a", "body")
+
+	_, err = s.pay(t.Context(), "a", "other body", nil)
+	require.ErrorIs(t, err, idempotency.ErrMismatch)
+	_, err = idempotency.Do(t.Context(), s.guard, idempotency.Key{Op: "pay", Value: "a"}, idempotency.Fingerprint{},
+		func(context.Context) (string, error) { panic("must not run") })
+	require.ErrorIs(t, err, idempotency.ErrInvalid)
+	require.EqualValues(t, 1, s.charges.Load())
+}
+
+func TestDoInFlight(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newShop(t)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, err := s.pay(t.Context(), "a", "body", func(context.Context) error { time.Sleep(5 * time.Second); return nil })
+			require.NoError(t, err)
+		})
+		synctest.Wait()
+		time.Sleep(3 * time.Second)
+		_, err := s.pay(t.Context(), "a", "body", nil)
+		require.ErrorIs(t, err, idempotency.ErrInFlight)
+		inFlight, ok := errors.AsType[*idempotency.InFlightError](err)
+		require.True(t, ok)
+		require.Equal(t, 7*time.Second, inFlight.RetryAfter)
+		wg.Wait()
+		s.requireReplay(t, "a", "body")
+	})
+}
+
+func TestDoExpires(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newShop(t)
+		_, err := s.pay(t.Context(), "a", "body", nil)
+		require.NoError(t, err)
+		time.Sleep(time.Hour - 1)
+		s.requireReplay(t, "a", "body")
+		time.Sleep(1)
+		result, err := s.pay(t.Context(), "a", "another body", nil)
+		require.NoError(t, err)
+		require.False(t, result.Replayed)
+	})
+}
+
+// The client hangs up while the provider is charging: the completion must be written all the same.
+func TestClientHangUpDoesNotChargeTwice(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	client, hangUp := context.WithCancel(t.Context())
+	_, err := s.pay(client, "a", "body", func(context.Context) error { hangUp(); return nil })
+	require.NoError(t, err)
+	s.requireReplay(t, "a", "body")
+	require.EqualValues(t, 1, s.charges.Load())
+}
+
+// A client that hangs up before anything was charged must not keep its own retry out.
+func TestClientHangUpFreesFailedWork(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	client, hangUp := context.WithCancel(t.Context())
+	_, err := s.pay(client, "a", "body", func(ctx context.Context) error { hangUp(); return ctx.Err() })
+	require.ErrorIs(t, err, context.Canceled)
+	result, err := s.pay(t.Context(), "a", "body", nil)
+	require.NoError(t, err)
+	require.False(t, result.Replayed)
+	require.EqualValues(t, 1, s.charges.Load())
+}
+
+func TestErrorOfWorkIsNotReplayed(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	declined := errors.New("declined")
+	for range 3 {
+		_, err := s.pay(t.Context(), "a", "body", func(context.Context) error { return declined })
+		require.Equal(t, declined, err)
+	}
+	_, err := s.pay(t.Context(), "a", "corrected body", nil)
+	require.NoError(t, err)
+	s.requireReplay(t, "a", "corrected body")
+}
+
+func TestPanicReleasesAndGoesOn(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	require.PanicsWithValue(t, "boom", func() {
+		_, _ = s.pay(t.Context(), "a", "body", func(context.Context) error { panic("boom") })
+	})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, _ = s.pay(t.Context(), "a", "body", func(context.Context) error { runtime.Goexit(); return nil })
+	})
+	wg.Wait()
+	_, err := s.pay(t.Context(), "a", "body", nil)
+	require.NoError(t, err)
+	s.requireReplay(t, "a", "body")
+}
+
+func TestStoreDownIsClosed(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	s.store.claim = errDown
+	_, err := s.pay(t.Context(), "a", "body", nil)
+	require.ErrorIs(t, err, errDown)
+	require.Zero(t, s.charges.Load())
+}
+
+// The effect has happened: the caller hears that it is not recorded, and the key stays taken until the lease is over.
+func TestCompletionFailureIsSeenAndKeepsTheKey(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newShop(t)
+		s.store.complete = errDown
+		result, err := s.pay(t.Context(), "a", "body", nil)
+		require.ErrorIs(t, err, idempotency.ErrNotRecorded)
+		require.ErrorIs(t, err, errDown)
+		require.Equal(t, "receipt of a", result.Value)
+
+		s.store.complete = nil
+		_, err = s.pay(t.Context(), "a", "body", nil)
+		require.ErrorIs(t, err, idempotency.ErrInFlight)
+		time.Sleep(10*time.Second - 1)
+		_, err = s.pay(t.Context(), "a", "body", nil)
+		require.ErrorIs(t, err, idempotency.ErrInFlight)
+		require.EqualValues(t, 1, s.charges.Load())
+	})
+}
+
+// The store has committed and then reports failure.
+func TestCompletionThatArrivedIsReplayed(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	s.store.complete, s.store.after = errDown, true
+	_, err := s.pay(t.Context(), "a", "body", nil)
+	require.ErrorIs(t, err, idempotency.ErrNotRecorded)
+	s.requireReplay(t, "a", "body")
+}
+
+func TestCompletionHasADeadlineOfItsOwn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		guard, err := idempotency.New(&hangingStore{Store: idempotency.NewMemory(nil)},
+			&idempotency.Options{WriteTimeout: 2 * time.Second})
+		require.NoError(t, err)
+		start := time.Now()
+		_, err = idempotency.Do(t.Context(), guard, testKey("a"), idempotency.Fingerprint{},
+			func(context.Context) (int, error) { return 1, nil })
+		require.ErrorIs(t, err, idempotency.ErrNotRecorded)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, 2*time.Second, time.Since(start))
+	})
+}
+
+// hangingStore completes nothing until its context ends.
+type hangingStore struct{ idempotency.Store }
+
+func (s *hangingStore) Complete(ctx context.Context, _ []idempotency.Completion) ([]error, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// A owns the key, falls asleep beyond its lease, B runs the work: A hears that it was late, B's answer stands.
+func TestOwnerThatOutlivesItsLeaseIsTold(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newShop(t)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, err := s.pay(t.Context(), "a", "body", func(context.Context) error { time.Sleep(time.Minute); return nil })
+			require.ErrorIs(t, err, idempotency.ErrNotRecorded)
+			require.ErrorIs(t, err, idempotency.ErrLost)
+		})
+		synctest.Wait()
+		time.Sleep(10 * time.Second)
+		result, err := s.pay(t.Context(), "a", "body", nil)
+		require.NoError(t, err)
+		require.False(t, result.Replayed)
+		wg.Wait()
+		s.requireReplay(t, "a", "body")
+	})
+}
+
+func TestReleaseFailureIsLoggedAndTheErrorOfWorkReturned(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	s.store.release = errDown
+	declined := errors.New("declined")
+	_, err := s.pay(t.Context(), "a", "body", func(context.Context) error { return declined })
+	require.Equal(t, declined, err)
+	require.Contains(t, s.log.String(), "claim not released")
+	_, err = s.pay(t.Context(), "a", "body", nil)
+	require.ErrorIs(t, err, idempotency.ErrInFlight)
+}
+
+func TestValueThatDoesNotEncodeOrDecode(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	do := func(key string) error {
+		_, err := idempotency.Do(t.Context(), s.guard, testKey(key), idempotency.FingerprintOf([]byte("body")),
+			func(context.Context) (any, error) { return make(chan int), nil })
+		return err
+	}
+	require.ErrorIs(t, do("a"), idempotency.ErrNotRecorded)
+	require.ErrorIs(t, do("a"), idempotency.ErrInFlight)
+
+	_, err := s.pay(t.Context(), "b", "body", nil)
+	require.NoError(t, err)
+	_, err = idempotency.Do(t.Context(), s.guard, testKey("b"), idempotency.FingerprintOf([]byte("body")),
+		func(context.Context) (int, error) { panic("must not run") })
+	require.ErrorContains(t, err, "decode the stored result into int")
+}
+
+func TestOneThousandRequestsRunOnce(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	var wg sync.WaitGroup
+	for range 1000 {
+		wg.Go(func() {
+			if _, err := s.pay(t.Context(), "a", "body", nil); err != nil && !errors.Is(err, idempotency.ErrInFlight) {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	require.EqualValues(t, 1, s.charges.Load())
+	s.requireReplay(t, "a", "body")
+}
+
+func TestNewReportsAllFaults(t *testing.T) {
+	t.Parallel()
+	_, err := idempotency.New(nil, &idempotency.Options{Lease: -1, TTL: time.Microsecond, WriteTimeout: 1 << 62})
+	require.ErrorIs(t, err, idempotency.ErrInvalid)
+	for _, field := range []string{"store is nil", "lease is shorter", "ttl is shorter", "write timeout is longer"} {
+		require.ErrorContains(t, err, field)
+	}
+}

@@ -1,0 +1,143 @@
+package idempotency_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/idempotency"
+	"github.com/safetill/safetill/idempotency/idemtest"
+)
+
+func TestMemory(t *testing.T) {
+	t.Parallel()
+	idemtest.Run(t, func(testing.TB) idempotency.Store { return idempotency.NewMemory(nil) })
+}
+
+var (
+	_ idempotency.Store   = (*idempotency.Memory)(nil)
+	_ idempotency.Sweeper = (*idempotency.Memory)(nil)
+)
+
+func testKey(value string) idempotency.Key {
+	return idempotency.Key{Scope: "tenant", Op: "pay", Value: value}
+}
+
+func TestMemoryForgetsWhatIsOver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := idempotency.NewMemory(nil)
+		claim := func(value string) idempotency.Record {
+			records, err := store.Claim(t.Context(), []idempotency.Request{{Key: testKey(value), Lease: time.Second}})
+			require.NoError(t, err)
+			return records[0]
+		}
+		for i := range 100 {
+			r := claim(fmt.Sprint("abandoned", i))
+			require.Equal(t, idempotency.Won, r.Outcome)
+			r = claim(fmt.Sprint("completed", i))
+			_, err := store.Complete(t.Context(), []idempotency.Completion{
+				{Key: testKey(fmt.Sprint("completed", i)), Token: r.Token, TTL: time.Minute}})
+			require.NoError(t, err)
+		}
+		swept := func(limit, want int) {
+			n, err := store.Sweep(t.Context(), limit)
+			require.NoError(t, err)
+			require.Equal(t, want, n)
+		}
+		swept(1000, 0)
+		time.Sleep(time.Minute) // to the instant: the completed are over, the abandoned still remembered
+		swept(30, 30)
+		swept(1000, 70)
+		time.Sleep(time.Second + idempotency.AbandonedFor - time.Minute)
+		swept(1000, 100)
+		swept(1000, 0)
+
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err := store.Sweep(ended, 1)
+		require.ErrorIs(t, err, context.Canceled)
+	})
+}
+
+// Claims alone must keep the store from growing: nobody has to call Sweep.
+func TestMemoryDoesNotGrowWithoutSweep(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := idempotency.NewMemory(nil)
+		for i := range 20_000 {
+			key := testKey(fmt.Sprint(i))
+			records, err := store.Claim(t.Context(), []idempotency.Request{{Key: key, Lease: time.Second}})
+			require.NoError(t, err)
+			_, err = store.Complete(t.Context(), []idempotency.Completion{{Key: key, Token: records[0].Token, TTL: time.Second}})
+			require.NoError(t, err)
+			time.Sleep(10 * time.Millisecond) // 100 are live at a time
+		}
+		time.Sleep(time.Second)
+		left, err := store.Sweep(t.Context(), 1_000_000)
+		require.NoError(t, err)
+		require.Less(t, left, 500)
+	})
+}
+
+// A fence outside the process outlives it: tokens of a new store must not start below those of the last one.
+func TestMemoryTokensOutgrowARestart(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var last idempotency.Token
+		for range 3 {
+			records, err := idempotency.NewMemory(nil).Claim(t.Context(),
+				[]idempotency.Request{{Key: testKey("a"), Lease: time.Second}})
+			require.NoError(t, err)
+			require.Greater(t, records[0].Token, last)
+			last = records[0].Token
+			time.Sleep(time.Millisecond)
+		}
+	})
+}
+
+func TestMemoryReplayAllocates(t *testing.T) {
+	requests, store := completedKey(t)
+	require.LessOrEqual(t, testing.AllocsPerRun(1000, func() {
+		_, _ = store.Claim(t.Context(), requests)
+	}), 1.0)
+}
+
+func BenchmarkMemoryReplay(b *testing.B) {
+	requests, store := completedKey(b)
+	b.ReportAllocs()
+	ctx := b.Context()
+	for b.Loop() {
+		if records, err := store.Claim(ctx, requests); err != nil || records[0].Outcome != idempotency.Completed {
+			b.Fatal(records, err)
+		}
+	}
+}
+
+func BenchmarkDoReplay(b *testing.B) {
+	guard, err := idempotency.New(idempotency.NewMemory(nil), nil)
+	require.NoError(b, err)
+	b.ReportAllocs()
+	ctx, key := b.Context(), testKey("a")
+	work := func(context.Context) (int, error) { return 42, nil }
+	for b.Loop() {
+		if _, err := idempotency.Do(ctx, guard, key, idempotency.Fingerprint{}, work); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func completedKey(tb testing.TB) ([]idempotency.Request, *idempotency.Memory) {
+	store := idempotency.NewMemory(nil)
+	requests := []idempotency.Request{{Key: testKey("a"), Lease: time.Minute}}
+	records, err := store.Claim(tb.Context(), requests)
+	require.NoError(tb, err)
+	_, err = store.Complete(tb.Context(), []idempotency.Completion{
+		{Key: requests[0].Key, Token: records[0].Token, Response: []byte(`{"id":"pay-1"}`), TTL: time.Hour}})
+	require.NoError(tb, err)
+	return requests, store
+}
