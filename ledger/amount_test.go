@@ -1,0 +1,113 @@
+package ledger
+
+import (
+	"math/big"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/shopspring/decimal"
+	"github.com/stretchr/testify/require"
+)
+
+func TestAmountOf(t *testing.T) {
+	t.Parallel()
+	nines := strings.Repeat("9", MaxDigits)
+	for _, c := range []struct {
+		in    string
+		scale uint8
+		want  string
+		err   error
+	}{
+		{"10000", 2, "1000000", nil},
+		{"0", 2, "0", nil},
+		{"0.000", 0, "0", nil},
+		{"-1.5", 2, "-150", nil},
+		{"10.00", 0, "10", nil},
+		{"10.50", 0, "", ErrOverScale},
+		{"0.001", 2, "", ErrOverScale},
+		{"1e3", 0, "1000", nil},
+		{"1e9999", 2, "", ErrOverflow},
+		{"1e-9999", 2, "", ErrOverScale},
+		{nines, 0, nines, nil},
+		{"-" + nines, 0, "-" + nines, nil},
+		{nines, 1, "", ErrOverflow},
+		{"1" + strings.Repeat("0", MaxDigits), 0, "", ErrOverflow},
+		{nines + ".00", 0, nines, nil},
+		{"9223372036854775807", 18, "9223372036854775807" + strings.Repeat("0", 18), nil},
+		{"123456789012345678901234567890.12", 2, "12345678901234567890123456789012", nil},
+		{"1234567890123456789012345678901.123", 2, "", ErrOverScale},
+	} {
+		got, err := AmountOf(decimal.RequireFromString(c.in), c.scale)
+		require.ErrorIs(t, err, c.err, c.in)
+		if err == nil {
+			require.Equal(t, c.want, got.String(), c.in)
+			require.True(t, got.Decimal(c.scale).Equal(decimal.RequireFromString(c.in)), c.in)
+		}
+	}
+}
+
+func TestAmountAgainstBig(t *testing.T) {
+	t.Parallel()
+	limit := new(big.Int).Exp(big.NewInt(10), big.NewInt(MaxDigits), nil)
+	random := func() *big.Int {
+		n, _ := new(big.Int).SetString(strings.Repeat("9", 1+rand.IntN(MaxDigits)), 10)
+		n.Sub(n, big.NewInt(rand.Int64()))
+		if rand.IntN(2) == 0 {
+			n.Neg(n)
+		}
+		return n
+	}
+	for range 20_000 {
+		x, y := random(), random()
+		a, err := ParseMinor(x.String())
+		require.NoError(t, err)
+		b, err := ParseMinor(y.String())
+		require.NoError(t, err)
+		require.Equal(t, x.Cmp(y), a.Cmp(b))
+		require.Equal(t, x.Sign(), a.Sign())
+		sum, ok := a.Add(b)
+		want := new(big.Int).Add(x, y)
+		require.Equal(t, want.CmpAbs(limit) < 0, ok, "%s + %s", x, y)
+		if ok {
+			require.Equal(t, want.String(), sum.String())
+		}
+		diff, ok := a.Sub(b)
+		want.Sub(x, y)
+		require.Equal(t, want.CmpAbs(limit) < 0, ok, "%s - %s", x, y)
+		if ok {
+			require.Equal(t, want.String(), diff.String())
+		}
+	}
+}
+
+func FuzzParseMinor(f *testing.F) {
+	for _, s := range []string{"", "-", "0", "-0", "1e3", "NaN", " 1", "+1", strings.Repeat("9", 39), "-12"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		a, err := ParseMinor(s)
+		if err != nil {
+			return
+		}
+		want, ok := new(big.Int).SetString(s, 10)
+		require.True(t, ok, s)
+		require.Equal(t, want.String(), a.String())
+	})
+}
+
+func FuzzAmountOf(f *testing.F) {
+	f.Add("12.34", uint8(2))
+	f.Add("1e400", uint8(0))
+	f.Fuzz(func(t *testing.T, s string, scale uint8) {
+		d, err := decimal.NewFromString(s)
+		if err != nil {
+			return
+		}
+		a, err := AmountOf(d, scale)
+		if err != nil {
+			return
+		}
+		require.True(t, a.Decimal(scale).Equal(d), "%s at scale %d became %s", s, scale, a)
+	})
+}

@@ -1,0 +1,232 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+)
+
+// Ledger is a double-entry ledger over a [Store]. It is safe for concurrent use
+// and holds no state of its own.
+type Ledger struct {
+	store  Store
+	scales map[string]uint8
+}
+
+// Options are the optional settings of a [Ledger].
+type Options struct {
+	// Currencies adds to the currencies of ISO 4217: a code of 1 to 12 upper
+	// case letters and digits, and its decimal places, 0 to 30. A code of ISO
+	// 4217 keeps its own. Default: none.
+	Currencies map[string]uint8
+}
+
+// New returns a ledger over store. It does not touch the store.
+func New(store Store, o *Options) (*Ledger, error) {
+	if store == nil {
+		return nil, &InputError{Field: "store", Reason: "is nil"}
+	}
+	l := &Ledger{store: store, scales: iso4217}
+	if o == nil || len(o.Currencies) == 0 {
+		return l, nil
+	}
+	l.scales = maps.Clone(iso4217)
+	var faults []error
+	for _, code := range slices.Sorted(maps.Keys(o.Currencies)) {
+		if err := checkCurrency(code, o.Currencies[code]); err != nil {
+			faults = append(faults, err)
+		}
+		l.scales[code] = o.Currencies[code]
+	}
+	return l, errors.Join(faults...)
+}
+
+func checkCurrency(code string, scale uint8) error {
+	field := fmt.Sprintf("Options.Currencies[%q]", code)
+	if iso, ok := iso4217[code]; ok && iso != scale {
+		return &InputError{Field: field, Reason: fmt.Sprintf("has %d decimal places in ISO 4217, not %d", iso, scale)}
+	}
+	if scale > 30 {
+		return &InputError{Field: field, Reason: "has more than 30 decimal places"}
+	}
+	if len(code) == 0 || len(code) > 12 {
+		return &InputError{Field: field, Reason: "is not 1 to 12 characters"}
+	}
+	for _, c := range code {
+		if (c < 'A' || c > 'Z') && (c < '0' || c > '9') {
+			return &InputError{Field: field, Reason: "has other characters than A-Z and 0-9"}
+		}
+	}
+	return nil
+}
+
+// Open opens accounts, all or none. Opening one again with the same properties
+// does nothing, so it is safe to repeat; with others it is an
+// [*AccountExistsError]. Bad input is an [*InputError]. Cost: one commit.
+func (l *Ledger) Open(ctx context.Context, accounts ...Account) error {
+	states := make([]State, 0, len(accounts))
+	var faults []error
+	for i, a := range accounts {
+		s, err := l.state(fmt.Sprintf("accounts[%d].", i), a)
+		if err != nil {
+			faults = append(faults, err)
+		}
+		states = append(states, s)
+	}
+	if len(faults) > 0 {
+		return errors.Join(faults...)
+	}
+	if len(states) == 0 {
+		return nil
+	}
+	return l.store.Open(ctx, states)
+}
+
+func (l *Ledger) state(field string, a Account) (State, error) {
+	if err := checkID(field+"ID", string(a.ID)); err != nil {
+		return State{}, err
+	}
+	scale, ok := l.scales[a.Currency]
+	if !ok {
+		return State{}, &InputError{Field: field + "Currency", Reason: fmt.Sprintf("%q is unknown", a.Currency)}
+	}
+	if a.Normal != Debit && a.Normal != Credit {
+		return State{}, &InputError{Field: field + "Normal", Reason: "is neither Debit nor Credit"}
+	}
+	s := State{ID: a.ID, Currency: a.Currency, Scale: scale, Normal: a.Normal}
+	if a.Floor == nil {
+		return s, nil
+	}
+	floor, err := AmountOf(*a.Floor, scale)
+	if err != nil {
+		return State{}, &InputError{Field: field + "Floor", Reason: err.Error()}
+	}
+	if floor.Sign() > 0 {
+		return State{}, &InputError{Field: field + "Floor", Reason: "is above 0, where the account starts"}
+	}
+	s.Floor = &floor
+	return s, nil
+}
+
+// Post decides on up to [MaxBatch] transactions in order and writes down what
+// was decided, in one commit. Results are in the order of txs; look at each one's
+// Verdict or Err. A repeat within the batch is a duplicate like any other.
+//
+// An error means that no result is known: the store failed, and posting the
+// same batch again is safe. Cost: one commit, however many transactions there
+// are (and one more for each that has an id of the batch with other content).
+func (l *Ledger) Post(ctx context.Context, txs []Transaction) ([]Result, error) {
+	if len(txs) > MaxBatch {
+		return nil, &InputError{Field: "txs", Reason: fmt.Sprintf("has %d transactions, more than %d", len(txs), MaxBatch)}
+	}
+	b := l.newBatch(txs)
+	if len(b.drafts) == 0 {
+		return b.results, nil
+	}
+	outcomes, err := l.store.Post(ctx, b.drafts)
+	if err != nil {
+		return nil, fmt.Errorf("ledger: post %d transactions: %w", len(b.drafts), err)
+	}
+	if len(outcomes) != len(b.drafts) {
+		return nil, fmt.Errorf("ledger: store gave %d outcomes for %d drafts", len(outcomes), len(b.drafts))
+	}
+	for _, i := range b.settle(outcomes) {
+		r, err := l.Post(ctx, txs[i:i+1])
+		if err != nil {
+			return nil, err
+		}
+		b.results[i] = r[0]
+	}
+	return b.results, nil
+}
+
+// PostOne is [Ledger.Post] of one transaction, with a refusal as a
+// [*VerdictError]. Where many are at hand, one Post is far cheaper.
+func (l *Ledger) PostOne(ctx context.Context, tx Transaction) (Result, error) {
+	results, err := l.Post(ctx, []Transaction{tx})
+	if err != nil {
+		return Result{ID: tx.ID}, err
+	}
+	return results[0], results[0].Err()
+}
+
+// Balances returns the balances of accounts, in the order of ids, as of one
+// moment; an unknown one is an [*UnknownAccountError]. Cost: one round trip.
+func (l *Ledger) Balances(ctx context.Context, ids ...AccountID) ([]Balance, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	states, err := l.store.States(ctx, ids)
+	if err != nil {
+		return nil, fmt.Errorf("ledger: balances: %w", err)
+	}
+	balances := make([]Balance, len(ids))
+	for i, s := range states {
+		if s == nil {
+			return nil, &UnknownAccountError{ID: ids[i]}
+		}
+		balances[i] = Balance{
+			Account: s.ID, Currency: s.Currency, Normal: s.Normal, Version: s.Version,
+			Debits: s.Debits.Decimal(s.Scale), Credits: s.Credits.Decimal(s.Scale), Posted: s.Balance().Decimal(s.Scale),
+		}
+	}
+	return balances, nil
+}
+
+// entryPage is how many entries are read at a time.
+const entryPage = 500
+
+// Entries yields an account's entries with versions above after, oldest first;
+// 0 begins at the first. It reads pages of 500, so entries that are posted while it
+// runs are seen too. An unknown account is an [*UnknownAccountError].
+func (l *Ledger) Entries(ctx context.Context, account AccountID, after int64) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		states, err := l.store.States(ctx, []AccountID{account})
+		if err == nil && states[0] == nil {
+			err = &UnknownAccountError{ID: account}
+		}
+		if err != nil {
+			yield(Entry{}, fmt.Errorf("ledger: entries: %w", err))
+			return
+		}
+		scale := states[0].Scale
+		for version := after; ; {
+			page, err := l.store.Lines(ctx, account, version, entryPage)
+			if err != nil {
+				yield(Entry{}, fmt.Errorf("ledger: entries of %q after %d: %w", account, version, err))
+				return
+			}
+			for _, r := range page {
+				if !yield(r.entry(account, scale), nil) {
+					return
+				}
+				version = r.Version
+			}
+			if len(page) < entryPage {
+				return
+			}
+		}
+	}
+}
+
+func (r *Recorded) entry(account AccountID, scale uint8) Entry {
+	return Entry{
+		Account: account, Version: r.Version, Transaction: r.Transaction, Posting: r.Posting, Side: r.Side,
+		Amount: r.Amount.Decimal(scale), Balance: r.Balance.Decimal(scale), Contra: r.Contra, At: r.At,
+	}
+}
+
+// Verify proves that the ledger adds up: in every currency debits equal
+// credits, every account's totals are the sum of its entries, and its entries
+// are numbered 1 to its version. It reads every entry, as of one moment, without
+// holding up those who post. Contradictions are in the report, not in the error.
+func (l *Ledger) Verify(ctx context.Context) (Report, error) {
+	r, err := l.store.Verify(ctx)
+	if err != nil {
+		return Report{}, fmt.Errorf("ledger: verify: %w", err)
+	}
+	return r, nil
+}

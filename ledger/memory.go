@@ -1,0 +1,186 @@
+package ledger
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Memory is a [Store] in memory. It keeps every entry, and loses all when the
+// process ends.
+type Memory struct {
+	now func() time.Time
+
+	mu       sync.RWMutex
+	accounts map[AccountID]*memoryAccount
+	states   map[AccountID]*State // what Apply works on; the same accounts
+	decided  map[TransactionID]decided
+	lines    []Line // scratch of Post
+}
+
+type memoryAccount struct {
+	state   State
+	entries []Recorded
+}
+
+type decided struct {
+	fingerprint Fingerprint
+	outcome     Outcome
+}
+
+// MemoryOptions are the optional settings of [NewMemory].
+type MemoryOptions struct {
+	Now func() time.Time // Default: time.Now.
+}
+
+// NewMemory returns an empty store.
+func NewMemory(o *MemoryOptions) *Memory {
+	m := &Memory{
+		now:      time.Now,
+		accounts: map[AccountID]*memoryAccount{},
+		states:   map[AccountID]*State{},
+		decided:  map[TransactionID]decided{},
+	}
+	if o != nil && o.Now != nil {
+		m.now = o.Now
+	}
+	return m
+}
+
+// Open is [Store.Open].
+func (m *Memory) Open(_ context.Context, accounts []State) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	fresh := map[AccountID]State{}
+	for _, a := range accounts {
+		old, ok := fresh[a.ID]
+		if have := m.states[a.ID]; have != nil {
+			old, ok = *have, true
+		}
+		if ok && !SameAccountAs(&old, &a) {
+			return &AccountExistsError{ID: a.ID}
+		}
+		if !ok {
+			fresh[a.ID] = a
+		}
+	}
+	for id, a := range fresh {
+		account := &memoryAccount{state: a}
+		m.accounts[id], m.states[id] = account, &account.state
+	}
+	return nil
+}
+
+// SameAccountAs tells whether a and b are one account by all that [Ledger.Open]
+// fixes. Stores use it to tell a repeated Open from a contradicting one.
+func SameAccountAs(a, b *State) bool {
+	floor := func(s *State) Amount {
+		if s.Floor == nil {
+			return Minor(1) // which no floor can be
+		}
+		return *s.Floor
+	}
+	return a.ID == b.ID && a.Currency == b.Currency && a.Scale == b.Scale && a.Normal == b.Normal && floor(a) == floor(b)
+}
+
+// Post is [Store.Post].
+func (m *Memory) Post(ctx context.Context, drafts []Draft) ([]Outcome, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	outcomes := make([]Outcome, len(drafts))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.now()
+	for i := range drafts {
+		outcomes[i] = m.post(&drafts[i], now)
+	}
+	return outcomes, nil
+}
+
+func (m *Memory) post(d *Draft, now time.Time) Outcome {
+	if was, ok := m.decided[d.ID]; ok {
+		return Again(d, was.fingerprint, was.outcome)
+	}
+	lines, verdict, posting := Apply(m.states, d, m.lines[:0])
+	m.lines = lines
+	for i := range lines {
+		m.write(d.ID, i, &lines[i], now)
+	}
+	o := Outcome{Verdict: verdict, Posting: posting, At: now}
+	m.decided[d.ID] = decided{fingerprint: d.Fingerprint, outcome: o}
+	return o
+}
+
+// Again returns the outcome of a draft whose id was decided on before: the
+// first outcome, or [Conflict] where the content was another.
+func Again(d *Draft, first Fingerprint, o Outcome) Outcome {
+	if d.Fingerprint != first {
+		return Outcome{Verdict: Conflict}
+	}
+	o.Duplicate = true
+	return o
+}
+
+func (m *Memory) write(id TransactionID, posting int, l *Line, now time.Time) {
+	r := Recorded{Transaction: id, Posting: posting, Amount: l.Amount, At: now}
+	debit, credit := m.accounts[l.Debit.ID], m.accounts[l.Credit.ID]
+
+	r.Version, r.Side, r.Balance, r.Contra = l.DebitVersion, Debit, l.DebitBalance, l.Credit.ID
+	debit.entries = append(debit.entries, r)
+	r.Version, r.Side, r.Balance, r.Contra = l.CreditVersion, Credit, l.CreditBalance, l.Debit.ID
+	credit.entries = append(credit.entries, r)
+}
+
+// States is [Store.States].
+func (m *Memory) States(ctx context.Context, ids []AccountID) ([]*State, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	states := make([]*State, len(ids))
+	for i, id := range ids {
+		if s := m.states[id]; s != nil {
+			states[i] = new(*s)
+		}
+	}
+	return states, nil
+}
+
+// Lines is [Store.Lines].
+func (m *Memory) Lines(ctx context.Context, account AccountID, after int64, limit int) ([]Recorded, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	a := m.accounts[account]
+	if a == nil || after >= int64(len(a.entries)) {
+		return nil, nil
+	}
+	page := a.entries[max(after, 0):]
+	return append([]Recorded(nil), page[:min(limit, len(page))]...), nil
+}
+
+// Verify is [Store.Verify].
+func (m *Memory) Verify(ctx context.Context) (Report, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	c := check{sums: map[string]*sum{}}
+	for _, a := range m.accounts {
+		if err := ctx.Err(); err != nil {
+			return Report{}, err
+		}
+		var debits, credits Amount
+		for _, e := range a.entries {
+			if e.Side == Debit {
+				debits, _ = debits.Add(e.Amount)
+			} else {
+				credits, _ = credits.Add(e.Amount)
+			}
+		}
+		c.account(&a.state, debits, credits, int64(len(a.entries)))
+	}
+	return c.report(int64(len(m.decided))), nil
+}

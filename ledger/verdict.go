@@ -1,0 +1,116 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Verdict is what was decided of a transaction. Where several would apply, the
+// first in the order of the constants below is given, and within one verdict
+// the first posting that it applies to.
+type Verdict uint8
+
+// The verdicts. The first group needs only the transaction and is not recorded;
+// the others need the ledger's state, and but for [Conflict] they are recorded
+// under the transaction's id for ever. The numbers are stored: they never change.
+const (
+	Posted Verdict = 0 // every posting was made
+
+	InvalidID       Verdict = 1 // an id is empty, over 128 bytes, not UTF-8, or has a control character
+	InvalidPostings Verdict = 2 // no postings, or more than MaxPostings
+	SameAccount     Verdict = 3 // a posting debits and credits one account
+	UnknownCurrency Verdict = 4 // neither ISO 4217 nor one of Options.Currencies
+	InvalidAmount   Verdict = 5 // 0 or negative
+	OverScale       Verdict = 6 // more decimals than the currency has
+	Overflow        Verdict = 7 // more than 38 digits
+
+	Conflict          Verdict = 8  // the id is taken by a transaction with other content
+	UnknownAccount    Verdict = 9  // no such account
+	CurrencyMismatch  Verdict = 10 // an account is in another currency than the posting
+	BalanceOverflow   Verdict = 11 // an account's total would pass 38 digits
+	InsufficientFunds Verdict = 12 // a balance would pass its account's floor
+)
+
+// What [VerdictError] is, for errors.Is: one for each refusal.
+var (
+	ErrInvalidID         = errors.New("ledger: invalid id")
+	ErrInvalidPostings   = errors.New("ledger: no postings, or too many")
+	ErrSameAccount       = errors.New("ledger: debit and credit are one account")
+	ErrUnknownCurrency   = errors.New("ledger: unknown currency")
+	ErrInvalidAmount     = errors.New("ledger: amount must be more than 0")
+	ErrConflict          = errors.New("ledger: id is taken by other content")
+	ErrUnknownAccount    = errors.New("ledger: unknown account")
+	ErrCurrencyMismatch  = errors.New("ledger: currency mismatch")
+	ErrBalanceOverflow   = errors.New("ledger: balance would have more than 38 digits")
+	ErrInsufficientFunds = errors.New("ledger: insufficient funds")
+)
+
+var verdicts = [...]struct {
+	name string
+	err  error
+}{
+	Posted:            {"posted", nil},
+	InvalidID:         {"invalid_id", ErrInvalidID},
+	InvalidPostings:   {"invalid_postings", ErrInvalidPostings},
+	SameAccount:       {"same_account", ErrSameAccount},
+	UnknownCurrency:   {"unknown_currency", ErrUnknownCurrency},
+	InvalidAmount:     {"invalid_amount", ErrInvalidAmount},
+	OverScale:         {"over_scale", ErrOverScale},
+	Overflow:          {"overflow", ErrOverflow},
+	Conflict:          {"conflict", ErrConflict},
+	UnknownAccount:    {"unknown_account", ErrUnknownAccount},
+	CurrencyMismatch:  {"currency_mismatch", ErrCurrencyMismatch},
+	BalanceOverflow:   {"balance_overflow", ErrBalanceOverflow},
+	InsufficientFunds: {"insufficient_funds", ErrInsufficientFunds},
+}
+
+// String returns the verdict's name in snake case.
+func (v Verdict) String() string {
+	if int(v) < len(verdicts) {
+		return verdicts[v].name
+	}
+	return fmt.Sprintf("verdict(%d)", uint8(v))
+}
+
+// VerdictError is a refusal as an error. It is the Err… of its verdict.
+type VerdictError struct {
+	ID      TransactionID
+	Verdict Verdict
+	Posting int
+}
+
+func (e *VerdictError) Error() string {
+	return fmt.Sprintf("transaction %q, posting %d: %v", e.ID, e.Posting, e.Unwrap())
+}
+
+// Unwrap returns the sentinel of the verdict.
+func (e *VerdictError) Unwrap() error {
+	if int(e.Verdict) < len(verdicts) {
+		return verdicts[e.Verdict].err
+	}
+	return nil
+}
+
+// InputError is bad input to anything but Post. Nothing was written.
+type InputError struct {
+	Field  string // for example "Account.Currency"
+	Reason string
+}
+
+func (e *InputError) Error() string { return "ledger: " + e.Field + " " + e.Reason }
+
+// AccountExistsError says that an account was opened before with other
+// properties, which stay.
+type AccountExistsError struct{ ID AccountID }
+
+func (e *AccountExistsError) Error() string {
+	return fmt.Sprintf("ledger: account %q is open with other properties", e.ID)
+}
+
+// UnknownAccountError names an account that is not open. It is [ErrUnknownAccount].
+type UnknownAccountError struct{ ID AccountID }
+
+func (e *UnknownAccountError) Error() string { return fmt.Sprintf("%v %q", ErrUnknownAccount, e.ID) }
+
+// Unwrap returns [ErrUnknownAccount].
+func (e *UnknownAccountError) Unwrap() error { return ErrUnknownAccount }
