@@ -1,0 +1,129 @@
+//go:build unix
+
+package localdb_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/internal/localdb"
+)
+
+func TestRedisDefaults(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t, localdb.Options{Settings: map[string]string{"client-output-buffer-limit": "normal 0 0 0"}})
+	c := dial(t, r)
+	for name, want := range map[string]string{"appendonly": "yes", "appendfsync": "everysec", "save": "", "databases": "4096"} {
+		have, err := c.ConfigGet(t.Context(), name).Result()
+		require.NoError(t, err)
+		require.Equal(t, want, have[name], name)
+	}
+}
+
+// With appendfsync always a reply follows the write and the sync, so every acknowledged element survives a SIGKILL.
+func TestRedisKilledKeepsWhatItAcknowledged(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t, localdb.Options{Settings: map[string]string{"appendfsync": "always"}})
+	addr, c := r.Addr(), dial(t, r)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	acked, enough := make(chan int, 1), make(chan struct{})
+	go func() {
+		for n := 1; ; n++ {
+			if c.RPush(ctx, "list", n).Err() != nil {
+				acked <- n - 1
+				return
+			}
+			if n == 200 {
+				close(enough)
+			}
+		}
+	}()
+	select {
+	case <-enough:
+	case <-ctx.Done():
+		t.Error("too few writes")
+	}
+	pid := r.Pid()
+	require.NoError(t, r.Kill())
+	require.False(t, running(pid))
+	cancel() // else the client's retries carry the writer over the restart
+	want := int64(<-acked)
+	require.NoError(t, r.Start(t.Context()))
+	require.Equal(t, addr, r.Addr())
+	have, err := c.LLen(t.Context(), "list").Result()
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, have, want)
+
+	require.NoError(t, r.Stop(t.Context()))
+	require.NoError(t, r.Start(t.Context()))
+	again, err := c.LLen(t.Context(), "list").Result()
+	require.NoError(t, err)
+	require.Equal(t, have, again)
+}
+
+func TestRedisFailureShowsTheServersWords(t *testing.T) {
+	t.Parallel()
+	_, err := localdb.StartRedis(t.Context(), localdb.Options{Settings: map[string]string{"no-such-setting": "1"}})
+	skipWithout(t, err)
+	require.ErrorContains(t, err, "no-such-setting")
+}
+
+func TestRedisClusterServesEverySlot(t *testing.T) {
+	t.Parallel()
+	cluster, err := localdb.StartRedisCluster(t.Context(), localdb.Options{})
+	skipWithout(t, err)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		require.NoError(t, cluster.Close(ctx))
+	})
+	require.Len(t, cluster.Addrs(), 3)
+	c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()})
+	t.Cleanup(func() { c.Close() })
+
+	slots := map[int64]bool{}
+	for first := 0; len(slots) < 16384; first += 1000 {
+		require.Less(t, first, 1_000_000)
+		for key, slot := range keySlots(t, c, first, first+1000) {
+			if !slots[slot] {
+				slots[slot] = true
+				_, err := c.Pipelined(t.Context(), func(p redis.Pipeliner) error { p.Set(t.Context(), key, slot, 0); return nil })
+				require.NoError(t, err)
+			}
+		}
+	}
+
+	node := cluster.Nodes()[1]
+	require.NoError(t, node.Kill())
+	require.NoError(t, node.Start(t.Context()))
+	require.Eventually(t, func() bool {
+		return c.ForEachMaster(t.Context(), func(ctx context.Context, m *redis.Client) error { return m.Set(ctx, "", "", 0).Err() }) != nil ||
+			c.Set(t.Context(), "after", 1, 0).Err() == nil
+	}, patience, 50*time.Millisecond)
+}
+
+// keySlots asks the cluster for the slots of k<from> … k<to-1> in one round trip.
+func keySlots(t *testing.T, c *redis.ClusterClient, from, to int) map[string]int64 {
+	t.Helper()
+	byKey := map[string]*redis.IntCmd{}
+	_, err := c.Pipelined(t.Context(), func(p redis.Pipeliner) error {
+		for n := from; n < to; n++ {
+			key := fmt.Sprintf("k%d", n)
+			byKey[key] = p.ClusterKeySlot(t.Context(), key)
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	slots := map[string]int64{}
+	for key, cmd := range byKey {
+		slots[key] = cmd.Val()
+	}
+	return slots
+}
