@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/safetill/safetill/idempotency"
 )
@@ -52,7 +53,7 @@ func ExampleNewMemory() {
 	request := func(value string) idempotency.Request {
 		return idempotency.Request{
 			Key:   idempotency.Key{Scope: "tenant-7", Op: "import", Value: value},
-			Lease: idempotency.AbandonedFor,
+			Lease: time.Minute,
 		}
 	}
 	records, err := store.Claim(context.Background(), []idempotency.Request{request("a"), request("b"), request("a")})

@@ -1,0 +1,25 @@
+// Package redisidem keeps idempotency records on Redis 5 or later: one server, Sentinel, Cluster or Ring.
+//
+//	store, err := redisidem.NewStore(rdb, nil)
+//	guard, err := idempotency.New(store, nil)
+//
+// # What is guaranteed
+//
+// The contract of idempotency.Store, on one primary: each key is decided by one script, which Redis runs alone. The
+// clock is the server's TIME. A call to a single server is one script and one round trip, whatever the size of the batch;
+// on a Cluster or Ring it is one pipeline to each node that holds some of the keys. Every record is written by one SET with its
+// expiry, so none is left without. A command that the client resends after a lost reply is recognised: a claim is won
+// by the call that won it already, a completion is stored once.
+//
+// # What is not guaranteed
+//
+// Redis loses what it had not yet written to its append-only file (a second, with the usual appendfsync) or copied to
+// the replica that is promoted. A lost record is a key that is free again, with a token above all earlier ones; what
+// must be refused even then needs a primary key in a database behind it. Evicting policies (maxmemory-policy) other
+// than noeviction lose records too.
+//
+// # When Redis is down
+//
+// Every call returns the client's error. On a Cluster the items of the nodes that answered are decided and the others
+// are idempotency.Unknown (Claim) or carry the error (Complete, Release, Extend), and the call returns an error.
+package redisidem
