@@ -68,9 +68,9 @@ func testEntries(t *testing.T, f *fixture) {
 }
 
 func testFullBatch(t *testing.T, f *fixture) {
-	txs := make([]ledger.Transaction, ledger.MaxBatch)
-	for i := range txs {
-		txs[i] = move(fmt.Sprint("t", i), "bank", wallet(i%wallets), "0.01")
+	var txs []ledger.Transaction
+	for i := range ledger.MaxBatch {
+		txs = append(txs, move(fmt.Sprint("t", i), "bank", wallet(i%wallets), "0.01"))
 	}
 	f.want(t, ledger.Posted, txs...)
 	f.balance(t, "bank", "81.92", ledger.MaxBatch)

@@ -2,6 +2,7 @@ package ledgertest
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"testing"
 
@@ -103,10 +104,7 @@ func (m *model) post(tx ledger.Transaction) (v ledger.Verdict, duplicate bool) {
 }
 
 func (m *model) try(tx ledger.Transaction) ledger.Verdict {
-	after := map[ledger.AccountID]decimal.Decimal{}
-	for id, b := range m.balances {
-		after[id] = b
-	}
+	after := maps.Clone(m.balances)
 	for _, p := range tx.Postings {
 		for id, side := range map[ledger.AccountID]ledger.Side{p.Debit: ledger.Debit, p.Credit: ledger.Credit} {
 			b, ok := after[id]

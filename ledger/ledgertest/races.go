@@ -63,7 +63,7 @@ func testSameBatchAtOnce(t *testing.T, f *fixture) {
 		move("unknown", "nobody", "nowhere", "1"),
 	}
 	var firsts [4]atomic.Int32
-	atOnce(16, func(i int) {
+	atOnce(16, func(int) {
 		own := append([]ledger.Transaction(nil), batch...)
 		rand.Shuffle(len(own), func(a, b int) { own[a], own[b] = own[b], own[a] })
 		results, err := f.Post(t.Context(), own)

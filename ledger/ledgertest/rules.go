@@ -194,8 +194,12 @@ func testRepeatWithinBatch(t *testing.T, f *fixture) {
 		verdict   ledger.Verdict
 		duplicate bool
 	}{
-		{ledger.Posted, false}, {ledger.Posted, false}, {ledger.Posted, true},
-		{ledger.Conflict, false}, {ledger.Conflict, false}, {ledger.Posted, true},
+		{ledger.Posted, false},
+		{ledger.Posted, false},
+		{ledger.Posted, true},
+		{ledger.Conflict, false},
+		{ledger.Conflict, false},
+		{ledger.Posted, true},
 	} {
 		if r := results[i]; r.Verdict != want.verdict || r.Duplicate != want.duplicate {
 			t.Errorf("transaction %d: %v, duplicate %v; want %v, %v", i, r.Verdict, r.Duplicate, want.verdict, want.duplicate)
