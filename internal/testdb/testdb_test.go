@@ -1,0 +1,96 @@
+package testdb_test
+
+import (
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/internal/localdb"
+	"github.com/safetill/safetill/internal/testdb"
+)
+
+func TestPostgresGivesEachCallASchemaOnEveryConnection(t *testing.T) {
+	t.Parallel()
+	one, two := testdb.Postgres(t), testdb.Postgres(t)
+	seen := map[string]bool{}
+	for range 5 { // held together, so that each is a connection of its own
+		conn, err := one.Acquire(t.Context())
+		require.NoError(t, err)
+		defer conn.Release()
+		var schema string
+		require.NoError(t, conn.QueryRow(t.Context(), "select current_schema()").Scan(&schema))
+		seen[schema] = true
+	}
+	require.Len(t, seen, 1)
+	require.EqualValues(t, 16, one.Config().MaxConns)
+
+	_, err := one.Exec(t.Context(), "create table same (n int)")
+	require.NoError(t, err)
+	_, err = two.Exec(t.Context(), "create table same (n int)")
+	require.NoError(t, err, "the second call has another schema")
+}
+
+func TestPostgresDropsTheSchemaAtTheEnd(t *testing.T) {
+	t.Parallel()
+	var schema string
+	t.Run("inner", func(t *testing.T) {
+		db := testdb.Postgres(t)
+		_, err := db.Exec(t.Context(), "create table kept (n int)")
+		require.NoError(t, err)
+		require.NoError(t, db.QueryRow(t.Context(), "select current_schema()").Scan(&schema))
+	})
+	var there bool
+	require.NoError(t, testdb.Postgres(t).QueryRow(t.Context(), "select to_regnamespace($1) is not null", schema).Scan(&there))
+	require.False(t, there)
+}
+
+func TestPostgresURLReachesTheSameKindOfSchema(t *testing.T) {
+	t.Parallel()
+	conn, err := pgx.Connect(t.Context(), testdb.PostgresURL(t))
+	require.NoError(t, err)
+	defer conn.Close(t.Context())
+	_, err = conn.Exec(t.Context(), "create table here (n int)")
+	require.NoError(t, err)
+}
+
+func TestRedisGivesEachCallADatabase(t *testing.T) {
+	t.Parallel()
+	one, two := testdb.Redis(t), testdb.Redis(t)
+	require.NotEqual(t, one.Options().DB, two.Options().DB)
+	require.NotZero(t, one.Options().DB)
+	require.NoError(t, one.Set(t.Context(), "key", "one", 0).Err())
+	require.ErrorIs(t, two.Get(t.Context(), "key").Err(), redis.Nil)
+}
+
+func TestRedisFlushesTheDatabaseAtTheEnd(t *testing.T) {
+	t.Parallel()
+	var conf *redis.Options
+	t.Run("inner", func(t *testing.T) {
+		c := testdb.Redis(t)
+		conf = c.Options()
+		require.NoError(t, c.Set(t.Context(), t.Name(), 1, 0).Err())
+	})
+	c := redis.NewClient(&redis.Options{Addr: conf.Addr, DB: conf.DB})
+	defer c.Close()
+	require.ErrorIs(t, c.Get(t.Context(), "TestRedisFlushesTheDatabaseAtTheEnd/inner").Err(), redis.Nil)
+}
+
+func TestRedisClusterIsSharedByTheBinary(t *testing.T) {
+	t.Parallel()
+	one, two := testdb.RedisCluster(t), testdb.RedisCluster(t)
+	require.NoError(t, one.Set(t.Context(), t.Name(), "here", 0).Err())
+	require.Equal(t, "here", two.Get(t.Context(), t.Name()).Val())
+}
+
+func TestNewServersAreTheTestsOwn(t *testing.T) {
+	t.Parallel()
+	p := testdb.NewPostgres(t)
+	require.NoError(t, p.Kill())
+	require.NoError(t, p.Start(t.Context()))
+	r := testdb.NewRedis(t, localdb.Options{Settings: map[string]string{"appendfsync": "always"}})
+	require.NoError(t, r.Kill())
+	require.NoError(t, r.Start(t.Context()))
+	require.NotEqual(t, p.Pid(), r.Pid())
+}
