@@ -21,9 +21,11 @@ if n > 0 then
   if fresh then
     -- Messages get their number when they are first claimed, which is in push order; so a push is a bare RPUSH.
     local id = redis.call('INCRBY', KEYS[5], #fresh) - #fresh
-    for i, body in ipairs(fresh) do
-      out[#out + 1] = string.format('%.0f:1', id + i)
-      out[#out + 1] = body
+    local k = #out
+    for i = 1, #fresh do
+      out[k + 1] = string.format('%.0f:1', id + i)
+      out[k + 2] = fresh[i]
+      k = k + 2
     end
   end
   for i = 1, #out, 4000 do -- unpack is bounded by the stack of Lua, 8,000 slots
