@@ -13,27 +13,26 @@ import (
 	"github.com/shopspring/decimal"
 )
 
-// loadState is the best answer that a reference has had, in rising order.
-type loadState uint8
-
-const (
-	loadUnanswered loadState = iota
-	loadRefused              // 4xx: it must not be posted
-	loadUnknown              // no answer, or 5xx: it may be posted
-	loadFound                // unknown, but the server has it: it must be posted
-	loadAcked                // 202 or 200: it must be posted
-)
-
 // loadReceipt is what the client knows about one reference.
 type loadReceipt struct {
-	customer int32
+	customer int
 	state    loadState
 	posted   bool
 }
 
-// loadAmount is the amount of the nth reference, in kobo. No two of a million
-// are alike, so that one that is lost cannot hide behind one that is doubled.
-func loadAmount(n int) int64 { return 1 + int64(n)*649_657%(1<<20) }
+// loadState is the best answer that a reference has had, in rising order.
+type loadState uint8
+
+const (
+	loadNone    loadState = iota // no answer yet, or 4xx: it must not be posted
+	loadUnknown                  // the answer was lost, or 5xx: it may be posted
+	loadFound                    // the answer was lost, but the server has it: it must be posted
+	loadAcked                    // 202 or 200: it must be posted
+)
+
+// loadAmount is the amount of reference n. No two of a million are alike, so
+// that one that is lost cannot hide behind one that is doubled.
+func loadAmount(n int) decimal.Decimal { return decimal.New(1+int64(n)*649_657%(1<<20), -2) }
 
 func (l *loadRun) reference(n int) string { return "LOAD-" + l.id + "-" + strconv.Itoa(n) }
 
@@ -44,14 +43,10 @@ func loadCustomer(n int) string { return fmt.Sprintf("GIG%05d", n+1) }
 // closed loop would stop asking while the server stalls, and measure one slow
 // answer where thousands of customers had waited.
 func (l *loadRun) send(ctx context.Context) error {
-	total := max(1, int(l.length*time.Duration(l.rate)/time.Second))
-	l.receipts = make([]loadReceipt, 0, total)
-	l.tally.accept = make([]time.Duration, 0, total)
 	slots := make(chan struct{}, l.inFlight)
 	start := time.Now()
 	var wg sync.WaitGroup
-	defer wg.Wait()
-	for i := range total {
+	for i := range max(1, int(l.length*time.Duration(l.rate)/time.Second)) {
 		due := start.Add(time.Duration(i) * time.Second / time.Duration(l.rate))
 		if early := time.Until(due); early > 0 {
 			select {
@@ -59,101 +54,97 @@ func (l *loadRun) send(ctx context.Context) error {
 			case <-time.After(early):
 			}
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case slots <- struct{}{}:
+		slots <- struct{}{} // each request frees its slot after loadTimeout at most
+		if ctx.Err() != nil {
+			break
 		}
-		n := l.next()
+		l.progress(start)
+		n, customer := l.next()
 		wg.Go(func() {
-			l.pay(ctx, n, due)
+			l.pay(ctx, n, customer, due)
 			<-slots
 		})
 	}
 	wg.Wait()
-	l.tally.took = time.Since(start)
+	l.took = time.Since(start)
+	if l.bar != nil {
+		fmt.Fprint(l.bar, "\r\x1b[K")
+	}
 	return ctx.Err()
 }
 
 // next chooses the reference of the next request: a new one, or one already sent.
-func (l *loadRun) next() int {
+func (l *loadRun) next() (n, customer int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.tally.sent++
-	n := len(l.receipts)
+	l.sent++
+	n = len(l.receipts)
 	if n > 0 && l.random.Float64() < l.duplicates {
-		return l.random.IntN(n)
+		n = l.random.IntN(n)
+		return n, l.receipts[n].customer
 	}
-	var customer int32
 	if l.customers > 1 && l.random.Float64() >= l.hot {
-		customer = 1 + l.random.Int32N(int32(l.customers-1))
+		customer = 1 + l.random.IntN(l.customers-1)
 	}
 	l.receipts = append(l.receipts, loadReceipt{customer: customer})
-	return n
+	return n, customer
 }
 
 // pay sends reference n and keeps what became of it. A request is sent once: a
-// retry here would hide what a client without one sees.
-func (l *loadRun) pay(ctx context.Context, n int, due time.Time) {
-	l.mu.Lock()
-	customer := l.receipts[n].customer
-	l.mu.Unlock()
+// retry would hide what a client without one sees.
+func (l *loadRun) pay(ctx context.Context, n, customer int, due time.Time) {
 	reference := l.reference(n)
-	body := fmt.Appendf(make([]byte, 0, 256), `{"customer_id":%q,"payment_status":"COMPLETE","transaction_amount":%q,"transaction_date":%q,"transaction_reference":%q}`,
-		loadCustomer(int(customer)), decimal.New(loadAmount(n), -2), l.date, reference)
-	status, answer, err := l.do(ctx, http.MethodPost, "http://"+l.addr+"/api/v1/payments", body)
+	body := fmt.Appendf(nil, `{"customer_id":%q,"payment_status":"COMPLETE","transaction_amount":%q,"transaction_date":%q,"transaction_reference":%q}`,
+		loadCustomer(customer), loadAmount(n), l.date, reference)
+	status, answer, err := l.do(ctx, http.MethodPost, l.addr, "payments", body)
 	latency := time.Since(due)
+	acked := (status == http.StatusAccepted || status == http.StatusOK) && bytes.Contains(answer, []byte(reference))
+	refused := status/100 == 4 || status == http.StatusServiceUnavailable
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	t, state, fault := &l.tally, loadUnknown, err
-	if err == nil {
-		fault = fmt.Errorf("%s: %d %.200s", reference, status, answer)
-	}
+	before, state := l.receipts[n].state, loadUnknown
 	switch {
-	case (status == http.StatusAccepted || status == http.StatusOK) && bytes.Contains(answer, []byte(reference)):
-		state, fault = loadAcked, nil
-		if l.receipts[n].state == loadAcked {
-			t.repeats++
-		} else {
-			t.accepted++
-		}
-	case status == http.StatusServiceUnavailable:
-		t.refused++
-	case status >= 400 && status < 500:
-		t.refused++
-		state = loadRefused
+	case acked && before == loadAcked:
+		l.repeats++
+	case acked:
+		l.accepted++
+		state = loadAcked
+	case refused:
+		l.refused++
 	default:
-		t.failed++
+		l.failed++
 	}
-	if state == loadAcked || status < 400 || status > 503 { // a refusal is fast, and would flatter the rest
-		t.accept = append(t.accept, latency)
+	if status/100 == 4 {
+		state = loadNone
 	}
-	if fault != nil && t.trouble == "" {
-		t.trouble = fault.Error()
+	l.receipts[n].state = max(before, state)
+	if !refused { // a refusal is fast, and would flatter the rest
+		l.accept = append(l.accept, latency)
 	}
-	l.receipts[n].state = max(l.receipts[n].state, state)
+	if !acked && l.trouble == "" {
+		l.trouble = fmt.Sprintf("%s: %d %.200s %v", reference, status, answer, err)
+	}
 }
 
-// do is one request, with a deadline of its own. The status is 0 if err is not nil.
-func (l *loadRun) do(ctx context.Context, method, url string, body []byte) (status int, answer []byte, err error) {
+const loadTimeout = 10 * time.Second
+
+// do is one request, with loadTimeout as its deadline. The status is 0 if there is an error.
+func (l *loadRun) do(ctx context.Context, method, addr, path string, body []byte) (status int, answer []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+addr+"/api/v1/"+path, bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, err
 	}
-	req.Header["Content-Type"] = loadJSON
+	req.Header.Set("Content-Type", "application/json")
 	resp, err := l.client.Do(req)
 	if err != nil {
 		return 0, nil, err
 	}
 	defer resp.Body.Close()
-	answer, err = io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	if err != nil {
+	if answer, err = io.ReadAll(io.LimitReader(resp.Body, 1<<20)); err != nil {
 		return 0, nil, err
 	}
 	return resp.StatusCode, answer, nil
 }
-
-var loadJSON = []string{"application/json"}
