@@ -1,0 +1,110 @@
+package pg
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"syscall"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Codes of https://www.postgresql.org/docs/current/errcodes-appendix.html that are named here.
+const (
+	codeUniqueViolation      = "23505"
+	codeReadOnly             = "25006" // read_only_sql_transaction
+	codeIdleInTransaction    = "25P03"
+	codeTransactionTimeout   = "25P04"
+	codeSerializationFailure = "40001"
+	codeDeadlock             = "40P01"
+	codeLockNotAvailable     = "55P03"
+	codeQueryCanceled        = "57014"
+	codeAdminShutdown        = "57P01"
+	codeCrashShutdown        = "57P02"
+	codeCannotConnectNow     = "57P03"
+	codeIdleSessionTimeout   = "57P05"
+	codeTooManyConnections   = "53300"
+	codeCannotConnect        = "08001"
+	codeRejected             = "08004"
+)
+
+// Retryable reports whether the whole unit of work that failed with err, from its Begin on, has had no effect and may well succeed when
+// done again: serialization failures, deadlocks, locks not available, a server that is starting, stopping or full of connections, and
+// connections that failed before anything was sent.
+//
+// A connection lost later is not retryable here, since the lost answer may have been that of COMMIT: such an error is Unavailable, and
+// only work that carries an id of its own may be repeated after it. A server told to stop answers 57P01 only to what it has not done;
+// where it stops behind a COMMIT, the connection just ends. The error of a cancelled context is never retryable.
+func Retryable(err error) bool {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return false
+	}
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch e.Code {
+		case codeSerializationFailure, codeDeadlock, codeLockNotAvailable, codeTooManyConnections, codeCannotConnect, codeRejected,
+			codeAdminShutdown, codeCrashShutdown, codeCannotConnectNow, codeIdleSessionTimeout:
+			return true
+		}
+		return false
+	}
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return Unavailable(err)
+	}
+	// pgx calls "conn closed" safe to retry, and also returns it when the answer to a statement without arguments was lost. COMMIT is
+	// one: the server commits, dies before it answers, and a retry would do the work a second time.
+	return !errors.Is(err, pgconn.ErrConnClosed) && pgconn.SafeToRetry(err)
+}
+
+// Unavailable reports whether err says that the database cannot be used now, whatever the statement: unreachable, starting, stopping,
+// out of connections, memory or disk, read-only after a failover, a connection lost, a time limit of ours reached. It is what a circuit
+// breaker counts. Errors that the statement or its data earned, and the error of a cancelled context (a client that hung up), are not.
+func Unavailable(err error) bool {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return false
+	}
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return unavailableCode(e.Code)
+	}
+	if _, ok := errors.AsType[net.Error](err); ok { // refused, reset, timed out, no such host; also context.DeadlineExceeded
+		return true
+	}
+	for _, lost := range []error{
+		context.DeadlineExceeded, io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, net.ErrClosed, pgconn.ErrConnClosed,
+		syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE,
+	} {
+		if errors.Is(err, lost) {
+			return true
+		}
+	}
+	return false
+}
+
+func unavailableCode(code string) bool {
+	switch code {
+	case codeReadOnly, codeIdleInTransaction, codeTransactionTimeout, codeQueryCanceled,
+		codeAdminShutdown, codeCrashShutdown, codeCannotConnectNow, codeIdleSessionTimeout:
+		return true
+	}
+	// Class 08 is the connection's, and poolers use all of it for servers that they cannot reach, 08P01 too; 53 is a lack of disk,
+	// memory or connections; 58 is the system below PostgreSQL.
+	return strings.HasPrefix(code, "08") || strings.HasPrefix(code, "53") || strings.HasPrefix(code, "58")
+}
+
+// IsUniqueViolation reports whether err is a duplicate key, and the name of the constraint or index that refused it.
+func IsUniqueViolation(err error) (constraint string, ok bool) {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || e.Code != codeUniqueViolation {
+		return "", false
+	}
+	return e.ConstraintName, true
+}
+
+// rollback ends tx with a context that still lives when the caller's does not.
+func rollback(ctx context.Context, tx pgx.Tx) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackLimit)
+	defer cancel()
+	_ = tx.Rollback(ctx) // after a commit there is nothing to end, and a broken connection has ended it
+}
