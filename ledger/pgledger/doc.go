@@ -1,0 +1,26 @@
+// Package pgledger keeps a ledger in PostgreSQL 15 or later.
+//
+//	pool, err := pgxpool.New(ctx, url)
+//	err = pgledger.Migrate(ctx, pool, nil)
+//	l, err := ledger.New(pgledger.NewStore(pool, nil), nil)
+//
+// # What is guaranteed
+//
+// What [ledger.Ledger.Post] returns is committed: it survives a crash of the
+// client and, with PostgreSQL's default fsync and synchronous_commit, of the
+// server. A batch is one transaction, its rows locked in the order of their
+// account's id, so two batches wait for each other and never deadlock.
+//
+// # In the caller's transaction
+//
+// NewStore takes a pool, a connection or a transaction. Over a [pgx.Tx] every call
+// is a savepoint in it, so that postings commit or roll back with whatever else
+// it holds. Two calls of Post in one transaction lock their accounts one after
+// the other, not in one order: PostgreSQL may then break a deadlock, and the
+// caller repeats the transaction. One call with both batches cannot deadlock.
+//
+// # When PostgreSQL is down
+//
+// Calls return the driver's error, wrapped. Whether a batch was committed may be
+// unknown; posting it again is safe and answers it.
+package pgledger

@@ -1,0 +1,52 @@
+-- Amounts are whole minor units. NUMERIC(38,0) refuses infinity but takes NaN,
+-- which it sorts above every number: each check has an upper bound for that.
+
+CREATE TABLE ledger_accounts (
+    no       bigint   GENERATED ALWAYS AS IDENTITY UNIQUE,
+    id       text     COLLATE "C" PRIMARY KEY CHECK (octet_length(id) BETWEEN 1 AND 128),
+    currency text     NOT NULL CHECK (currency ~ '^[A-Z0-9]{1,12}$'),
+    scale    smallint NOT NULL CHECK (scale BETWEEN 0 AND 30),
+    normal   smallint NOT NULL CHECK (normal IN (1, 2)), -- 1 debit, 2 credit
+    floor    numeric(38,0) CHECK (floor <= 0),
+    debits   numeric(38,0) NOT NULL DEFAULT 0 CHECK (debits >= 0 AND debits < 1e38),
+    credits  numeric(38,0) NOT NULL DEFAULT 0 CHECK (credits >= 0 AND credits < 1e38),
+    version  bigint   NOT NULL DEFAULT 0 CHECK (version >= 0),
+    opened_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT ledger_accounts_above_floor
+        CHECK (floor IS NULL OR CASE normal WHEN 1 THEN debits - credits ELSE credits - debits END >= floor)
+) WITH (fillfactor = 50); -- room for the next version on the same page: balances change in place
+
+-- One number for each batch: the batch's first transaction gets it, the others
+-- what follows. It is drawn while the accounts are locked, so along an account's
+-- versions it only grows. The increment is ledger.MaxBatch.
+CREATE SEQUENCE ledger_transaction_seq AS bigint INCREMENT BY 8192;
+
+-- What was decided of an id, for ever: the refused ones too.
+CREATE TABLE ledger_transactions (
+    id          text        COLLATE "C" PRIMARY KEY CHECK (octet_length(id) BETWEEN 1 AND 128),
+    seq         bigint      NOT NULL,
+    fingerprint bytea       NOT NULL CHECK (octet_length(fingerprint) = 16),
+    verdict     smallint    NOT NULL,
+    posting     smallint    NOT NULL, -- which one a refusal is about
+    at          timestamptz NOT NULL
+);
+
+-- One row a posting, with both accounts' version and balance after it: an
+-- account's statement is read off the two unique indexes, which also see to it
+-- that a version exists once.
+CREATE TABLE ledger_postings (
+    seq            bigint   NOT NULL,
+    posting        smallint NOT NULL,
+    debit_no       bigint   NOT NULL,
+    credit_no      bigint   NOT NULL CHECK (credit_no <> debit_no),
+    debit_version  bigint   NOT NULL,
+    credit_version bigint   NOT NULL,
+    at             timestamptz   NOT NULL,
+    amount         numeric(38,0) NOT NULL CHECK (amount > 0 AND amount < 1e38),
+    debit_balance  numeric(38,0) NOT NULL CHECK (debit_balance > -1e38 AND debit_balance < 1e38),
+    credit_balance numeric(38,0) NOT NULL CHECK (credit_balance > -1e38 AND credit_balance < 1e38),
+    transaction_id text COLLATE "C" NOT NULL,
+    PRIMARY KEY (seq, posting),
+    UNIQUE (debit_no, debit_version),
+    UNIQUE (credit_no, credit_version)
+);

@@ -1,0 +1,181 @@
+package pgledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/safetill/safetill/internal/pg"
+	"github.com/safetill/safetill/ledger"
+)
+
+const (
+	maxAttempts   = 4
+	firstBackoff  = 5 * time.Millisecond
+	rollbackLimit = 5 * time.Second
+)
+
+// errRaced says that another transaction took an id of this batch between our
+// look and our insert.
+var errRaced = errors.New("pgledger: another batch took one of the ids")
+
+// Post is [ledger.Store.Post]: one transaction (a savepoint, within one of the
+// caller's), in four round trips and seven statements, however many drafts there
+// are. What PostgreSQL asks to be repeated is, 3 times at most.
+func (s *Store) Post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outcome, error) {
+	backoff := firstBackoff
+	for attempt := 1; ; attempt++ {
+		outcomes, err := s.post(ctx, drafts)
+		if err == nil {
+			return outcomes, nil
+		}
+		if attempt == maxAttempts || !errors.Is(err, errRaced) && !pg.Retryable(err) {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(err, context.Cause(ctx))
+		case <-time.After(backoff/2 + rand.N(backoff)):
+			backoff *= 4
+		}
+	}
+}
+
+func (s *Store) post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outcome, error) {
+	tx, err := s.db.Begin(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("begin: %w", err)
+	}
+	p := posting{drafts: drafts, outcomes: make([]ledger.Outcome, len(drafts))}
+	if err := p.run(ctx, tx, &s.sql); err != nil {
+		// The caller may have hung up; the locks must not wait for the
+		// connection to be noticed dead.
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackLimit)
+		defer cancel()
+		_ = tx.Rollback(clean) // err says what went wrong
+		return nil, err
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return nil, fmt.Errorf("commit: %w", err)
+	}
+	return p.outcomes, nil
+}
+
+// posting is one attempt to post a batch.
+type posting struct {
+	drafts   []ledger.Draft
+	outcomes []ledger.Outcome
+
+	accounts map[ledger.AccountID]*ledger.State
+	numbers  map[ledger.AccountID]int64 // ledger_accounts.no
+	decided  map[ledger.TransactionID]int
+	seq      int64
+	at       time.Time
+}
+
+func (p *posting) run(ctx context.Context, tx pgx.Tx, sql *statements) error {
+	// Why this order cannot post an id twice:
+	//   A locks its accounts, B (same id, same accounts) waits for them;
+	//   A sees the id is free, posts, commits;
+	//   B gets the locks, and only then looks for the id, with a new snapshot.
+	// With other accounts B does not wait: the primary key then refuses its
+	// insert, which shows as a row too few, and it starts again.
+	if err := p.lock(ctx, tx, sql); err != nil {
+		return err
+	}
+	w := p.decide()
+	if w.fresh() == 0 {
+		return nil
+	}
+	return w.write(ctx, tx, sql, p.at)
+}
+
+// lock locks the accounts and reads what was decided of the ids before.
+func (p *posting) lock(ctx context.Context, tx pgx.Tx, sql *statements) error {
+	ids := make([]string, len(p.drafts))
+	accounts := make([]string, 0, 2*len(p.drafts))
+	for i, d := range p.drafts {
+		ids[i] = string(d.ID)
+		for _, m := range d.Postings {
+			accounts = append(accounts, string(m.Debit), string(m.Credit))
+		}
+	}
+	slices.Sort(accounts)
+	accounts = slices.Compact(accounts)
+	p.accounts = make(map[ledger.AccountID]*ledger.State, len(accounts))
+	p.numbers = make(map[ledger.AccountID]int64, len(accounts))
+	p.decided = map[ledger.TransactionID]int{}
+
+	b := &pgx.Batch{}
+	b.Queue(sql.lock, accounts).Query(func(rows pgx.Rows) error {
+		var no int64
+		return eachState(rows, func(s *ledger.State) {
+			p.accounts[s.ID], p.numbers[s.ID] = s, no
+		}, &no)
+	})
+	b.Queue(sql.decided, ids).Query(p.readDecided)
+	if err := tx.SendBatch(ctx, b).Close(); err != nil {
+		return fmt.Errorf("lock %d accounts: %w", len(accounts), err)
+	}
+	return nil
+}
+
+// readDecided reads the first outcome of the ids that have one.
+func (p *posting) readDecided(rows pgx.Rows) error {
+	defer rows.Close()
+	before := map[ledger.TransactionID]known{}
+	for rows.Next() {
+		var id *string
+		var k known
+		var fingerprint []byte
+		var verdict, posting *int16
+		var at *time.Time
+		if err := rows.Scan(&id, &fingerprint, &verdict, &posting, &at, &p.seq, &p.at); err != nil {
+			return err
+		}
+		if id == nil { // none of the ids has one
+			continue
+		}
+		copy(k.fingerprint[:], fingerprint)
+		k.outcome = ledger.Outcome{Verdict: ledger.Verdict(*verdict), Posting: int(*posting), At: *at}
+		before[ledger.TransactionID(*id)] = k
+	}
+	for i := range p.drafts {
+		if k, ok := before[p.drafts[i].ID]; ok {
+			p.outcomes[i] = ledger.Again(&p.drafts[i], k.fingerprint, k.outcome)
+			p.decided[p.drafts[i].ID] = i
+		}
+	}
+	return rows.Err()
+}
+
+type known struct {
+	fingerprint ledger.Fingerprint
+	outcome     ledger.Outcome
+}
+
+// decide applies the drafts that are not decided yet.
+func (p *posting) decide() *writes {
+	w := newWrites(len(p.drafts))
+	var lines []ledger.Line
+	for i := range p.drafts {
+		d := &p.drafts[i]
+		if _, ok := p.decided[d.ID]; ok {
+			continue
+		}
+		o := &p.outcomes[i]
+		lines, o.Verdict, o.Posting = ledger.Apply(p.accounts, d, lines[:0])
+		o.At = p.at
+		seq := p.seq + int64(i)
+		w.addDecided(d, seq, o)
+		for k := range lines {
+			w.addLine(d.ID, seq, k, &lines[k], p.numbers)
+		}
+	}
+	return w
+}

@@ -1,0 +1,171 @@
+package pgledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/shopspring/decimal"
+
+	"github.com/safetill/safetill/ledger"
+)
+
+// Open is [ledger.Store.Open]: one transaction.
+func (s *Store) Open(ctx context.Context, accounts []ledger.State) error {
+	ids := make([]ledger.AccountID, len(accounts))
+	var names, currencies []string
+	var scales, normals []int16
+	var floors numerics
+	for i, a := range accounts {
+		ids[i] = a.ID
+		names, currencies = append(names, string(a.ID)), append(currencies, a.Currency)
+		scales, normals = append(scales, int16(a.Scale)), append(normals, int16(a.Normal))
+		if a.Floor == nil {
+			floors.addNull()
+		} else {
+			floors.add(*a.Floor)
+		}
+	}
+	tx, err := s.db.Begin(ctx)
+	if err != nil {
+		return fmt.Errorf("pgledger: open: begin: %w", err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // nothing after a commit
+	if _, err := tx.Exec(ctx, s.sql.open, names, currencies, scales, normals, floors.String()); err != nil {
+		return fmt.Errorf("pgledger: open %d accounts: %w", len(accounts), err)
+	}
+	have, err := s.With(tx).States(ctx, ids)
+	if err != nil {
+		return err
+	}
+	for i, a := range accounts {
+		if !ledger.SameAccountAs(have[i], &a) {
+			return &ledger.AccountExistsError{ID: a.ID}
+		}
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return fmt.Errorf("pgledger: open: commit: %w", err)
+	}
+	return nil
+}
+
+// States is [ledger.Store.States]: one statement.
+func (s *Store) States(ctx context.Context, ids []ledger.AccountID) ([]*ledger.State, error) {
+	names := make([]string, len(ids))
+	for i, id := range ids {
+		names[i] = string(id)
+	}
+	rows, err := s.db.Query(ctx, s.sql.states, names)
+	if err != nil {
+		return nil, fmt.Errorf("pgledger: read %d accounts: %w", len(ids), err)
+	}
+	states := make([]*ledger.State, 0, len(ids))
+	if err := eachState(rows, func(s *ledger.State) { states = append(states, s) }); err != nil {
+		return nil, fmt.Errorf("pgledger: read %d accounts: %w", len(ids), err)
+	}
+	return states, nil
+}
+
+// eachState scans rows of an account, behind the columns of before, and closes
+// them. f gets nil for a row of nulls.
+func eachState(rows pgx.Rows, f func(*ledger.State), before ...any) error {
+	defer rows.Close()
+	for rows.Next() {
+		var id, currency, floor, debits, credits *string
+		var scale, normal *int16
+		var version *int64
+		if err := rows.Scan(append(before, &id, &currency, &scale, &normal, &floor, &debits, &credits, &version)...); err != nil {
+			return err
+		}
+		if id == nil {
+			f(nil)
+			continue
+		}
+		s := &ledger.State{
+			ID: ledger.AccountID(*id), Currency: *currency, Scale: uint8(*scale), Normal: ledger.Side(*normal), Version: *version,
+		}
+		if err := errors.Join(parse(&s.Debits, debits), parse(&s.Credits, credits)); err != nil {
+			return err
+		}
+		if floor != nil {
+			s.Floor = new(ledger.Amount)
+			if err := parse(s.Floor, floor); err != nil {
+				return err
+			}
+		}
+		f(s)
+	}
+	return rows.Err()
+}
+
+func parse(a *ledger.Amount, s *string) (err error) {
+	*a, err = ledger.ParseMinor(*s)
+	return err
+}
+
+// Lines is [ledger.Store.Lines]: one statement, two index scans.
+func (s *Store) Lines(ctx context.Context, account ledger.AccountID, after int64, limit int) ([]ledger.Recorded, error) {
+	rows, err := s.db.Query(ctx, s.sql.lines, string(account), after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("pgledger: entries: %w", err)
+	}
+	defer rows.Close()
+	var page []ledger.Recorded
+	for rows.Next() {
+		var r ledger.Recorded
+		var transaction, amount, balance, contra string
+		var posting, side int16
+		if err := rows.Scan(&r.Version, &transaction, &posting, &side, &amount, &balance, &contra, &r.At); err != nil {
+			return nil, fmt.Errorf("pgledger: entries: %w", err)
+		}
+		if err := errors.Join(parse(&r.Amount, &amount), parse(&r.Balance, &balance)); err != nil {
+			return nil, fmt.Errorf("pgledger: entries: %w", err)
+		}
+		r.Transaction, r.Posting = ledger.TransactionID(transaction), int(posting)
+		r.Side, r.Contra = ledger.Side(side), ledger.AccountID(contra)
+		page = append(page, r)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("pgledger: entries: %w", err)
+	}
+	return page, nil
+}
+
+// Verify is [ledger.Store.Verify]: one statement, in one snapshot, that sorts
+// all entries. It takes no locks.
+func (s *Store) Verify(ctx context.Context) (ledger.Report, error) {
+	rows, err := s.db.Query(ctx, s.sql.verify, ledger.MaxBreaks)
+	if err != nil {
+		return ledger.Report{}, fmt.Errorf("pgledger: verify: %w", err)
+	}
+	defer rows.Close()
+	var r ledger.Report
+	for rows.Next() {
+		var id, currency, what, have, want string
+		var scale int32
+		if err := rows.Scan(&id, &currency, &scale, &what, &have, &want, &r.Accounts, &r.Transactions, &r.Entries); err != nil {
+			return ledger.Report{}, fmt.Errorf("pgledger: verify: %w", err)
+		}
+		if what == "" { // the row of counts
+			continue
+		}
+		b := ledger.Break{Account: ledger.AccountID(id), Currency: currency, What: what}
+		if b.Have, b.Want, err = decimals(have, want, scale); err != nil {
+			return ledger.Report{}, fmt.Errorf("pgledger: verify: %w", err)
+		}
+		r.Breaks = append(r.Breaks, b)
+	}
+	if err := rows.Err(); err != nil {
+		return ledger.Report{}, fmt.Errorf("pgledger: verify: %w", err)
+	}
+	return r, nil
+}
+
+func decimals(have, want string, scale int32) (h, w decimal.Decimal, err error) {
+	h, err = decimal.NewFromString(have)
+	if err == nil {
+		w, err = decimal.NewFromString(want)
+	}
+	return h.Shift(-scale), w.Shift(-scale), err
+}

@@ -1,0 +1,86 @@
+package pgledger
+
+import (
+	"context"
+	"embed"
+	"io/fs"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/safetill/safetill/internal/pg"
+	"github.com/safetill/safetill/ledger"
+)
+
+// DB is what a [Store] runs on: a *pgxpool.Pool, a *pgx.Conn or a pgx.Tx.
+type DB interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	Begin(ctx context.Context) (pgx.Tx, error)
+}
+
+// Options are the optional settings of a [Store].
+type Options struct {
+	// Schema holds the ledger's tables. Default: the connection's current
+	// schema, by its search_path.
+	Schema string
+}
+
+// Store is a [ledger.Store] in PostgreSQL. It is safe for concurrent use if its
+// DB is.
+type Store struct {
+	db  DB
+	sql statements
+}
+
+var _ ledger.Store = (*Store)(nil)
+
+// NewStore returns a store over db, whose schema [Migrate] has made. It does not
+// touch the database.
+func NewStore(db DB, o *Options) *Store {
+	var schema string
+	if o != nil {
+		schema = o.Schema
+	}
+	return &Store{db: db, sql: newStatements(schema)}
+}
+
+// With returns the same store over another DB: usually the transaction that the
+// next calls shall be part of. It costs nothing.
+func (s *Store) With(db DB) *Store { return &Store{db: db, sql: s.sql} }
+
+//go:embed migrations/*.sql
+var files embed.FS
+
+// MigrateOptions are the optional settings of [Migrate].
+type MigrateOptions struct {
+	Schema string // as in Options; created if it is missing
+}
+
+// Migrate brings the schema up to date. It is safe to run from many processes at
+// once, and does nothing where there is nothing to do.
+func Migrate(ctx context.Context, db DB, o *MigrateOptions) error {
+	var schema string
+	if o != nil {
+		schema = o.Schema
+	}
+	return pg.Migrate(ctx, db, migration(schema))
+}
+
+// Migrations returns the numbered SQL files, for a migration tool of your own.
+func Migrations() fs.FS { return migration("").Files }
+
+// CheckSchema returns an error where the schema is missing or older than this
+// package needs. Cost: one round trip.
+func (s *Store) CheckSchema(ctx context.Context) error {
+	return pg.CheckSchema(ctx, s.db, migration(s.sql.schema))
+}
+
+func migration(schema string) pg.Migration {
+	sub, err := fs.Sub(files, "migrations")
+	if err != nil {
+		panic(err) // the folder is embedded above
+	}
+	return pg.Migration{Line: "ledger", Files: sub, Schema: schema}
+}
