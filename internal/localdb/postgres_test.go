@@ -5,9 +5,12 @@ package localdb_test
 import (
 	"bytes"
 	"context"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -150,4 +153,31 @@ func TestPostgresFailureShowsTheServersWords(t *testing.T) {
 	// Nothing was left behind that would hinder the next start.
 	p := startPostgres(t, localdb.Options{Dir: dir})
 	require.NoError(t, p.Stop(t.Context()))
+}
+
+// A container starts again with the same small pids, and the one in postmaster.pid is now a process of another kind.
+func TestPostgresStartsThoughItsOldPidIsTaken(t *testing.T) {
+	t.Parallel()
+	if _, err := os.Stat("/proc/self/cwd"); err != nil {
+		t.Skip("no /proc: PostgreSQL decides itself")
+	}
+	dir := filepath.Join(sharedDir(t), "postgres")
+	p := startPostgres(t, localdb.Options{Dir: dir})
+	require.NoError(t, p.Kill())
+
+	name := filepath.Join(dir, "data", "postmaster.pid")
+	info, err := os.Stat(name)
+	require.NoError(t, err)
+	stranger := exec.Command("sleep", "120")
+	if owner := info.Sys().(*syscall.Stat_t); int(owner.Uid) != os.Geteuid() {
+		stranger.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: owner.Uid, Gid: owner.Gid}}
+	}
+	require.NoError(t, stranger.Start())
+	defer stranger.Wait()
+	defer stranger.Process.Kill()
+	text, err := os.ReadFile(name)
+	require.NoError(t, err)
+	_, rest, _ := bytes.Cut(text, []byte("\n"))
+	require.NoError(t, os.WriteFile(name, append([]byte(itoa(stranger.Process.Pid)+"\n"), rest...), info.Mode()))
+	require.NoError(t, p.Start(t.Context()))
 }
