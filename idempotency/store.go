@@ -63,6 +63,7 @@ type Token int64
 // Outcome is the answer to a Request.
 type Outcome uint8
 
+// The outcomes; the zero value is Unknown.
 const (
 	Unknown   Outcome = iota // not decided: the store failed before it answered for this item
 	Won                      // the caller holds the key and must complete or release it

@@ -32,6 +32,7 @@ func Run(t *testing.T, newStore func(testing.TB) idempotency.Store) {
 		{"OtherPayloadIsMismatch", otherPayloadIsMismatch},
 		{"ReleasedKeyIsFree", releasedKeyIsFree},
 		{"CompleteTwiceKeepsTheFirst", completeTwiceKeepsTheFirst},
+		{"ResponseIsNotRetained", responseIsNotRetained},
 		{"WrongTokenIsLost", wrongTokenIsLost},
 		{"AbandonedLeaseIsTakenOver", abandonedLeaseIsTakenOver},
 		{"LateOwnerMayComplete", lateOwnerMayComplete},
@@ -48,6 +49,7 @@ func Run(t *testing.T, newStore func(testing.TB) idempotency.Store) {
 		{"EndedContextIsAnError", endedContextIsAnError},
 		{"OneWinnerOfManyClaims", oneWinnerOfManyClaims},
 		{"OneWinnerOfAnAbandonedKey", oneWinnerOfAnAbandonedKey},
+		{"OneOwnerAtATime", oneOwnerAtATime},
 		{"BatchesInOppositeOrder", batchesInOppositeOrder},
 		{"ClaimsRaceWithCompletion", claimsRaceWithCompletion},
 	} {

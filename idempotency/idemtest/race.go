@@ -2,6 +2,7 @@ package idemtest
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"sync"
@@ -65,6 +66,38 @@ func oneWinnerOfAnAbandonedKey(s *suite) {
 		s.Fatalf("outcomes of %d claims of one abandoned key: %v", racers, counts)
 	}
 	s.lost(s.complete(a, s.token(records[0]), "stale"))
+}
+
+// oneOwnerAtATime: the key goes from hand to hand by releases, is never in two hands, and its token only grows.
+func oneOwnerAtATime(s *suite) {
+	q := request(s.key("a"), "body", long)
+	var owners, turns atomic.Int32
+	var last atomic.Int64
+	s.race(func(int) error {
+		for turns.Load() < 100 {
+			records, err := s.store.Claim(s.ctx, []idempotency.Request{q})
+			if err != nil {
+				return err
+			}
+			r := records[0]
+			if r.Outcome != idempotency.Won {
+				continue
+			}
+			if owners.Add(1) != 1 {
+				return errors.New("two owners at a time")
+			}
+			if before := last.Swap(int64(r.Token)); before >= int64(r.Token) {
+				return fmt.Errorf("token %d after %d", r.Token, before)
+			}
+			turns.Add(1)
+			owners.Add(-1)
+			items, err := s.store.Release(s.ctx, []idempotency.Claim{{Key: q.Key, Token: r.Token}})
+			if err := errors.Join(append(items, err)...); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // batchesInOppositeOrder: a store that locks in the order of the batch deadlocks here.

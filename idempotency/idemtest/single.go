@@ -67,6 +67,16 @@ func completeTwiceKeepsTheFirst(s *suite) {
 	s.replayed(s.claimOne(key, "body", long), 201, []byte("first"))
 }
 
+// responseIsNotRetained: callers reuse their buffers.
+func responseIsNotRetained(s *suite) {
+	key := s.key("a")
+	c := completion(key, s.won(key, "body", long), "receipt", long)
+	items, err := s.store.Complete(s.ctx, []idempotency.Completion{c})
+	s.ok(s.one(items, err))
+	copy(c.Response, "scratch")
+	s.replayed(s.claimOne(key, "body", long), 201, []byte("receipt"))
+}
+
 func wrongTokenIsLost(s *suite) {
 	key := s.key("a")
 	s.lost(s.complete(key, 1, "never claimed"))

@@ -1,0 +1,288 @@
+package pgidem_test
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/idempotency"
+	"github.com/safetill/safetill/idempotency/idemtest"
+	"github.com/safetill/safetill/idempotency/pgidem"
+	"github.com/safetill/safetill/internal/testdb"
+)
+
+var (
+	_ idempotency.Store   = (*pgidem.Store)(nil)
+	_ idempotency.Sweeper = (*pgidem.Store)(nil)
+	_ pgidem.DB           = (*pgxpool.Pool)(nil)
+	_ pgidem.DB           = (*pgx.Conn)(nil)
+	_ pgidem.DB           = pgx.Tx(nil)
+)
+
+func migrated(t testing.TB) *pgxpool.Pool {
+	t.Helper()
+	pool := testdb.Postgres(t)
+	require.NoError(t, pgidem.Migrate(t.Context(), pool, nil))
+	return pool
+}
+
+func newStore(t testing.TB, db pgidem.DB) *pgidem.Store {
+	t.Helper()
+	store, err := pgidem.NewStore(db, nil)
+	require.NoError(t, err)
+	return store
+}
+
+func requests(n int) []idempotency.Request {
+	all, scope := make([]idempotency.Request, n), rand.Text()
+	for i := range all {
+		all[i] = idempotency.Request{
+			Key: idempotency.Key{Scope: scope, Op: "test", Value: strconv.Itoa(i)}, Lease: time.Minute}
+	}
+	return all
+}
+
+func TestStore(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	idemtest.Run(t, func(t testing.TB) idempotency.Store { return newStore(t, pool) })
+}
+
+func TestStoreInSchema(t *testing.T) {
+	t.Parallel()
+	pool := testdb.Postgres(t)
+	const schema = "Odd \"schema\""
+	require.NoError(t, pgidem.Migrate(t.Context(), pool, &pgidem.MigrateOptions{Schema: schema}))
+	require.NoError(t, pgidem.Migrate(t.Context(), pool, &pgidem.MigrateOptions{Schema: schema}))
+	t.Cleanup(func() {
+		_, _ = pool.Exec(context.WithoutCancel(t.Context()), "DROP SCHEMA "+pgx.Identifier{schema}.Sanitize()+" CASCADE")
+	})
+	store, err := pgidem.NewStore(pool, &pgidem.Options{Schema: schema})
+	require.NoError(t, err)
+	require.NoError(t, store.CheckSchema(t.Context()))
+	records, err := store.Claim(t.Context(), requests(3))
+	require.NoError(t, err)
+	require.Equal(t, idempotency.Won, records[2].Outcome)
+}
+
+func TestNewStoreRefusesNil(t *testing.T) {
+	t.Parallel()
+	_, err := pgidem.NewStore(nil, nil)
+	require.ErrorIs(t, err, idempotency.ErrInvalid)
+}
+
+// counter counts statements.
+type counter struct {
+	pgidem.DB
+	calls atomic.Int32
+}
+
+func (c *counter) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	c.calls.Add(1)
+	return c.DB.Query(ctx, sql, args...)
+}
+
+func TestOneStatementACall(t *testing.T) {
+	t.Parallel()
+	db := &counter{DB: migrated(t)}
+	store, batch := newStore(t, db), requests(100)
+	for want := int32(1); want < 3; want++ { // won, then in flight
+		_, err := store.Claim(t.Context(), append(slices.Clone(batch), batch[7]))
+		require.NoError(t, err)
+		require.Equal(t, want, db.calls.Load())
+	}
+}
+
+// Replays must not cost a commit: a statement that wrote nothing has no transaction id.
+func TestReplayWritesNothing(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	store, batch := newStore(t, pool), requests(3)
+	records, err := store.Claim(t.Context(), batch)
+	require.NoError(t, err)
+	_, err = store.Complete(t.Context(), []idempotency.Completion{{Key: batch[0].Key, Token: records[0].Token, TTL: time.Hour}})
+	require.NoError(t, err)
+	batch[2].Fingerprint[0]++
+
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
+	records, err = store.In(tx).Claim(t.Context(), batch)
+	require.NoError(t, err)
+	require.Equal(t, idempotency.Completed, records[0].Outcome)
+	require.Equal(t, idempotency.InFlight, records[1].Outcome)
+	require.Equal(t, idempotency.Mismatch, records[2].Outcome)
+	var xid *int64
+	require.NoError(t, tx.QueryRow(t.Context(), "SELECT pg_current_xact_id_if_assigned()::text::bigint").Scan(&xid))
+	require.Nil(t, xid)
+}
+
+// What is claimed and completed in the caller's transaction is gone with its rollback and there with its commit.
+func TestJoinsTheCallersTransaction(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	batch := requests(1)
+	inTx := func(end func(pgx.Tx) error) {
+		tx, err := pool.Begin(t.Context())
+		require.NoError(t, err)
+		store := newStore(t, tx)
+		records, err := store.Claim(t.Context(), batch)
+		require.NoError(t, err)
+		require.Equal(t, idempotency.Won, records[0].Outcome)
+		_, err = store.Complete(t.Context(), []idempotency.Completion{
+			{Key: batch[0].Key, Token: records[0].Token, Response: []byte("receipt"), TTL: time.Hour}})
+		require.NoError(t, err)
+		require.NoError(t, end(tx))
+	}
+	inTx(func(tx pgx.Tx) error { return tx.Rollback(t.Context()) })
+	inTx(func(tx pgx.Tx) error { return tx.Commit(t.Context()) })
+	records, err := newStore(t, pool).Claim(t.Context(), batch)
+	require.NoError(t, err)
+	require.Equal(t, idempotency.Completed, records[0].Outcome)
+	require.Equal(t, "receipt", string(records[0].Response))
+}
+
+// A's transaction has inserted the key when B's statement begins and commits while B waits for its row: the row is not
+// in B's snapshot, and B has to look again to answer.
+func TestLostRaceLooksAgain(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	batch := requests(2)
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
+	a := newStore(t, tx)
+	won, err := a.Claim(t.Context(), batch[:1])
+	require.NoError(t, err)
+	_, err = a.Complete(t.Context(), []idempotency.Completion{
+		{Key: batch[0].Key, Token: won[0].Token, Response: []byte("receipt"), TTL: time.Hour}})
+	require.NoError(t, err)
+
+	db := &counter{DB: pool}
+	type answer struct {
+		records []idempotency.Record
+		err     error
+	}
+	answers := make(chan answer, 1)
+	other := batch[0]
+	other.Fingerprint[0]++
+	go func() {
+		records, err := newStore(t, db).Claim(t.Context(), []idempotency.Request{batch[0], batch[1], batch[0], other})
+		answers <- answer{records, err}
+	}()
+	require.Eventually(t, func() bool {
+		var waiting int
+		err := pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+			WHERE NOT l.granted AND a.datname = current_database() AND a.query LIKE '%idempotency_records%'
+			AND l.transactionid = (SELECT transactionid FROM pg_locks WHERE pid = $1 AND locktype = 'transactionid' LIMIT 1)`,
+			tx.Conn().PgConn().PID()).Scan(&waiting)
+		return err == nil && waiting == 1
+	}, 20*time.Second, 5*time.Millisecond)
+	require.NoError(t, tx.Commit(t.Context()))
+	b := <-answers
+	require.NoError(t, b.err)
+	require.Equal(t, idempotency.Completed, b.records[0].Outcome)
+	require.Equal(t, "receipt", string(b.records[0].Response))
+	require.Equal(t, idempotency.Won, b.records[1].Outcome)
+	require.Equal(t, idempotency.Completed, b.records[2].Outcome)
+	require.Equal(t, idempotency.Mismatch, b.records[3].Outcome)
+	require.EqualValues(t, 2, db.calls.Load())
+}
+
+// A record written when the clock was ahead: the token must grow from it, not from the clock.
+func TestTokenGrowsWhenTheClockWasSetBack(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	store, batch := newStore(t, pool), requests(1)
+	first, err := store.Claim(t.Context(), batch)
+	require.NoError(t, err)
+	_, err = store.Release(t.Context(), []idempotency.Claim{{Key: batch[0].Key, Token: first[0].Token}})
+	require.NoError(t, err)
+	ahead := time.Now().Add(20 * time.Minute).UnixMicro()
+	_, err = pool.Exec(t.Context(), "UPDATE idempotency_records SET token = $1 WHERE key = $2", ahead, []byte(batch[0].Key.String()))
+	require.NoError(t, err)
+	records, err := store.Claim(t.Context(), batch)
+	require.NoError(t, err)
+	require.Equal(t, idempotency.Won, records[0].Outcome)
+	require.EqualValues(t, ahead+1, records[0].Token)
+}
+
+func TestSweepTakesOnlyWhatIsForgotten(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	store, batch := newStore(t, pool), requests(30)
+	_, err := store.Claim(t.Context(), batch)
+	require.NoError(t, err)
+	_, err = pool.Exec(t.Context(), `UPDATE idempotency_records SET held_until = clock_timestamp() -
+		(row_number - 10) * interval '6 minutes' + interval '1 minute'
+		FROM (SELECT key AS k, row_number() OVER () FROM idempotency_records) r WHERE key = k`)
+	require.NoError(t, err)
+	// The rows are held for another 55 minutes to over for nearly 120: those over for more than 60 go.
+	for _, want := range []int{6, 4, 0} {
+		n, err := store.Sweep(t.Context(), 6)
+		require.NoError(t, err)
+		require.Equal(t, want, n)
+	}
+	var left int
+	require.NoError(t, pool.QueryRow(t.Context(), "SELECT count(*) FROM idempotency_records").Scan(&left))
+	require.Equal(t, 20, left)
+}
+
+func TestMissingTableIsAnErrorAndClosed(t *testing.T) {
+	t.Parallel()
+	store := newStore(t, testdb.Postgres(t))
+	missing, ok := errors.AsType[*pgidem.SchemaError](store.CheckSchema(t.Context()))
+	require.True(t, ok)
+	require.Equal(t, &pgidem.SchemaError{Line: "idempotency", Have: 0, Want: 1}, missing)
+	guard, err := idempotency.New(store, nil)
+	require.NoError(t, err)
+	_, err = idempotency.Do(t.Context(), guard, requests(1)[0].Key, idempotency.Fingerprint{},
+		func(context.Context) (int, error) { panic("must not run") })
+	require.ErrorContains(t, err, "idempotency_records")
+}
+
+func TestDatabaseDownIsClosed(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	store := newStore(t, brokenDB{pool})
+	records, err := store.Claim(t.Context(), requests(2))
+	require.ErrorIs(t, err, errBroken)
+	require.Equal(t, []idempotency.Record{{}, {}}, records) // idempotency.Unknown
+	_, err = store.Complete(t.Context(), []idempotency.Completion{{Key: requests(1)[0].Key, Token: 1, TTL: time.Hour}})
+	require.ErrorIs(t, err, errBroken)
+}
+
+var errBroken = errors.New("connection is broken")
+
+type brokenDB struct{ pgidem.DB }
+
+func (brokenDB) Query(context.Context, string, ...any) (pgx.Rows, error) { return nil, errBroken }
+
+func BenchmarkClaimComplete100(b *testing.B) {
+	store := newStore(b, migrated(b))
+	batch := requests(100)
+	fresh := 0
+	for b.Loop() {
+		for i := range batch {
+			fresh++
+			batch[i].Key.Value = strconv.Itoa(fresh)
+		}
+		records, err := store.Claim(b.Context(), batch)
+		require.NoError(b, err)
+		completions := make([]idempotency.Completion, len(batch))
+		for i, r := range records {
+			completions[i] = idempotency.Completion{Key: batch[i].Key, Token: r.Token, TTL: time.Hour}
+		}
+		_, err = store.Complete(b.Context(), completions)
+		require.NoError(b, err)
+	}
+}
