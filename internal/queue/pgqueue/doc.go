@@ -21,5 +21,5 @@
 // # When PostgreSQL is down
 //
 // Every call returns pgx's error, wrapped, so the classes of internal/pg apply to it. Without the table of [Migrate] that is
-// undefined_table.
+// undefined_table or undefined_function.
 package pgqueue

@@ -13,7 +13,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/safetill/safetill/internal/pg"
 	"github.com/safetill/safetill/internal/queue"
 )
 
@@ -63,7 +62,7 @@ func New(db DB, name string, opts *Options) (*Queue, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	return &Queue{db: db, name: name, lease: o.Lease, sql: statementsFor(pg.Table(o.Schema, "queue_messages"))}, nil
+	return &Queue{db: db, name: name, lease: o.Lease, sql: statementsFor(o.Schema)}, nil
 }
 
 // In returns the same queue bound to another DB, most usefully to the caller's transaction: what it pushes there is in the
@@ -144,11 +143,11 @@ func (q *Queue) release(ctx context.Context, what, sql, worker string, msgs []qu
 
 // Reap implements queue.Queue: one statement that reads all that is claimed.
 func (q *Queue) Reap(ctx context.Context) (int, error) {
-	tag, err := q.db.Exec(ctx, q.sql.reap, q.name)
-	if err != nil {
+	var n int
+	if err := q.db.QueryRow(ctx, q.sql.reap, q.name).Scan(&n); err != nil {
 		return 0, fmt.Errorf("pgqueue: reap: %w", err)
 	}
-	return int(tag.RowsAffected()), nil
+	return n, nil
 }
 
 // Stats implements queue.Queue: one statement that reads every message of the queue; both numbers are of one instant.
