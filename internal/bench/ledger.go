@@ -20,7 +20,7 @@ import (
 )
 
 // accounts is how many accounts the uniform load is spread over.
-const accounts = 10_000
+const accounts = 100_000
 
 // contestant posts transfers until ctx ends and counts those that are durable.
 type contestant struct {

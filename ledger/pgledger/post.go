@@ -15,18 +15,14 @@ import (
 )
 
 const (
-	maxAttempts   = 4
-	firstBackoff  = 5 * time.Millisecond
-	rollbackLimit = 5 * time.Second
+	maxAttempts  = 4
+	firstBackoff = 5 * time.Millisecond
 )
 
-// errRaced says that another transaction took an id of this batch between our
-// look and our insert.
-var errRaced = errors.New("pgledger: another batch took one of the ids")
-
-// Post is [ledger.Store.Post]: one transaction (a savepoint, within one of the
-// caller's), in four round trips and seven statements, however many drafts there
-// are. What PostgreSQL asks to be repeated is, 3 times at most.
+// Post is [ledger.Store.Post]: one transaction of two round trips and five
+// statements, however many drafts there are; in a transaction of the caller's, a
+// savepoint and four round trips. What PostgreSQL asks to be repeated is, 3
+// times at most.
 func (s *Store) Post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outcome, error) {
 	backoff := firstBackoff
 	for attempt := 1; ; attempt++ {
@@ -34,7 +30,7 @@ func (s *Store) Post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outco
 		if err == nil {
 			return outcomes, nil
 		}
-		if attempt == maxAttempts || !errors.Is(err, errRaced) && !pg.Retryable(err) {
+		if attempt == maxAttempts || !raced(err) && !pg.Retryable(err) {
 			return nil, err
 		}
 		select {
@@ -46,22 +42,33 @@ func (s *Store) Post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outco
 	}
 }
 
+// raced tells that an id was free when we looked and taken when we inserted: the
+// next attempt finds what another batch decided of it.
+func raced(err error) bool {
+	constraint, ok := pg.IsUniqueViolation(err)
+	return ok && constraint == "ledger_transactions_pkey"
+}
+
 func (s *Store) post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outcome, error) {
-	tx, err := s.db.Begin(ctx)
+	u, err := s.begin(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("begin: %w", err)
-	}
-	p := posting{drafts: drafts, outcomes: make([]ledger.Outcome, len(drafts))}
-	if err := p.run(ctx, tx, &s.sql); err != nil {
-		// The caller may have hung up; the locks must not wait for the
-		// connection to be noticed dead.
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackLimit)
-		defer cancel()
-		_ = tx.Rollback(clean) // err says what went wrong
 		return nil, err
 	}
-	if err := tx.Commit(ctx); err != nil {
-		return nil, fmt.Errorf("commit: %w", err)
+	defer u.end(ctx)
+	p := posting{drafts: drafts, outcomes: make([]ledger.Outcome, len(drafts))}
+
+	// Why this order cannot post an id twice:
+	//   A locks its accounts, B (same id, same accounts) waits for them;
+	//   A sees the id is free, posts, commits;
+	//   B gets the locks, and only then looks for the id, with a new snapshot.
+	// With other accounts B does not wait: the primary key then refuses its
+	// insert, and it starts again.
+	if err := p.lock(ctx, u, &s.sql); err != nil {
+		return nil, err
+	}
+	w := p.decide()
+	if err := u.last(ctx, func(b *pgx.Batch) { w.queue(b, &s.sql, p.at) }); err != nil {
+		return nil, fmt.Errorf("write %d transactions: %w", len(w.decided), err)
 	}
 	return p.outcomes, nil
 }
@@ -78,25 +85,8 @@ type posting struct {
 	at       time.Time
 }
 
-func (p *posting) run(ctx context.Context, tx pgx.Tx, sql *statements) error {
-	// Why this order cannot post an id twice:
-	//   A locks its accounts, B (same id, same accounts) waits for them;
-	//   A sees the id is free, posts, commits;
-	//   B gets the locks, and only then looks for the id, with a new snapshot.
-	// With other accounts B does not wait: the primary key then refuses its
-	// insert, which shows as a row too few, and it starts again.
-	if err := p.lock(ctx, tx, sql); err != nil {
-		return err
-	}
-	w := p.decide()
-	if w.fresh() == 0 {
-		return nil
-	}
-	return w.write(ctx, tx, sql, p.at)
-}
-
 // lock locks the accounts and reads what was decided of the ids before.
-func (p *posting) lock(ctx context.Context, tx pgx.Tx, sql *statements) error {
+func (p *posting) lock(ctx context.Context, u *unit, sql *statements) error {
 	ids := make([]string, len(p.drafts))
 	accounts := make([]string, 0, 2*len(p.drafts))
 	for i, d := range p.drafts {
@@ -111,15 +101,16 @@ func (p *posting) lock(ctx context.Context, tx pgx.Tx, sql *statements) error {
 	p.numbers = make(map[ledger.AccountID]int64, len(accounts))
 	p.decided = map[ledger.TransactionID]int{}
 
-	b := &pgx.Batch{}
-	b.Queue(sql.lock, accounts).Query(func(rows pgx.Rows) error {
-		var no int64
-		return eachState(rows, func(s *ledger.State) {
-			p.accounts[s.ID], p.numbers[s.ID] = s, no
-		}, &no)
+	err := u.first(ctx, func(b *pgx.Batch) {
+		b.Queue(sql.lock, accounts).Query(func(rows pgx.Rows) error {
+			var no int64
+			return eachState(rows, func(s *ledger.State) {
+				p.accounts[s.ID], p.numbers[s.ID] = s, no
+			}, &no)
+		})
+		b.Queue(sql.decided, ids).Query(p.readDecided)
 	})
-	b.Queue(sql.decided, ids).Query(p.readDecided)
-	if err := tx.SendBatch(ctx, b).Close(); err != nil {
+	if err != nil {
 		return fmt.Errorf("lock %d accounts: %w", len(accounts), err)
 	}
 	return nil

@@ -70,13 +70,12 @@ LEFT JOIN {transactions} t ON t.id = ANY($1)`
 	insertDecidedSQL = `
 INSERT INTO {transactions} (id, seq, fingerprint, verdict, posting, at)
 SELECT u.id, u.seq, u.fingerprint, u.verdict, u.posting, $6
-FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::smallint[], $5::smallint[]) AS u(id, seq, fingerprint, verdict, posting)
-ON CONFLICT (id) DO NOTHING`
+FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::smallint[], $5::smallint[]) AS u(id, seq, fingerprint, verdict, posting)`
 
 	updateSQL = `
 UPDATE {accounts} a SET debits = u.debits, credits = u.credits, version = u.version
-FROM unnest($1::text[], $2::numeric[], $3::numeric[], $4::bigint[]) AS u(id, debits, credits, version)
-WHERE a.id = u.id`
+FROM unnest($1::bigint[], $2::numeric[], $3::numeric[], $4::bigint[]) AS u(no, debits, credits, version)
+WHERE a.no = u.no`
 
 	insertSQL = `
 INSERT INTO {postings} (seq, posting, debit_no, credit_no, debit_version, credit_version, at, amount, debit_balance, credit_balance, transaction_id)

@@ -2,8 +2,6 @@ package pgledger
 
 import (
 	"cmp"
-	"context"
-	"fmt"
 	"slices"
 	"time"
 
@@ -17,7 +15,7 @@ import (
 // driver could make its binary form.
 type writes struct {
 	decided []decidedRow
-	moved   map[*ledger.State]struct{}
+	moved   map[*ledger.State]int64 // ledger_accounts.no
 
 	seqs                                               []int64
 	postings                                           []int16
@@ -36,15 +34,13 @@ type decidedRow struct {
 
 func newWrites(n int) *writes {
 	return &writes{
-		decided: make([]decidedRow, 0, n), moved: make(map[*ledger.State]struct{}, n),
+		decided: make([]decidedRow, 0, n), moved: make(map[*ledger.State]int64, 2*n),
 		seqs: make([]int64, 0, n), postings: make([]int16, 0, n),
 		debitNos: make([]int64, 0, n), creditNos: make([]int64, 0, n),
 		debitVersions: make([]int64, 0, n), creditVersions: make([]int64, 0, n),
 		transactions: make([]string, 0, n),
 	}
 }
-
-func (w *writes) fresh() int { return len(w.decided) }
 
 func (w *writes) addDecided(d *ledger.Draft, seq int64, o *ledger.Outcome) {
 	w.decided = append(w.decided, decidedRow{
@@ -53,11 +49,12 @@ func (w *writes) addDecided(d *ledger.Draft, seq int64, o *ledger.Outcome) {
 }
 
 func (w *writes) addLine(id ledger.TransactionID, seq int64, posting int, l *ledger.Line, numbers map[ledger.AccountID]int64) {
-	w.moved[l.Debit], w.moved[l.Credit] = struct{}{}, struct{}{}
+	debit, credit := numbers[l.Debit.ID], numbers[l.Credit.ID]
+	w.moved[l.Debit], w.moved[l.Credit] = debit, credit
 	w.seqs = append(w.seqs, seq)
 	w.postings = append(w.postings, int16(posting))
-	w.debitNos = append(w.debitNos, numbers[l.Debit.ID])
-	w.creditNos = append(w.creditNos, numbers[l.Credit.ID])
+	w.debitNos = append(w.debitNos, debit)
+	w.creditNos = append(w.creditNos, credit)
 	w.debitVersions = append(w.debitVersions, l.DebitVersion)
 	w.creditVersions = append(w.creditVersions, l.CreditVersion)
 	w.amounts.add(l.Amount)
@@ -66,29 +63,18 @@ func (w *writes) addLine(id ledger.TransactionID, seq int64, posting int, l *led
 	w.transactions = append(w.transactions, string(id))
 }
 
-// write sends everything in one round trip.
-func (w *writes) write(ctx context.Context, tx pgx.Tx, sql *statements, at time.Time) error {
-	b := &pgx.Batch{}
-	ids, seqs, fingerprints, verdicts, postings := w.decidedColumns()
-	b.Queue(sql.insertDecided, ids, seqs, fingerprints, verdicts, postings, at)
+// queue adds the statements that write it all.
+func (w *writes) queue(b *pgx.Batch, sql *statements, at time.Time) {
+	if len(w.decided) > 0 {
+		ids, seqs, fingerprints, verdicts, postings := w.decidedColumns()
+		b.Queue(sql.insertDecided, ids, seqs, fingerprints, verdicts, postings, at)
+	}
 	if len(w.seqs) > 0 {
-		accounts, debits, credits, versions := w.movedColumns()
-		b.Queue(sql.update, accounts, debits.String(), credits.String(), versions)
+		nos, debits, credits, versions := w.movedColumns()
+		b.Queue(sql.update, nos, debits.String(), credits.String(), versions)
 		b.Queue(sql.insert, at, w.seqs, w.postings, w.debitNos, w.creditNos, w.debitVersions, w.creditVersions,
 			w.amounts.String(), w.debitBalances.String(), w.creditBalances.String(), w.transactions)
 	}
-	results := tx.SendBatch(ctx, b)
-	tag, err := results.Exec()
-	if closed := results.Close(); err == nil {
-		err = closed
-	}
-	if err != nil {
-		return fmt.Errorf("write %d transactions: %w", len(w.decided), err)
-	}
-	if tag.RowsAffected() != int64(len(w.decided)) {
-		return errRaced
-	}
-	return nil
 }
 
 // decidedColumns sorts by id: two batches that insert the same ids must not wait
@@ -102,32 +88,27 @@ func (w *writes) decidedColumns() (ids []string, seqs []int64, fingerprints [][]
 	return ids, seqs, fingerprints, verdicts, postings
 }
 
-func (w *writes) movedColumns() (ids []string, debits, credits numerics, versions []int64) {
-	for s := range w.moved {
-		ids, versions = append(ids, string(s.ID)), append(versions, s.Version)
+func (w *writes) movedColumns() (nos []int64, debits, credits numerics, versions []int64) {
+	for s, no := range w.moved {
+		nos, versions = append(nos, no), append(versions, s.Version)
 		debits.add(s.Debits)
 		credits.add(s.Credits)
 	}
-	return ids, debits, credits, versions
+	return nos, debits, credits, versions
 }
 
 // numerics is the literal of a numeric[].
 type numerics struct{ text []byte }
 
-func (n *numerics) add(a ledger.Amount) {
-	sep := byte(',')
-	if len(n.text) == 0 {
-		sep = '{'
-	}
-	n.text = a.Append(append(n.text, sep))
-}
+func (n *numerics) add(a ledger.Amount) { n.text = a.Append(n.next()) }
 
-func (n *numerics) addNull() {
-	sep := byte(',')
+func (n *numerics) addNull() { n.text = append(n.next(), "NULL"...) }
+
+func (n *numerics) next() []byte {
 	if len(n.text) == 0 {
-		sep = '{'
+		return append(n.text, '{')
 	}
-	n.text = append(append(n.text, sep), "NULL"...)
+	return append(n.text, ',')
 }
 
 func (n *numerics) String() string { return string(append(n.text, '}')) }
