@@ -60,9 +60,11 @@ type shop struct {
 }
 
 func newShop(t *testing.T) *shop {
+	t.Helper()
 	s := &shop{store: &faultyStore{Store: idempotency.NewMemory(nil)}}
 	guard, err := idempotency.New(s.store, &idempotency.Options{
-		Lease: 10 * time.Second, TTL: time.Hour, Logger: slog.New(slog.NewTextHandler(&s.log, nil))})
+		Lease: 10 * time.Second, TTL: time.Hour, Logger: slog.New(slog.NewTextHandler(&s.log, nil)),
+	})
 	require.NoError(t, err)
 	s.guard = guard
 	return s
@@ -133,9 +135,9 @@ func TestDoExpires(t *testing.T) {
 		s := newShop(t)
 		_, err := s.pay(t.Context(), "a", "body", nil)
 		require.NoError(t, err)
-		time.Sleep(time.Hour - 1)
+		time.Sleep(time.Hour - time.Nanosecond)
 		s.requireReplay(t, "a", "body")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		result, err := s.pay(t.Context(), "a", "another body", nil)
 		require.NoError(t, err)
 		require.False(t, result.Replayed)
@@ -218,7 +220,7 @@ func TestCompletionFailureIsSeenAndKeepsTheKey(t *testing.T) {
 		s.store.complete = nil
 		_, err = s.pay(t.Context(), "a", "body", nil)
 		require.ErrorIs(t, err, idempotency.ErrInFlight)
-		time.Sleep(10*time.Second - 1)
+		time.Sleep(10*time.Second - time.Nanosecond)
 		_, err = s.pay(t.Context(), "a", "body", nil)
 		require.ErrorIs(t, err, idempotency.ErrInFlight)
 		require.EqualValues(t, 1, s.charges.Load())

@@ -41,7 +41,8 @@ func TestMemoryForgetsWhatIsOver(t *testing.T) {
 			require.Equal(t, idempotency.Won, r.Outcome)
 			r = claim(fmt.Sprint("completed", i))
 			_, err := store.Complete(t.Context(), []idempotency.Completion{
-				{Key: testKey(fmt.Sprint("completed", i)), Token: r.Token, TTL: time.Minute}})
+				{Key: testKey(fmt.Sprint("completed", i)), Token: r.Token, TTL: time.Minute},
+			})
 			require.NoError(t, err)
 		}
 		swept := func(limit, want int) {
@@ -132,12 +133,14 @@ func BenchmarkDoReplay(b *testing.B) {
 }
 
 func completedKey(tb testing.TB) ([]idempotency.Request, *idempotency.Memory) {
+	tb.Helper()
 	store := idempotency.NewMemory(nil)
 	requests := []idempotency.Request{{Key: testKey("a"), Lease: time.Minute}}
 	records, err := store.Claim(tb.Context(), requests)
 	require.NoError(tb, err)
 	_, err = store.Complete(tb.Context(), []idempotency.Completion{
-		{Key: requests[0].Key, Token: records[0].Token, Response: []byte(`{"id":"pay-1"}`), TTL: time.Hour}})
+		{Key: requests[0].Key, Token: records[0].Token, Response: []byte(`{"id":"pay-1"}`), TTL: time.Hour},
+	})
 	require.NoError(tb, err)
 	return requests, store
 }

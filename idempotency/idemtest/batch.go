@@ -56,12 +56,14 @@ func eachItemIsDecidedOnItsOwn(s *suite) {
 	s.outcome(records[3], idempotency.InFlight)
 
 	items, err := s.store.Extend(s.ctx, []idempotency.Extension{
-		{Key: done, Token: doneToken, Lease: long}, {Key: won, Token: wonToken, Lease: long}})
+		{Key: done, Token: doneToken, Lease: long}, {Key: won, Token: wonToken, Lease: long},
+	})
 	s.ok(err)
 	s.results(items, []error{idempotency.ErrLost, nil})
 	items, err = s.store.Complete(s.ctx, []idempotency.Completion{
 		completion(won, wonToken+1, "forged", long), completion(flying, flyingToken, "flown", long),
-		completion(s.key("never"), 1, "never", long), completion(won, wonToken, "won", long)})
+		completion(s.key("never"), 1, "never", long), completion(won, wonToken, "won", long),
+	})
 	s.ok(err)
 	s.results(items, []error{idempotency.ErrLost, nil, idempotency.ErrLost, nil})
 	s.replayed(s.claimOne(won, "body", long), 201, []byte("won"))
@@ -142,10 +144,18 @@ func oddBytes(s *suite) {
 func partsOfAKeyDoNotRunTogether(s *suite) {
 	sc := s.scope
 	keys := []idempotency.Key{
-		{Scope: sc, Op: "ab", Value: "c"}, {Scope: sc, Op: "a", Value: "bc"}, {Scope: sc + "a", Op: "b", Value: "c"},
-		{Scope: sc, Op: "a:b", Value: "c"}, {Scope: sc, Op: "a", Value: "b:c"}, {Scope: sc + ":a", Op: "b", Value: "c"},
-		{Scope: sc, Op: "a", Value: "1:b1:c"}, {Scope: sc + "1:a", Op: "1:b", Value: "c"}, {Scope: sc + "\x00", Op: "a", Value: "b"},
-		{Scope: sc, Op: "\x00a", Value: "b"}, {Scope: sc, Op: "A", Value: "bc"}, {Scope: sc, Op: "a", Value: "bc "},
+		{Scope: sc, Op: "ab", Value: "c"},
+		{Scope: sc, Op: "a", Value: "bc"},
+		{Scope: sc + "a", Op: "b", Value: "c"},
+		{Scope: sc, Op: "a:b", Value: "c"},
+		{Scope: sc, Op: "a", Value: "b:c"},
+		{Scope: sc + ":a", Op: "b", Value: "c"},
+		{Scope: sc, Op: "a", Value: "1:b1:c"},
+		{Scope: sc + "1:a", Op: "1:b", Value: "c"},
+		{Scope: sc + "\x00", Op: "a", Value: "b"},
+		{Scope: sc, Op: "\x00a", Value: "b"},
+		{Scope: sc, Op: "A", Value: "bc"},
+		{Scope: sc, Op: "a", Value: "bc "},
 	}
 	for _, key := range keys {
 		s.ok(s.complete(key, s.won(key, "body", long), key.String()))

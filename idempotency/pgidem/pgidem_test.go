@@ -28,17 +28,17 @@ var (
 	_ pgidem.DB           = pgx.Tx(nil)
 )
 
-func migrated(t testing.TB) *pgxpool.Pool {
-	t.Helper()
-	pool := testdb.Postgres(t)
-	require.NoError(t, pgidem.Migrate(t.Context(), pool, nil))
+func migrated(tb testing.TB) *pgxpool.Pool {
+	tb.Helper()
+	pool := testdb.Postgres(tb)
+	require.NoError(tb, pgidem.Migrate(tb.Context(), pool, nil))
 	return pool
 }
 
-func newStore(t testing.TB, db pgidem.DB) *pgidem.Store {
-	t.Helper()
+func newStore(tb testing.TB, db pgidem.DB) *pgidem.Store {
+	tb.Helper()
 	store, err := pgidem.NewStore(db, nil)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	return store
 }
 
@@ -46,15 +46,16 @@ func requests(n int) []idempotency.Request {
 	all, scope := make([]idempotency.Request, n), rand.Text()
 	for i := range all {
 		all[i] = idempotency.Request{
-			Key: idempotency.Key{Scope: scope, Op: "test", Value: strconv.Itoa(i)}, Lease: time.Minute}
+			Key: idempotency.Key{Scope: scope, Op: "test", Value: strconv.Itoa(i)}, Lease: time.Minute,
+		}
 	}
 	return all
 }
 
 func TestStore(t *testing.T) {
 	t.Parallel()
-	pool := migrated(t)
-	idemtest.Run(t, func(t testing.TB) idempotency.Store { return newStore(t, pool) })
+	store := newStore(t, migrated(t))
+	idemtest.Run(t, func(testing.TB) idempotency.Store { return store })
 }
 
 func TestStoreInSchema(t *testing.T) {
@@ -139,7 +140,8 @@ func TestJoinsTheCallersTransaction(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, idempotency.Won, records[0].Outcome)
 		_, err = store.Complete(t.Context(), []idempotency.Completion{
-			{Key: batch[0].Key, Token: records[0].Token, Response: []byte("receipt"), TTL: time.Hour}})
+			{Key: batch[0].Key, Token: records[0].Token, Response: []byte("receipt"), TTL: time.Hour},
+		})
 		require.NoError(t, err)
 		require.NoError(t, end(tx))
 	}
@@ -164,7 +166,8 @@ func TestLostRaceLooksAgain(t *testing.T) {
 	won, err := a.Claim(t.Context(), batch[:1])
 	require.NoError(t, err)
 	_, err = a.Complete(t.Context(), []idempotency.Completion{
-		{Key: batch[0].Key, Token: won[0].Token, Response: []byte("receipt"), TTL: time.Hour}})
+		{Key: batch[0].Key, Token: won[0].Token, Response: []byte("receipt"), TTL: time.Hour},
+	})
 	require.NoError(t, err)
 
 	db := &counter{DB: pool}
@@ -172,11 +175,11 @@ func TestLostRaceLooksAgain(t *testing.T) {
 		records []idempotency.Record
 		err     error
 	}
-	answers := make(chan answer, 1)
+	store, answers := newStore(t, db), make(chan answer, 1)
 	other := batch[0]
 	other.Fingerprint[0]++
 	go func() {
-		records, err := newStore(t, db).Claim(t.Context(), []idempotency.Request{batch[0], batch[1], batch[0], other})
+		records, err := store.Claim(t.Context(), []idempotency.Request{batch[0], batch[1], batch[0], other})
 		answers <- answer{records, err}
 	}()
 	require.Eventually(t, func() bool {

@@ -12,7 +12,7 @@ import (
 // NewStore takes any client of go-redis: nothing is dialled until the first key is claimed.
 func ExampleNewStore() {
 	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:6379"})
-	defer rdb.Close()
+	defer func() { _ = rdb.Close() }()
 	store, err := redisidem.NewStore(rdb, &redisidem.Options{Prefix: "payments:"})
 	if err != nil {
 		fmt.Println(err)

@@ -167,11 +167,13 @@ func decodeRecord(value any) (idempotency.Record, error) {
 		if len(fields) == 3 {
 			response, _ := fields[2].(string)
 			return idempotency.Record{
-				Outcome: idempotency.Completed, Status: int32(number(1)), Response: []byte(response)}, nil
+				Outcome: idempotency.Completed, Status: int32(number(1)), Response: []byte(response),
+			}, nil
 		}
 	case 3:
 		return idempotency.Record{
-			Outcome: idempotency.InFlight, Remaining: time.Duration(number(1)) * time.Microsecond}, nil
+			Outcome: idempotency.InFlight, Remaining: time.Duration(number(1)) * time.Microsecond,
+		}, nil
 	case 4:
 		return idempotency.Record{Outcome: idempotency.Mismatch}, nil
 	}

@@ -21,33 +21,30 @@ import (
 
 var _ idempotency.Store = (*redisidem.Store)(nil)
 
-func newStore(t testing.TB, rdb redis.UniversalClient) *redisidem.Store {
-	t.Helper()
-	store, err := redisidem.NewStore(rdb, &redisidem.Options{Prefix: t.Name() + ":"})
-	require.NoError(t, err)
+func newStore(tb testing.TB, rdb redis.UniversalClient) *redisidem.Store {
+	tb.Helper()
+	store, err := redisidem.NewStore(rdb, &redisidem.Options{Prefix: tb.Name() + ":"})
+	require.NoError(tb, err)
 	return store
 }
 
 func TestStore(t *testing.T) {
 	t.Parallel()
-	rdb := testdb.Redis(t)
-	idemtest.Run(t, func(t testing.TB) idempotency.Store { return newStore(t, rdb) })
+	store := newStore(t, testdb.Redis(t))
+	idemtest.Run(t, func(testing.TB) idempotency.Store { return store })
 }
 
 func TestStoreOnCluster(t *testing.T) {
 	t.Parallel()
-	rdb := testdb.RedisCluster(t)
-	idemtest.Run(t, func(t testing.TB) idempotency.Store { return newStore(t, rdb) })
+	store := newStore(t, testdb.RedisCluster(t))
+	idemtest.Run(t, func(testing.TB) idempotency.Store { return store })
 }
 
 func TestStoreOnClusterInOneSlot(t *testing.T) {
 	t.Parallel()
-	rdb := testdb.RedisCluster(t)
-	idemtest.Run(t, func(t testing.TB) idempotency.Store {
-		store, err := redisidem.NewStore(rdb, &redisidem.Options{Prefix: "{one slot}:"})
-		require.NoError(t, err)
-		return store
-	})
+	store, err := redisidem.NewStore(testdb.RedisCluster(t), &redisidem.Options{Prefix: "{one slot}:"})
+	require.NoError(t, err)
+	idemtest.Run(t, func(testing.TB) idempotency.Store { return store })
 }
 
 func TestNewStoreRefusesNil(t *testing.T) {
@@ -60,7 +57,8 @@ func requests(n int) []idempotency.Request {
 	all, scope := make([]idempotency.Request, n), rand.Text() // other runs have used the same server
 	for i := range all {
 		all[i] = idempotency.Request{
-			Key: idempotency.Key{Scope: scope, Op: "test", Value: strconv.Itoa(i)}, Lease: time.Minute}
+			Key: idempotency.Key{Scope: scope, Op: "test", Value: strconv.Itoa(i)}, Lease: time.Minute,
+		}
 	}
 	return all
 }
@@ -163,8 +161,10 @@ func TestEveryRecordExpires(t *testing.T) {
 	require.NoError(t, err)
 	_, err = store.Extend(ctx, []idempotency.Extension{{Key: batch[3].Key, Token: records[3].Token, Lease: 2 * time.Hour}})
 	require.NoError(t, err)
-	for i, want := range []time.Duration{time.Minute + idempotency.AbandonedFor, 24 * time.Hour, idempotency.AbandonedFor,
-		2*time.Hour + idempotency.AbandonedFor} {
+	for i, want := range []time.Duration{
+		time.Minute + idempotency.AbandonedFor, 24 * time.Hour, idempotency.AbandonedFor,
+		2*time.Hour + idempotency.AbandonedFor,
+	} {
 		ttl, err := rdb.PTTL(ctx, t.Name()+":{"+batch[i].Key.String()+"}").Result()
 		require.NoError(t, err)
 		require.InDelta(t, want.Seconds(), ttl.Seconds(), 30, i)
@@ -239,11 +239,11 @@ func TestScriptsAreReloaded(t *testing.T) {
 
 func TestRedisDownIsClosed(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0") // a port that nobody answers on
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0") // a port that nobody answers on
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
 	rdb := redis.NewClient(&redis.Options{Addr: l.Addr().String(), MaxRetries: -1, DialerRetries: 1})
-	defer rdb.Close()
+	t.Cleanup(func() { _ = rdb.Close() })
 	store := newStore(t, rdb)
 	guard, err := idempotency.New(store, nil)
 	require.NoError(t, err)
@@ -307,7 +307,8 @@ func TestDeadNodeLeavesItsItemsUnknown(t *testing.T) {
 	require.Equal(t, idempotency.Won, records[2].Outcome)
 
 	items, err := store.Release(t.Context(), []idempotency.Claim{
-		{Key: batch[0].Key, Token: records[0].Token}, {Key: batch[1].Key, Token: 1}, {Key: batch[2].Key, Token: 1}})
+		{Key: batch[0].Key, Token: records[0].Token}, {Key: batch[1].Key, Token: 1}, {Key: batch[2].Key, Token: 1},
+	})
 	require.ErrorIs(t, err, net.ErrClosed)
 	require.NoError(t, items[0])
 	require.ErrorIs(t, items[1], net.ErrClosed)
