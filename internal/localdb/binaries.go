@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // debianBins is where Debian and its kin keep the binaries of each PostgreSQL version, outside of PATH.
@@ -24,7 +25,7 @@ func findBins(more []string, names ...string) (string, error) {
 			return dir, nil
 		}
 	}
-	return "", fmt.Errorf("%w: no directory of PATH, nor of %v, has %v", ErrNotInstalled, more, names)
+	return "", fmt.Errorf("%w: no directory of PATH, or like those of Debian, has %s", ErrNotInstalled, strings.Join(names, " and "))
 }
 
 // postgresDirs lists Debian's directories, the newest version first: 15 before 9.6.

@@ -1,7 +1,13 @@
 package testdb_test
 
 import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
@@ -66,15 +72,15 @@ func TestRedisGivesEachCallADatabase(t *testing.T) {
 
 func TestRedisFlushesTheDatabaseAtTheEnd(t *testing.T) {
 	t.Parallel()
-	var conf *redis.Options
+	conf := *testdb.Redis(t).Options()
 	t.Run("inner", func(t *testing.T) {
 		c := testdb.Redis(t)
-		conf = c.Options()
-		require.NoError(t, c.Set(t.Context(), t.Name(), 1, 0).Err())
+		conf.DB = c.Options().DB
+		require.NoError(t, c.Set(t.Context(), "left", 1, 0).Err())
 	})
-	c := redis.NewClient(&redis.Options{Addr: conf.Addr, DB: conf.DB})
+	c := redis.NewClient(&conf)
 	defer c.Close()
-	require.ErrorIs(t, c.Get(t.Context(), "TestRedisFlushesTheDatabaseAtTheEnd/inner").Err(), redis.Nil)
+	require.ErrorIs(t, c.Get(t.Context(), "left").Err(), redis.Nil)
 }
 
 func TestRedisClusterIsSharedByTheBinary(t *testing.T) {
@@ -82,6 +88,23 @@ func TestRedisClusterIsSharedByTheBinary(t *testing.T) {
 	one, two := testdb.RedisCluster(t), testdb.RedisCluster(t)
 	require.NoError(t, one.Set(t.Context(), t.Name(), "here", 0).Err())
 	require.Equal(t, "here", two.Get(t.Context(), t.Name()).Val())
+}
+
+// The binary runs itself with the environment of somebody whose servers run already, and without binaries on PATH.
+func TestURLsInTheEnvironmentWin(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	p := testdb.NewPostgres(t, localdb.Options{Settings: map[string]string{"log_connections": "on"}, Log: &log})
+	r := testdb.NewRedis(t, localdb.Options{Settings: map[string]string{"databases": "3"}})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Args[0], "-test.v", "-test.run=^Test(Postgres|Redis)(Gives|Drops|Flushes|URL)")
+	cmd.Env = append(os.Environ(), "SAFETILL_TEST_POSTGRES_URL="+p.URL(), "SAFETILL_TEST_REDIS_URL="+r.URL(), "REQUIRE_BACKENDS=1", "PATH=")
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, string(out))
+	require.Equal(t, 5, strings.Count(string(out), "\n--- PASS"), string(out))
+	require.NoError(t, p.Stop(t.Context()))
+	require.Contains(t, log.String(), "connection authorized")
 }
 
 func TestNewServersAreTheTestsOwn(t *testing.T) {
