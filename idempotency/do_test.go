@@ -212,15 +212,17 @@ func TestCompletionFailureIsSeenAndKeepsTheKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(t)
 		s.store.complete = errDown
+		start := time.Now()
 		result, err := s.pay(t.Context(), "a", "body", nil)
 		require.ErrorIs(t, err, idempotency.ErrNotRecorded)
 		require.ErrorIs(t, err, errDown)
+		require.Equal(t, 5*time.Second, time.Since(start))
 		require.Equal(t, "receipt of a", result.Value)
 
 		s.store.complete = nil
 		_, err = s.pay(t.Context(), "a", "body", nil)
 		require.ErrorIs(t, err, idempotency.ErrInFlight)
-		time.Sleep(10*time.Second - time.Nanosecond)
+		time.Sleep(5*time.Second - time.Nanosecond)
 		_, err = s.pay(t.Context(), "a", "body", nil)
 		require.ErrorIs(t, err, idempotency.ErrInFlight)
 		require.EqualValues(t, 1, s.charges.Load())
@@ -230,11 +232,43 @@ func TestCompletionFailureIsSeenAndKeepsTheKey(t *testing.T) {
 // The store has committed and then reports failure.
 func TestCompletionThatArrivedIsReplayed(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
-	s.store.complete, s.store.after = errDown, true
-	_, err := s.pay(t.Context(), "a", "body", nil)
-	require.ErrorIs(t, err, idempotency.ErrNotRecorded)
-	s.requireReplay(t, "a", "body")
+	synctest.Test(t, func(t *testing.T) {
+		s := newShop(t)
+		s.store.complete, s.store.after = errDown, true
+		_, err := s.pay(t.Context(), "a", "body", nil)
+		require.ErrorIs(t, err, idempotency.ErrNotRecorded)
+		s.requireReplay(t, "a", "body")
+	})
+}
+
+// The store restarts between the effect and its completion: the result is not lost.
+func TestCompletionOutlastsARestartOfTheStore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newShop(t)
+		store := &restartingStore{Store: s.store, until: time.Now().Add(3 * time.Second)}
+		guard, err := idempotency.New(store, nil)
+		require.NoError(t, err)
+		s.guard = guard
+		_, err = s.pay(t.Context(), "a", "body", nil)
+		require.NoError(t, err)
+		require.Less(t, store.calls, 20)
+		s.requireReplay(t, "a", "body")
+	})
+}
+
+// restartingStore completes nothing for a while.
+type restartingStore struct {
+	idempotency.Store
+	until time.Time
+	calls int
+}
+
+func (s *restartingStore) Complete(ctx context.Context, c []idempotency.Completion) ([]error, error) {
+	if s.calls++; time.Now().Before(s.until) {
+		return nil, errDown
+	}
+	return s.Store.Complete(ctx, c)
 }
 
 func TestCompletionHasADeadlineOfItsOwn(t *testing.T) {

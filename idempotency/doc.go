@@ -39,7 +39,8 @@
 //
 // # When the store is down
 //
-// Closed: a claim that fails is an error and the work does not run. A completion that fails is an error that matches
-// [ErrNotRecorded], the claim stays as it is (the effect has happened: to free the key would be to double it), and
+// Closed: a claim that fails is an error and the work does not run; if only its reply was lost, the key is in flight until
+// the lease is over. A completion that fails is repeated for a few seconds ([Options.WriteTimeout]), then it is an error that
+// matches [ErrNotRecorded]; the claim stays as it is (the effect has happened: to free the key would be to double it), and
 // repeats get [ErrInFlight] until the lease is over. A release that fails is logged: the key is free after its lease.
 package idempotency

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 )
 
@@ -26,7 +27,8 @@ type Options struct {
 	// TTL is how long a result is replayed.
 	// Default: 24 hours.
 	TTL time.Duration
-	// WriteTimeout bounds the write of a completion or release, which goes on after the caller's context has ended.
+	// WriteTimeout bounds the write of a release, and of a completion with its repeats while the store fails. Both go on
+	// after the caller's context has ended.
 	// Default: 5 seconds.
 	WriteTimeout time.Duration
 	// Logger is told of releases that failed.
@@ -83,8 +85,8 @@ type Result[T any] struct {
 //   - [*InFlightError] ([ErrInFlight]): another request with the key is running; fn was not run.
 //   - [ErrMismatch]: the key was used with another payload; fn was not run.
 //   - [*InvalidError]: the key is invalid; fn was not run.
-//   - [ErrNotRecorded]: fn has succeeded and Result holds its value, but it was not stored, because the store failed,
-//     the value does not encode, or (it also is [ErrLost]) the lease ended and another owner took the key. The claim is
+//   - [ErrNotRecorded]: fn has succeeded and Result holds its value, but it was not stored, because the store failed
+//     for the whole of [Options.WriteTimeout], the value does not encode, or (it also is [ErrLost]) the lease ended and another owner took the key. The claim is
 //     not released. A repeat gets ErrInFlight until the lease is over, then it runs fn again.
 //   - the error of fn, as it is: the key is free again. A panic of fn frees the key too and goes on.
 //   - anything else: the store failed, or the stored value does not decode into T; fn was not run.
@@ -161,8 +163,27 @@ func (g *Guard) complete(ctx context.Context, claim Claim, value any) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.writeTimeout)
 	defer cancel()
-	lost, err := g.store.Complete(ctx, []Completion{{Key: claim.Key, Token: claim.Token, Response: response, TTL: g.ttl}})
-	return single(lost, err)
+	return g.record(ctx, Completion{Key: claim.Key, Token: claim.Token, Response: response, TTL: g.ttl})
+}
+
+// record repeats a completion that the store failed to write until the deadline: a store that restarts must not cost a
+// result whose effect has happened. It may have been written by a call that reported failure; to write it again is harmless.
+func (g *Guard) record(ctx context.Context, c Completion) error {
+	var failure error
+	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		items, err := g.store.Complete(ctx, []Completion{c})
+		if err == nil {
+			return single(items, nil)
+		}
+		if failure == nil || !errors.Is(err, context.DeadlineExceeded) { // why it failed, rather than that time ran out
+			failure = err
+		}
+		select {
+		case <-ctx.Done():
+			return failure
+		case <-time.After(pause/2 + rand.N(pause/2)): // jitter, so that those who waited do not return as one
+		}
+	}
 }
 
 // release frees the key under a deadline of its own. A release that fails is only a delay, until the lease is over, so
