@@ -1,9 +1,11 @@
 package queue_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -172,7 +174,7 @@ func TestConsumeReturnsWhatAClaimBringsAfterTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newFaulty(t)
 		push(t, q, 1, 5)
-		q.before = func(string, int) error { time.Sleep(time.Second); return nil }
+		q.after = func(string, int) error { time.Sleep(time.Second); return nil }
 		drain := consume(t, q, &queue.ConsumeOptions{Workers: 2, Batch: 2}, func(context.Context, []queue.Message) error {
 			return errors.New("must not be called")
 		})
@@ -376,4 +378,31 @@ func TestConsumeRefusesBadOptions(t *testing.T) {
 	for _, field := range []string{"Workers", "Batch", "PollMax", "ErrorMax", "Timeout", "Grace", "Renew"} {
 		require.ErrorContains(t, err, "ConsumeOptions."+field)
 	}
+}
+
+func TestConsumeBackoffEndsWithSuccess(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newFaulty(t)
+		push(t, q, 1, 1)
+		var at []time.Time
+		var logs bytes.Buffer
+		o := &queue.ConsumeOptions{
+			Workers: 1, ErrorMin: time.Second, ErrorMax: time.Hour, Logger: slog.New(slog.NewTextHandler(&logs, nil)),
+		}
+		drain := consume(t, q, o, func(context.Context, []queue.Message) error {
+			at = append(at, time.Now())
+			if len(at) == 6 {
+				return nil
+			}
+			return errors.New("the ledger is away")
+		})
+		time.Sleep(time.Minute) // 1 + 2 + 4 + 8 + 16 s of pauses at most
+		push(t, q, 2, 2)
+		time.Sleep(1100 * time.Millisecond)
+		drain()
+		require.GreaterOrEqual(t, len(at), 8, "after a success the pauses begin anew")
+		require.Contains(t, logs.String(), "the ledger is away")
+		wantStats(t, q, 1, 0)
+	})
 }
