@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"io/fs"
 	"os"
 	"testing"
@@ -66,6 +67,19 @@ func TestKilledWorkersLoseNothing(t *testing.T) {
 	q, err := pgqueue.New(db, crashName, &pgqueue.Options{Lease: queuetest.CrashLease})
 	require.NoError(t, err)
 	queuetest.Crash(t, q, 3000, crashURL+"="+url)
+}
+
+// PostgreSQL is killed while messages are pushed and consumed: every push that was acknowledged is handled.
+func TestKilledPostgresKeepsAcknowledgedPushes(t *testing.T) {
+	t.Parallel()
+	srv := testdb.NewPostgres(t)
+	db, err := pgxpool.New(t.Context(), srv.URL())
+	require.NoError(t, err)
+	t.Cleanup(db.Close)
+	require.NoError(t, pgqueue.Migrate(t.Context(), db, nil))
+	queuetest.KillServer(t, open(t, db, time.Second), 1000, func(ctx context.Context) error {
+		return errors.Join(srv.Kill(), srv.Start(ctx))
+	})
 }
 
 func TestNewReportsAllFaults(t *testing.T) {

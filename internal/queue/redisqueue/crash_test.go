@@ -2,10 +2,8 @@ package redisqueue_test
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"os"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -48,64 +46,7 @@ func TestKilledWorkersLoseNothing(t *testing.T) {
 func TestKilledRedisKeepsAcknowledgedPushes(t *testing.T) {
 	t.Parallel()
 	srv := testdb.NewRedis(t, localdb.Options{Settings: map[string]string{"appendfsync": "always"}})
-	q := open(t, dial(t, srv.URL()), time.Second)
-	ctx, cancel := context.WithCancel(t.Context())
-
-	var mu sync.Mutex
-	handled := map[string]bool{}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		err := queue.Consume(ctx, q, &queue.ConsumeOptions{Workers: 3, Batch: 20, ErrorMax: time.Second}, func(_ context.Context, msgs []queue.Message) error {
-			mu.Lock()
-			defer mu.Unlock()
-			for _, m := range msgs {
-				handled[string(m.Body)] = true
-			}
-			return nil
-		})
-		if err != nil {
-			t.Error(err)
-		}
+	queuetest.KillServer(t, open(t, dial(t, srv.URL()), time.Second), 3000, func(ctx context.Context) error {
+		return errors.Join(srv.Kill(), srv.Start(ctx))
 	})
-	defer wg.Wait()
-	defer cancel()
-
-	var pushed atomic.Int64 // acknowledged
-	acknowledged := pushUntil(ctx, t, q, &wg, &pushed, 3000)
-	for kill := range 2 {
-		require.Eventually(t, func() bool { return pushed.Load() > int64(1000*(kill+1)) }, time.Minute, time.Millisecond)
-		require.NoError(t, srv.Kill())
-		require.NoError(t, srv.Start(ctx))
-	}
-	all := <-acknowledged
-	require.GreaterOrEqual(t, len(all), 3000)
-	require.Eventually(t, func() bool {
-		mu.Lock()
-		defer mu.Unlock()
-		for _, body := range all {
-			if !handled[body] {
-				return false
-			}
-		}
-		return true
-	}, time.Minute, 20*time.Millisecond)
-}
-
-// pushUntil pushes in the background until n messages are acknowledged, and then sends which. Pushes that fail do not count,
-// whether they happened or not.
-func pushUntil(ctx context.Context, t *testing.T, q queue.Queue, wg *sync.WaitGroup, count *atomic.Int64, n int) <-chan []string {
-	t.Helper()
-	out := make(chan []string, 1)
-	wg.Go(func() {
-		var all []string
-		for i := 0; len(all) < n && ctx.Err() == nil; i++ {
-			a, b := fmt.Sprint(i, "a"), fmt.Sprint(i, "b")
-			if q.Push(ctx, []byte(a), []byte(b)) == nil {
-				all = append(all, a, b)
-				count.Store(int64(len(all)))
-			}
-		}
-		out <- all
-	})
-	return out
 }
