@@ -47,6 +47,7 @@ func Run(t *testing.T, newStore func(testing.TB) idempotency.Store) {
 		{"PartsOfAKeyDoNotRunTogether", partsOfAKeyDoNotRunTogether},
 		{"InvalidItemWritesNothing", invalidItemWritesNothing},
 		{"EndedContextIsAnError", endedContextIsAnError},
+		{"RandomOperationsAgreeWithAModel", randomOperationsAgreeWithAModel},
 		{"OneWinnerOfManyClaims", oneWinnerOfManyClaims},
 		{"OneWinnerOfAnAbandonedKey", oneWinnerOfAnAbandonedKey},
 		{"OneOwnerAtATime", oneOwnerAtATime},

@@ -213,8 +213,8 @@ func TestTokensOutgrowAFlush(t *testing.T) {
 	require.ErrorIs(t, items[0], idempotency.ErrLost)
 }
 
+// Not parallel: it takes the scripts away from the tests that count round trips.
 func TestScriptsAreReloaded(t *testing.T) {
-	t.Parallel()
 	rdb := testdb.RedisCluster(t)
 	store := newStore(t, rdb)
 	flush := func() {
