@@ -52,9 +52,9 @@ func TestTailKeepsTheEnd(t *testing.T) {
 	t.Parallel()
 	var log tail
 	for range 2 * tailSize {
-		log.Write([]byte("x"))
+		_, _ = log.Write([]byte("x"))
 	}
-	log.Write([]byte(" the end\n"))
+	_, _ = log.Write([]byte(" the end\n"))
 	require.Len(t, log.String(), tailSize-1)
 	require.Regexp(t, "x the end$", log.String())
 }

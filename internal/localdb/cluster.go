@@ -102,7 +102,7 @@ func (c *RedisCluster) join(ctx context.Context) error {
 // enter gives the node its slots and introduces it to the first. Epochs must differ before the nodes meet.
 func (r *Redis) enter(ctx context.Context, n int, first *Redis) error {
 	cl := redis.NewClient(&redis.Options{Addr: r.Addr(), ContextTimeoutEnabled: true})
-	defer cl.Close()
+	defer func() { _ = cl.Close() }()
 	low, high := n*clusterSlots/clusterNodes, (n+1)*clusterSlots/clusterNodes-1
 	if err := cl.Do(ctx, "CLUSTER", "SET-CONFIG-EPOCH", n+1).Err(); err != nil {
 		return err
@@ -121,7 +121,7 @@ func (c *RedisCluster) whole(ctx context.Context) error {
 	for _, node := range c.nodes {
 		cl := redis.NewClient(&redis.Options{Addr: node.Addr(), ContextTimeoutEnabled: true})
 		info, err := cl.ClusterInfo(ctx).Result()
-		cl.Close()
+		_ = cl.Close()
 		if err != nil {
 			return err
 		}

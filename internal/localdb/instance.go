@@ -46,7 +46,7 @@ func (i *instance) prepare(ctx context.Context, o Options) (err error) {
 	}
 	i.log, i.port, i.givePort = o.Log, o.Port, o.Port == 0
 	if i.givePort {
-		if i.port, err = freePort(); err != nil {
+		if i.port, err = freePort(ctx); err != nil {
 			return err
 		}
 	}
@@ -62,7 +62,7 @@ func (i *instance) prepare(ctx context.Context, o Options) (err error) {
 		err = i.takeLock(ctx)
 	}
 	if err != nil && i.temp && i.dir != "" {
-		os.RemoveAll(i.dir)
+		_ = os.RemoveAll(i.dir)
 	}
 	return err
 }
@@ -108,12 +108,12 @@ func (i *instance) takeLock(ctx context.Context) error {
 			return nil
 		}
 		if err != nil {
-			f.Close()
+			_ = f.Close()
 			return fmt.Errorf("lock %s: %w", f.Name(), err)
 		}
 		select {
 		case <-ctx.Done():
-			f.Close()
+			_ = f.Close()
 			return fmt.Errorf("%s is in use by another process: %w", i.dir, ctx.Err())
 		case <-tick.C:
 		}
@@ -141,7 +141,7 @@ func (i *instance) start(ctx context.Context) error {
 		if !i.givePort || try == 5 || !strings.Contains(i.run.tail(), "ddress already in use") {
 			return err
 		}
-		if i.port, err = freePort(); err != nil {
+		if i.port, err = freePort(ctx); err != nil {
 			return err
 		}
 	}
@@ -152,7 +152,7 @@ func (i *instance) startOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := i.exec(argv, i.orphan); err != nil {
+	if err := i.exec(ctx, argv, i.orphan); err != nil {
 		return err
 	}
 	r := i.run
@@ -169,7 +169,7 @@ func (i *instance) startOnce(ctx context.Context) error {
 		case <-r.done:
 			return fmt.Errorf("exit status %d at start:\n%s", r.status, r.tail())
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("no answer: %w (last: %w)\n%s", ctx.Err(), err, r.tail()), i.kill())
+			return errors.Join(fmt.Errorf("no answer: %w (last: %w)\n%s", ctx.Err(), err, r.tail()), i.kill(ctx))
 		case <-tick.C:
 		}
 	}
@@ -177,12 +177,12 @@ func (i *instance) startOnce(ctx context.Context) error {
 
 // exec starts argv as the instance's run. The keeper of the run before is sent away only now, so that a temporary directory is never
 // without somebody to remove it.
-func (i *instance) exec(argv []string, orphanSignal string) error {
+func (i *instance) exec(ctx context.Context, argv []string, orphanSignal string) error {
 	temp := ""
 	if i.temp {
 		temp = i.dir
 	}
-	r, err := spawn(argv, i.who, i.lock, orphanSignal, temp, i.log)
+	r, err := spawn(ctx, argv, i.who, i.lock, orphanSignal, temp, i.log)
 	if err != nil {
 		return err
 	}
@@ -205,30 +205,30 @@ func (i *instance) stop(ctx context.Context) error {
 		return err
 	}
 	if err := i.run.wait(ctx); err != nil {
-		return errors.Join(fmt.Errorf("killed, since it did not stop: %w", err), i.kill())
+		return errors.Join(fmt.Errorf("killed, since it did not stop: %w", err), i.kill(ctx))
 	}
 	i.pid.Store(0)
 	return nil
 }
 
-// kill ends the server and its children with SIGKILL and returns when the last is gone.
+// kill ends the server and its children with SIGKILL and returns when the last is gone, also when ctx has ended.
 //
 // The parent is stopped first. Otherwise: we list its children, it forks one more, we kill it and the list, and the new child serves
 // its client on.
-func (i *instance) kill() error {
+func (i *instance) kill(ctx context.Context) error {
 	i.pid.Store(0)
 	r := i.run
 	if r == nil || !r.alive() {
 		return nil
 	}
-	signal(r.pid, "STOP")
-	pids := children(r.pid)
-	signal(r.pid, "KILL")
-	for _, pid := range pids {
-		signal(pid, "KILL")
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), killLimit)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killLimit)
 	defer cancel()
+	_ = signal(r.pid, "STOP")
+	pids := children(ctx, r.pid)
+	_ = signal(r.pid, "KILL")
+	for _, pid := range pids {
+		_ = signal(pid, "KILL")
+	}
 	err := r.wait(ctx)
 	for n := 0; err == nil && n < len(pids); n++ {
 		err = waitGone(ctx, pids[n])

@@ -58,9 +58,10 @@ type run struct {
 }
 
 // spawn starts argv under a keeper. What happens on the owner's death: signal is sent, and temp, if any, removed.
-func spawn(argv []string, who *account, lock *os.File, signal, temp string, log io.Writer) (*run, error) {
+func spawn(ctx context.Context, argv []string, who *account, lock *os.File, signal, temp string, log io.Writer) (*run, error) {
 	args := append([]string{"-c", keeperScript, "keeper", signal, strconv.Itoa(orphanGrace), temp}, argv...)
-	cmd := exec.Command("/bin/sh", args...)
+	// Not bound to the context of a start: the keeper lives as long as the owner, and ends by its pipe.
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), "/bin/sh", args...)
 	cmd.Dir, cmd.Env = "/", environment()
 	cmd.ExtraFiles = []*os.File{lock}
 	detach(cmd, who)
@@ -68,21 +69,21 @@ func spawn(argv []string, who *account, lock *os.File, signal, temp string, log 
 	if err != nil {
 		return nil, err
 	}
-	defer errWrite.Close()
+	defer func() { _ = errWrite.Close() }()
 	cmd.Stderr = errWrite
 	words, err1 := cmd.StdinPipe()
 	out, err2 := cmd.StdoutPipe()
 	if err := errors.Join(err1, err2); err != nil {
-		errRead.Close()
+		_ = errRead.Close()
 		return nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		errRead.Close()
+		_ = errRead.Close()
 		return nil, err
 	}
 	r := &run{keeper: cmd, words: words, answer: bufio.NewReader(out), log: &tail{to: log}, done: make(chan struct{})}
 	if r.pid, err = r.number(); err != nil {
-		errRead.Close()
+		_ = errRead.Close()
 		r.dismiss("")
 		return nil, fmt.Errorf("no pid from the shell: %w", err)
 	}
@@ -92,9 +93,9 @@ func spawn(argv []string, who *account, lock *os.File, signal, temp string, log 
 
 // watch ends when no process holds the server's standard error any more: the server is gone with all its children.
 func (r *run) watch(log *os.File) {
-	io.Copy(r.log, log)
-	log.Close()
-	io.WriteString(r.words, "reap\n")
+	_, _ = io.Copy(r.log, log)
+	_ = log.Close()
+	_, _ = io.WriteString(r.words, "reap\n")
 	r.status, _ = r.number()
 	close(r.done)
 }
@@ -129,11 +130,11 @@ func (r *run) wait(ctx context.Context) error {
 // dismiss ends the keeper: with "keep" it leaves everything as it is, with "" it stops a running server and removes what is temporary.
 func (r *run) dismiss(word string) {
 	if word != "" {
-		io.WriteString(r.words, word+"\n")
+		_, _ = io.WriteString(r.words, word+"\n")
 	}
-	r.words.Close()
-	late := time.AfterFunc(2*orphanGrace*time.Second, func() { r.keeper.Process.Kill() })
-	r.keeper.Wait()
+	_ = r.words.Close()
+	late := time.AfterFunc(2*orphanGrace*time.Second, func() { _ = r.keeper.Process.Kill() })
+	_ = r.keeper.Wait()
 	late.Stop()
 }
 

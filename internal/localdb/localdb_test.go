@@ -26,7 +26,7 @@ func startPostgres(t *testing.T, o localdb.Options) *localdb.Postgres {
 	skipWithout(t, err)
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
 		defer cancel()
 		require.NoError(t, p.Close(ctx))
 	})
@@ -39,7 +39,7 @@ func startRedis(t *testing.T, o localdb.Options) *localdb.Redis {
 	skipWithout(t, err)
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
 		defer cancel()
 		require.NoError(t, r.Close(ctx))
 	})
@@ -56,7 +56,7 @@ func skipWithout(t *testing.T, err error) {
 // sharedDir is a directory that a server of another user may reach, which t.TempDir is not when the tests run as root.
 func sharedDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "safetill-localdb-test-*")
+	dir, err := os.MkdirTemp("", "safetill-localdb-test-*") //nolint:usetesting // its parents are closed to other users
 	require.NoError(t, err)
 	require.NoError(t, os.Chmod(dir, 0o755))
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
@@ -76,7 +76,7 @@ func connect(t *testing.T, p *localdb.Postgres) *pgx.Conn {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), p.URL())
 	require.NoError(t, err)
-	t.Cleanup(func() { conn.Close(context.Background()) })
+	t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
 	return conn
 }
 
@@ -85,6 +85,6 @@ func dial(t *testing.T, r *localdb.Redis) *redis.Client {
 	opt, err := redis.ParseURL(r.URL())
 	require.NoError(t, err)
 	c := redis.NewClient(opt)
-	t.Cleanup(func() { c.Close() })
+	t.Cleanup(func() { _ = c.Close() })
 	return c
 }

@@ -49,9 +49,9 @@ func own(dir string) {
 	}
 	if told.Fail == "" {
 		told.Pids = []int{kept.Pid(), temporary.Pid(), cache.Pid(), down.Pid()}
-		down.Kill() // its directory must go although no server is left to stop
+		_ = down.Kill() // its directory must go although no server is left to stop
 	}
-	json.NewEncoder(os.Stdout).Encode(told)
+	_ = json.NewEncoder(os.Stdout).Encode(told)
 	select {} // until killed
 }
 
@@ -64,13 +64,13 @@ func TestServersDieWithTheirOwner(t *testing.T) {
 	dir := sharedDir(t)
 	temp := sharedDir(t)
 	require.NoError(t, os.Chmod(temp, 0o777)) // the keeper removes from it as another user
-	cmd := exec.Command(os.Args[0])
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), ownerDir+"="+dir, "TMPDIR="+temp)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	defer cmd.Process.Kill()
+	defer func() { _ = cmd.Process.Kill() }()
 	line, err := bufio.NewReader(out).ReadBytes('\n')
 	require.NoError(t, err)
 	var told owned
@@ -81,7 +81,7 @@ func TestServersDieWithTheirOwner(t *testing.T) {
 	}
 
 	require.NoError(t, cmd.Process.Kill())
-	cmd.Wait()
+	_ = cmd.Wait()
 	// At once: the old server is still shutting down, and Start waits for it.
 	heir := startPostgres(t, localdb.Options{Dir: filepath.Join(dir, "postgres")})
 	require.NotEqual(t, told.Pids[0], heir.Pid())

@@ -1,6 +1,7 @@
 package localdb
 
 import (
+	"context"
 	"errors"
 	"math/rand/v2"
 	"net"
@@ -23,7 +24,7 @@ var ports struct {
 
 // freePort returns a port that nothing listens on and that this process has not handed out yet. Another process may still win it;
 // then the server fails to bind and the caller asks again.
-func freePort() (int, error) {
+func freePort(ctx context.Context) (int, error) {
 	ports.mu.Lock()
 	defer ports.mu.Unlock()
 	if ports.given == nil {
@@ -31,7 +32,7 @@ func freePort() (int, error) {
 	}
 	for range 1000 {
 		port := lowPort + rand.IntN(highPort-lowPort)
-		if !ports.given[port] && bindable(port) && bindable(port+busOffset) {
+		if !ports.given[port] && bindable(ctx, port) && bindable(ctx, port+busOffset) {
 			ports.given[port] = true
 			return port, nil
 		}
@@ -39,11 +40,11 @@ func freePort() (int, error) {
 	return 0, errors.New("localdb: no free port on 127.0.0.1")
 }
 
-func bindable(port int) bool {
-	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+func bindable(ctx context.Context, port int) bool {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	if err != nil {
 		return false
 	}
-	l.Close()
+	_ = l.Close()
 	return true
 }

@@ -71,7 +71,7 @@ func (p *Postgres) Start(ctx context.Context) error { return p.in.wrap(p.in.star
 func (p *Postgres) Stop(ctx context.Context) error { return p.in.wrap(p.in.stop(ctx)) }
 
 // Kill ends every process of the server with SIGKILL, as a crash would, and returns when they are gone.
-func (p *Postgres) Kill() error { return p.in.wrap(p.in.kill()) }
+func (p *Postgres) Kill() error { return p.in.wrap(p.in.kill(context.Background())) }
 
 // Close is Stop for good: it also removes a temporary directory and gives a kept one free for others.
 func (p *Postgres) Close(ctx context.Context) error { return p.in.wrap(p.in.close(ctx)) }
@@ -92,11 +92,11 @@ func (p *Postgres) initdb(ctx context.Context) error {
 	if p.in.temp {
 		argv = append(argv, "--no-sync")
 	}
-	if err := p.in.exec(argv, "INT"); err != nil {
+	if err := p.in.exec(ctx, argv, "INT"); err != nil {
 		return err
 	}
 	if err := p.in.run.wait(ctx); err != nil {
-		return errors.Join(fmt.Errorf("initdb: %w", err), p.in.kill())
+		return errors.Join(fmt.Errorf("initdb: %w", err), p.in.kill(ctx))
 	}
 	if p.in.run.status != 0 {
 		return fmt.Errorf("initdb: exit status %d:\n%s", p.in.run.status, p.in.run.tail())
@@ -124,7 +124,7 @@ func (p *Postgres) answers(ctx context.Context, _ int) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx)
+	defer func() { _ = conn.Close(ctx) }()
 	var dir string
 	if err := conn.QueryRow(ctx, "show data_directory").Scan(&dir); err != nil {
 		return err

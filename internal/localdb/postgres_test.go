@@ -168,13 +168,13 @@ func TestPostgresStartsThoughItsOldPidIsTaken(t *testing.T) {
 	name := filepath.Join(dir, "data", "postmaster.pid")
 	info, err := os.Stat(name)
 	require.NoError(t, err)
-	stranger := exec.Command("sleep", "120")
+	stranger := exec.CommandContext(t.Context(), "sleep", "120")
 	if owner := info.Sys().(*syscall.Stat_t); int(owner.Uid) != os.Geteuid() {
 		stranger.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: owner.Uid, Gid: owner.Gid}}
 	}
 	require.NoError(t, stranger.Start())
-	defer stranger.Wait()
-	defer stranger.Process.Kill()
+	defer func() { _ = stranger.Wait() }()
+	defer func() { _ = stranger.Process.Kill() }()
 	text, err := os.ReadFile(name)
 	require.NoError(t, err)
 	_, rest, _ := bytes.Cut(text, []byte("\n"))

@@ -3,6 +3,7 @@
 package localdb
 
 import (
+	"context"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -15,10 +16,10 @@ type account struct {
 	uid, gid int
 }
 
-func unprivileged() (*account, error)   { return nil, ErrNotInstalled }
-func detach(*exec.Cmd, *account)        {}
-func ownedBy(fs.FileInfo, int) bool     { return false }
-func tryLock(*os.File) (bool, error)    { return false, ErrNotInstalled }
-func signal(pid int, name string) error { return ErrNotInstalled }
-func children(pid int) []int            { return nil }
-func gone(pid int) bool                 { return true }
+func unprivileged() (*account, error)     { return nil, ErrNotInstalled }
+func detach(*exec.Cmd, *account)          {}
+func ownedBy(fs.FileInfo, int) bool       { return false }
+func tryLock(*os.File) (bool, error)      { return false, ErrNotInstalled }
+func signal(int, string) error            { return ErrNotInstalled }
+func children(context.Context, int) []int { return nil }
+func gone(int) bool                       { return true }

@@ -4,6 +4,7 @@ package localdb
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -83,10 +84,10 @@ func gone(pid int) bool {
 }
 
 // children lists the direct children of pid: from /proc, or from ps where there is none.
-func children(pid int) []int {
+func children(ctx context.Context, pid int) []int {
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	if len(stats) == 0 {
-		out, _ := exec.Command("ps", "-A", "-o", "pid=,ppid=").Output()
+		out, _ := exec.CommandContext(ctx, "ps", "-A", "-o", "pid=,ppid=").Output()
 		return childrenInTable(string(out), pid)
 	}
 	var list []int

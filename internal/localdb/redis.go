@@ -65,7 +65,7 @@ func (r *Redis) Start(ctx context.Context) error { return r.in.wrap(r.in.start(c
 func (r *Redis) Stop(ctx context.Context) error { return r.in.wrap(r.in.stop(ctx)) }
 
 // Kill ends every process of the server with SIGKILL, as a crash would, and returns when they are gone.
-func (r *Redis) Kill() error { return r.in.wrap(r.in.kill()) }
+func (r *Redis) Kill() error { return r.in.wrap(r.in.kill(context.Background())) }
 
 // Close is Stop for good: it also removes a temporary directory and gives a kept one free for others.
 func (r *Redis) Close(ctx context.Context) error { return r.in.wrap(r.in.close(ctx)) }
@@ -95,9 +95,9 @@ func (r *Redis) answers(ctx context.Context, pid int) error {
 	if err != nil {
 		return err
 	}
-	conn.Close()
+	_ = conn.Close()
 	c := redis.NewClient(&redis.Options{Addr: r.Addr(), MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true})
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	if err := c.Ping(ctx).Err(); err != nil { // refused while the append-only file is loaded
 		return err
 	}

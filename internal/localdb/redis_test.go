@@ -80,13 +80,13 @@ func TestRedisClusterServesEverySlot(t *testing.T) {
 	skipWithout(t, err)
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
 		defer cancel()
 		require.NoError(t, cluster.Close(ctx))
 	})
 	require.Len(t, cluster.Addrs(), 3)
 	c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()})
-	t.Cleanup(func() { c.Close() })
+	t.Cleanup(func() { _ = c.Close() })
 
 	slots := map[int64]bool{}
 	for first := 0; len(slots) < 16384; first += 1000 {

@@ -23,18 +23,21 @@ func (p *Postgres) forgetStranger() error {
 	if err != nil {
 		return err
 	}
-	first, _, _ := strings.Cut(string(text), "\n")
-	pid, err := strconv.Atoi(strings.TrimSpace(first))
-	if err != nil || pid <= 0 {
-		return nil
+	if pid := firstNumber(string(text)); pid > 0 && elsewhere(pid, p.data()) {
+		return os.Remove(name)
 	}
-	cwd, err := os.Stat(filepath.Join("/proc", strconv.Itoa(pid), "cwd"))
-	if err != nil {
-		return nil
-	}
-	data, err := os.Stat(p.data())
-	if err != nil || os.SameFile(cwd, data) {
-		return err
-	}
-	return os.Remove(name)
+	return nil
+}
+
+func firstNumber(text string) int {
+	line, _, _ := strings.Cut(text, "\n")
+	n, _ := strconv.Atoi(strings.TrimSpace(line)) // 0, which is no pid, where it is no number
+	return n
+}
+
+// elsewhere reports whether pid is known to work in another directory than dir.
+func elsewhere(pid int, dir string) bool {
+	cwd, err1 := os.Stat(filepath.Join("/proc", strconv.Itoa(pid), "cwd"))
+	want, err2 := os.Stat(dir)
+	return err1 == nil && err2 == nil && !os.SameFile(cwd, want)
 }

@@ -19,7 +19,7 @@ type tail struct {
 // Write never fails: a log that cannot be written must not stop the reader that keeps the server's pipe empty.
 func (t *tail) Write(p []byte) (int, error) {
 	if t.to != nil {
-		t.to.Write(p)
+		_, _ = t.to.Write(p)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

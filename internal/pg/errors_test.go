@@ -107,7 +107,7 @@ func TestErrorClassesOfAServerThatGoes(t *testing.T) {
 	connect := func() *pgx.Conn {
 		conn, err := pgx.Connect(t.Context(), server.URL())
 		require.NoError(t, err)
-		t.Cleanup(func() { conn.Close(context.Background()) })
+		t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
 		return conn
 	}
 	told, killed := connect(), connect()
@@ -153,7 +153,7 @@ func TestALostCommitIsNotSafeToRetry(t *testing.T) {
 	server := testdb.NewPostgres(t)
 	conn, err := pgx.Connect(t.Context(), server.URL())
 	require.NoError(t, err)
-	defer conn.Close(context.Background())
+	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
 	_, err = conn.Exec(t.Context(), `create table slow (n int);
 		create function wait() returns trigger language plpgsql as $$ begin perform pg_sleep(60); return null; end $$;
 		create constraint trigger wait after insert on slow deferrable initially deferred for each row execute function wait()`)
@@ -167,7 +167,7 @@ func TestALostCommitIsNotSafeToRetry(t *testing.T) {
 	go func() { lost <- tx.Commit(t.Context()) }()
 	watch, err := pgx.Connect(t.Context(), server.URL())
 	require.NoError(t, err)
-	defer watch.Close(context.Background())
+	defer func() { _ = watch.Close(context.WithoutCancel(t.Context())) }()
 	require.Eventually(t, func() bool {
 		var waiting bool
 		err := watch.QueryRow(t.Context(), "select exists (select from pg_stat_activity where query = 'commit' and wait_event = 'PgSleep')").Scan(&waiting)

@@ -60,7 +60,7 @@ func schema(t *testing.T, db pg.DB, suffix string) string {
 	require.NoError(t, db.QueryRow(t.Context(), "select current_schema()").Scan(&name))
 	name += suffix
 	t.Cleanup(func() {
-		_, err := db.Exec(context.Background(), "drop schema if exists "+pgx.Identifier{name}.Sanitize()+" cascade")
+		_, err := db.Exec(context.WithoutCancel(t.Context()), "drop schema if exists "+pgx.Identifier{name}.Sanitize()+" cascade")
 		require.NoError(t, err)
 	})
 	return name
@@ -142,7 +142,7 @@ func TestCheckSchemaTellsMissingAndOld(t *testing.T) {
 
 	tx, err := db.Begin(t.Context())
 	require.NoError(t, err)
-	defer tx.Rollback(t.Context())
+	defer func() { _ = tx.Rollback(t.Context()) }()
 	want(tx, elsewhere, 0)
 	require.NoError(t, pg.Migrate(t.Context(), tx, m), "the check did not abort the transaction")
 	require.NoError(t, pg.CheckSchema(t.Context(), tx, m))
@@ -230,7 +230,7 @@ func TestMigrateWithNothingToDoNeedsNoRightToCreate(t *testing.T) {
 	require.NoError(t, pg.Migrate(t.Context(), db, m))
 	tx, err := db.Begin(t.Context())
 	require.NoError(t, err)
-	defer tx.Rollback(t.Context())
+	defer func() { _ = tx.Rollback(t.Context()) }()
 	role := pgx.Identifier{m.Schema}.Sanitize()
 	_, err = tx.Exec(t.Context(), fmt.Sprintf("create role %[1]s; grant usage on schema %[1]s to %[1]s; grant select on %[2]s to %[1]s; set local role %[1]s",
 		role, pg.Table(m.Schema, "safetill_migrations")))

@@ -52,31 +52,31 @@ var sharedPostgres = shared[postgresServer]{start: func(ctx context.Context) (po
 // Postgres returns a pool of up to 16 connections on the shared server. The search_path of each is a schema that this call created; it
 // is dropped when the test ends, and the pool closed. A test that has then not given its connections back fails. For a pool with other
 // settings, or a server program, take PostgresURL.
-func Postgres(t testing.TB) *pgxpool.Pool {
-	t.Helper()
-	conf, err := pgxpool.ParseConfig(PostgresURL(t))
-	usable(t, err)
+func Postgres(tb testing.TB) *pgxpool.Pool {
+	tb.Helper()
+	conf, err := pgxpool.ParseConfig(PostgresURL(tb))
+	usable(tb, err)
 	conf.MaxConns = poolConns
-	pool, err := pgxpool.NewWithConfig(context.WithoutCancel(t.Context()), conf)
-	usable(t, err)
-	cleanup(t, "close the pool", func(context.Context) error { return closePool(pool) })
+	pool, err := pgxpool.NewWithConfig(context.WithoutCancel(tb.Context()), conf)
+	usable(tb, err)
+	cleanup(tb, "close the pool", func(context.Context) error { return closePool(pool) })
 	return pool
 }
 
 // PostgresURL returns a connection string for the shared server, whose search_path is a schema that this call created. The schema is
 // dropped when the test ends; connections must be closed by then.
-func PostgresURL(t testing.TB) string {
-	t.Helper()
-	server := sharedPostgres.of(t)
+func PostgresURL(tb testing.TB) string {
+	tb.Helper()
+	server := sharedPostgres.of(tb)
 	u, err := url.Parse(server.url)
 	if err != nil || u.Scheme == "" {
-		t.Fatalf("testdb: %s is not a URL", envPostgres)
+		tb.Fatalf("testdb: %s is not a URL", envPostgres)
 	}
 	schema := "test_" + strings.ToLower(rand.Text())
-	if _, err := server.admin.Exec(t.Context(), "create schema "+schema); err != nil {
-		t.Fatalf("testdb: create a schema: %v", err)
+	if _, err := server.admin.Exec(tb.Context(), "create schema "+schema); err != nil {
+		tb.Fatalf("testdb: create a schema: %v", err)
 	}
-	cleanup(t, "drop the schema", func(ctx context.Context) error { return dropSchema(ctx, server.admin, schema) })
+	cleanup(tb, "drop the schema", func(ctx context.Context) error { return dropSchema(ctx, server.admin, schema) })
 	query := u.Query()
 	query.Set("search_path", schema)
 	u.RawQuery = query.Encode()
@@ -111,11 +111,11 @@ func closePool(pool *pgxpool.Pool) error {
 
 // NewPostgres starts a server that only this test uses, to be killed, stopped and started again. It is closed when the test ends.
 // Of the options, one may be given.
-func NewPostgres(t testing.TB, options ...localdb.Options) *localdb.Postgres {
-	t.Helper()
-	server, err := localdb.StartPostgres(t.Context(), first(options))
-	usable(t, err)
-	cleanup(t, "close PostgreSQL", server.Close)
+func NewPostgres(tb testing.TB, options ...localdb.Options) *localdb.Postgres {
+	tb.Helper()
+	server, err := localdb.StartPostgres(tb.Context(), first(options))
+	usable(tb, err)
+	cleanup(tb, "close PostgreSQL", server.Close)
 	return server
 }
 

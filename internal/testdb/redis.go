@@ -54,40 +54,40 @@ var sharedRedis = shared[redisServer]{start: func(ctx context.Context) (redisSer
 
 // Redis returns a client of a database on the shared server that is empty and this call's own. It is flushed when the test ends, and
 // the client closed.
-func Redis(t testing.TB) *redis.Client {
-	t.Helper()
-	conf, err := redis.ParseURL(RedisURL(t))
-	usable(t, err)
+func Redis(tb testing.TB) *redis.Client {
+	tb.Helper()
+	conf, err := redis.ParseURL(RedisURL(tb))
+	usable(tb, err)
 	client := redis.NewClient(conf)
-	cleanup(t, "close the client", func(context.Context) error { return closeClient(client.Close) })
+	cleanup(tb, "close the client", func(context.Context) error { return closeClient(client.Close) })
 	return client
 }
 
 // RedisURL returns a connection string for a database on the shared server that is empty and this call's own. It is flushed when the
 // test ends.
-func RedisURL(t testing.TB) string {
-	t.Helper()
-	server := sharedRedis.of(t)
-	n := server.claim(t)
+func RedisURL(tb testing.TB) string {
+	tb.Helper()
+	server := sharedRedis.of(tb)
+	n := server.claim(tb)
 	conf, err := databaseOptions(server.url, n)
-	usable(t, err)
+	usable(tb, err)
 	flush := func(ctx context.Context) error {
 		client := redis.NewClient(conf)
-		defer client.Close()
+		defer func() { _ = client.Close() }()
 		return client.FlushDB(ctx).Err()
 	}
-	if err := flush(t.Context()); err != nil {
-		t.Fatalf("testdb: flush database %d: %v", n, err)
+	if err := flush(tb.Context()); err != nil {
+		tb.Fatalf("testdb: flush database %d: %v", n, err)
 	}
-	cleanup(t, "flush the database", flush) // runs before the claim is given back
+	cleanup(tb, "flush the database", flush) // runs before the claim is given back
 	return databaseURL(server.url, n)
 }
 
 // claim reserves a database by a key in database 0, since several test binaries may share a server. The key holds a token, so that a
 // test which outlived its lease does not give back what has become another's.
-func (s redisServer) claim(t testing.TB) int {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), claimLimit)
+func (s redisServer) claim(tb testing.TB) int {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), claimLimit)
 	defer cancel()
 	token := rand.Text()
 	tick := time.NewTicker(100 * time.Millisecond)
@@ -97,19 +97,19 @@ func (s redisServer) claim(t testing.TB) int {
 			key := fmt.Sprintf("safetill:testdb:%d", n)
 			err := s.claims.SetArgs(ctx, key, token, redis.SetArgs{Mode: "NX", TTL: claimLease}).Err()
 			if err == nil {
-				cleanup(t, "give the database back", func(ctx context.Context) error {
+				cleanup(tb, "give the database back", func(ctx context.Context) error {
 					const script = `if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0`
 					return s.claims.Eval(ctx, script, []string{key}, token).Err()
 				})
 				return n
 			}
 			if !errors.Is(err, redis.Nil) {
-				t.Fatalf("testdb: claim a Redis database: %v", err)
+				tb.Fatalf("testdb: claim a Redis database: %v", err)
 			}
 		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("testdb: all %d databases of the Redis are in use", s.databases)
+			tb.Fatalf("testdb: all %d databases of the Redis are in use", s.databases)
 		case <-tick.C:
 		}
 	}
@@ -139,11 +139,11 @@ func closeClient(closing func() error) error {
 
 // NewRedis starts a server that only this test uses, to be killed, stopped and started again. It is closed when the test ends.
 // Of the options, one may be given.
-func NewRedis(t testing.TB, options ...localdb.Options) *localdb.Redis {
-	t.Helper()
-	server, err := localdb.StartRedis(t.Context(), first(options))
-	usable(t, err)
-	cleanup(t, "close Redis", server.Close)
+func NewRedis(tb testing.TB, options ...localdb.Options) *localdb.Redis {
+	tb.Helper()
+	server, err := localdb.StartRedis(tb.Context(), first(options))
+	usable(tb, err)
+	cleanup(tb, "close Redis", server.Close)
 	return server
 }
 
@@ -154,9 +154,9 @@ var sharedCluster = shared[*localdb.RedisCluster]{start: func(ctx context.Contex
 // RedisCluster returns a client of a cluster of three masters, always the test binary's own and empty when the first test asks. A
 // cluster has one database only, so tests share its keys: a test puts something of its own, as t.Name(), into each, and never flushes.
 // The client is closed when the test ends.
-func RedisCluster(t testing.TB) *redis.ClusterClient {
-	t.Helper()
-	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: sharedCluster.of(t).Addrs()})
-	cleanup(t, "close the client", func(context.Context) error { return closeClient(client.Close) })
+func RedisCluster(tb testing.TB) *redis.ClusterClient {
+	tb.Helper()
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: sharedCluster.of(tb).Addrs()})
+	cleanup(tb, "close the client", func(context.Context) error { return closeClient(client.Close) })
 	return client
 }

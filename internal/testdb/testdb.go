@@ -34,36 +34,37 @@ type shared[T any] struct {
 
 // of returns the server, started by the first test that asks. The start is not bound to that test's context: if the test gave up, the
 // others would be left with its error.
-func (s *shared[T]) of(t testing.TB) T {
-	t.Helper()
+func (s *shared[T]) of(tb testing.TB) T {
+	tb.Helper()
 	s.once.Do(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), limit)
 		defer cancel()
 		s.value, s.err = s.start(ctx)
 	})
-	usable(t, s.err)
+	usable(tb, s.err)
 	return s.value
 }
 
 // usable ends the test where err says that it has no server: as skipped where none is installed and none is required.
-func usable(t testing.TB, err error) {
-	t.Helper()
+func usable(tb testing.TB, err error) {
+	tb.Helper()
 	switch {
 	case err == nil:
 	case errors.Is(err, localdb.ErrNotInstalled) && os.Getenv(envRequire) != "1":
-		t.Skipf("testdb: %v", err)
+		tb.Skipf("testdb: %v", err)
 	default:
-		t.Fatalf("testdb: %v", err)
+		tb.Fatalf("testdb: %v", err)
 	}
 }
 
 // cleanup runs f when the test ends, with a context of its own: the test's is over by then.
-func cleanup(t testing.TB, what string, f func(context.Context) error) {
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), limit)
+func cleanup(tb testing.TB, what string, f func(context.Context) error) {
+	tb.Helper()
+	tb.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), limit)
 		defer cancel()
 		if err := f(ctx); err != nil {
-			t.Errorf("testdb: %s: %v", what, err)
+			tb.Errorf("testdb: %s: %v", what, err)
 		}
 	})
 }

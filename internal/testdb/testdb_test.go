@@ -56,7 +56,7 @@ func TestPostgresURLReachesTheSameKindOfSchema(t *testing.T) {
 	t.Parallel()
 	conn, err := pgx.Connect(t.Context(), testdb.PostgresURL(t))
 	require.NoError(t, err)
-	defer conn.Close(t.Context())
+	defer func() { _ = conn.Close(t.Context()) }()
 	_, err = conn.Exec(t.Context(), "create table here (n int)")
 	require.NoError(t, err)
 }
@@ -79,7 +79,7 @@ func TestRedisFlushesTheDatabaseAtTheEnd(t *testing.T) {
 		require.NoError(t, c.Set(t.Context(), "left", 1, 0).Err())
 	})
 	c := redis.NewClient(&conf)
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	require.ErrorIs(t, c.Get(t.Context(), "left").Err(), redis.Nil)
 }
 
