@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -87,4 +88,17 @@ func dial(t *testing.T, r *localdb.Redis) *redis.Client {
 	c := redis.NewClient(opt)
 	t.Cleanup(func() { _ = c.Close() })
 	return c
+}
+
+// As root the server runs as another user, who must be able to reach its directory: an error in words, not in initdb's.
+func TestRootIsToldThatADirectoryIsOutOfReach(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("servers run as the caller")
+	}
+	closed := filepath.Join(t.TempDir(), "closed")
+	require.NoError(t, os.Mkdir(closed, 0o700))
+	_, err := localdb.StartRedis(t.Context(), localdb.Options{Dir: filepath.Join(closed, "redis")})
+	skipWithout(t, err)
+	require.ErrorContains(t, err, "may not pass "+closed)
 }
