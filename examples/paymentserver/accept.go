@@ -1,0 +1,364 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/safetill/safetill/idempotency"
+	"github.com/safetill/safetill/internal/queue"
+)
+
+const (
+	batchSize    = 100
+	batchWindow  = 2 * time.Millisecond
+	batchesAtOne = 2               // under way at one time; while they are, the next grows
+	callLimit    = 3 * time.Second // for one call of a server
+	claimLease   = 10 * time.Second
+	answerKept   = time.Hour // by the cache; the primary key keeps references for ever
+)
+
+// errUnavailable says that no server can take a payment durably.
+var errUnavailable = errors.New("no store is available")
+
+// answer is the body of a 202, and of the 200 that repeats it.
+type answer struct {
+	Message    string    `json:"message"`
+	Reference  string    `json:"reference"`
+	StatusURL  string    `json:"status_url"`
+	AcceptedAt time.Time `json:"accepted_at"`
+	repeat     bool
+	err        error
+}
+
+func newAnswer(p *payment, first time.Time) answer {
+	return answer{Message: "accepted", Reference: p.Reference, StatusURL: "/api/v1/payments/" + p.Reference, AcceptedAt: first}
+}
+
+func (a answer) repeated() answer {
+	a.Message, a.repeat = "already processed", true
+	return a
+}
+
+// request is one payment on its way through the accepter.
+type request struct {
+	payment  *payment
+	done     chan answer       // holds one, so that nobody waits for a client that is gone
+	token    idempotency.Token // > 0: the claim in the cache is ours
+	mismatch bool              // the cache knows the key with other content
+}
+
+// accepter makes payments durable, many in one commit. A payment is refused a
+// second time by three layers: the cache's record, the primary key of its
+// reference, and the ledger's transaction id.
+type accepter struct {
+	store  store
+	cache  idempotency.Store // nil: none
+	queue  queue.Queue       // references to post; nil: the sweep finds them
+	spill  queue.Queue       // whole payments while the database is down; nil: none
+	db     *breaker
+	redis  *breaker
+	wake   *queue.Waker
+	missed chan struct{} // tells the sweep that a push has failed
+	m      *metrics
+	log    *slog.Logger
+	in     chan *request
+}
+
+// submit waits until the payment is durable or refused. A client that hangs up
+// changes nothing about that.
+func (a *accepter) submit(ctx context.Context, p *payment) answer {
+	r := &request{payment: p, done: make(chan answer, 1)}
+	select {
+	case a.in <- r:
+	case <-ctx.Done():
+		return answer{err: ctx.Err()}
+	}
+	select {
+	case got := <-r.done:
+		return got
+	case <-ctx.Done():
+		return answer{err: ctx.Err()}
+	}
+}
+
+// run joins requests into batches until stop is closed and all are answered.
+func (a *accepter) run(stop <-chan struct{}) {
+	var working sync.WaitGroup
+	defer working.Wait()
+	slots := make(chan struct{}, batchesAtOne)
+	window := time.NewTimer(batchWindow)
+	b := newBatch()
+	for {
+		in, slot := a.in, chan<- struct{}(nil)
+		if len(b.requests) == batchSize {
+			in = nil
+		}
+		if b.due || in == nil {
+			slot = slots
+		}
+		select {
+		case r := <-in:
+			if b.add(r) == 1 {
+				window.Reset(batchWindow)
+			}
+		case <-window.C:
+			b.due = len(b.requests) > 0
+		case slot <- struct{}{}:
+			requests := b.requests
+			working.Go(func() {
+				a.accept(requests)
+				<-slots
+			})
+			b = b.next()
+			window.Reset(batchWindow)
+		case <-stop:
+			if len(a.in) == 0 && len(b.requests) == 0 {
+				return
+			}
+			stop = closedSoon() // what is left is answered first
+		}
+	}
+}
+
+// closedSoon returns a channel that is closed when a batch is due again.
+func closedSoon() <-chan struct{} {
+	c := make(chan struct{})
+	time.AfterFunc(2*batchWindow, func() { close(c) })
+	return c
+}
+
+// batch is what one commit will take: each reference once. A second payment with
+// a reference of the batch waits for the next one, which will find the first.
+type batch struct {
+	requests []*request
+	later    []*request
+	seen     map[string]struct{}
+	due      bool
+}
+
+func newBatch() *batch { return &batch{seen: make(map[string]struct{}, batchSize)} }
+
+func (b *batch) add(r *request) int {
+	if _, ok := b.seen[r.payment.Reference]; ok {
+		b.later = append(b.later, r)
+		return 0
+	}
+	b.seen[r.payment.Reference] = struct{}{}
+	b.requests = append(b.requests, r)
+	return len(b.requests)
+}
+
+func (b *batch) next() *batch {
+	n := newBatch()
+	for _, r := range b.later {
+		if len(n.requests) < batchSize {
+			n.add(r)
+		} else {
+			n.later = append(n.later, r)
+		}
+	}
+	return n
+}
+
+func call() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), callLimit)
+}
+
+// accept answers every request of a batch.
+func (a *accepter) accept(requests []*request) {
+	requests = a.claim(requests)
+	if len(requests) == 0 {
+		return
+	}
+	payments := make([]*payment, len(requests))
+	for i, r := range requests {
+		payments[i] = r.payment
+	}
+	var accepted []acceptance
+	err := a.db.do(func() (err error) {
+		ctx, cancel := call()
+		defer cancel()
+		accepted, err = a.store.accept(ctx, payments, false)
+		return err
+	})
+	switch {
+	case err == nil:
+		a.answer(requests, accepted)
+	case a.db.unavailable(err):
+		a.divert(requests, err)
+	default:
+		a.log.Error("payments could not be accepted", slog.Int("payments", len(requests)), slog.Any("error", err))
+		for _, r := range requests {
+			r.done <- answer{err: err}
+		}
+	}
+}
+
+// claim asks the cache and answers what it knows. What it does not know, and
+// everything when it is gone, is for the store to decide.
+func (a *accepter) claim(requests []*request) []*request {
+	if a.cache == nil {
+		return requests
+	}
+	claims := make([]idempotency.Request, len(requests))
+	for i, r := range requests {
+		claims[i] = idempotency.Request{Key: r.payment.key(), Fingerprint: r.payment.fingerprint(), Lease: claimLease}
+	}
+	var records []idempotency.Record
+	if err := a.redis.do(func() (err error) {
+		ctx, cancel := call()
+		defer cancel()
+		records, err = a.cache.Claim(ctx, claims)
+		return err
+	}); err != nil {
+		return requests
+	}
+	var open []*request
+	for i, r := range requests {
+		var first answer
+		switch records[i].Outcome {
+		case idempotency.Completed:
+			if err := json.Unmarshal(records[i].Response, &first); err == nil {
+				a.m.accepted.WithLabelValues("repeated").Inc()
+				r.done <- first.repeated()
+				continue
+			}
+		case idempotency.Won:
+			r.token = records[i].Token
+		case idempotency.Mismatch:
+			r.mismatch = true
+		case idempotency.Unknown, idempotency.InFlight: // another server has it in hand, or died with it
+		}
+		open = append(open, r)
+	}
+	return open
+}
+
+// answer gives each client its answer, which is committed, and then tells the
+// workers and the cache. If this process dies in between, the sweep finds the
+// payments and the primary key the repeats.
+func (a *accepter) answer(requests []*request, accepted []acceptance) {
+	var due [][]byte
+	var done []idempotency.Completion
+	var lost []idempotency.Claim
+	for i, r := range requests {
+		got := newAnswer(r.payment, accepted[i].first)
+		switch {
+		case accepted[i].err != nil:
+			a.m.accepted.WithLabelValues("refused").Inc()
+			r.done <- answer{err: accepted[i].err}
+			if r.token > 0 {
+				lost = append(lost, idempotency.Claim{Key: r.payment.key(), Token: r.token})
+			}
+			continue
+		case accepted[i].repeat:
+			a.m.accepted.WithLabelValues("repeated").Inc()
+			r.done <- got.repeated()
+		default:
+			a.m.accepted.WithLabelValues("accepted").Inc()
+			r.done <- got
+			if r.payment.posts() {
+				due = append(due, []byte(r.payment.Reference))
+			}
+		}
+		done = append(done, r.completion(got)...)
+	}
+	a.enqueue(due)
+	a.settle(done, lost)
+}
+
+// completion is what the cache shall remember, if its claim is ours.
+func (r *request) completion(got answer) []idempotency.Completion {
+	body, err := json.Marshal(got)
+	if r.token == 0 || err != nil {
+		return nil
+	}
+	return []idempotency.Completion{{Key: r.payment.key(), Token: r.token, Response: body, TTL: answerKept}}
+}
+
+func (a *accepter) enqueue(references [][]byte) {
+	if a.queue == nil || len(references) == 0 {
+		return
+	}
+	err := a.redis.do(func() error {
+		ctx, cancel := call()
+		defer cancel()
+		return a.queue.Push(ctx, references...)
+	})
+	if err != nil {
+		select {
+		case a.missed <- struct{}{}:
+		default:
+		}
+		return
+	}
+	a.wake.Wake()
+}
+
+// settle completes and releases claims. It is the cache alone that suffers if it
+// fails: its leases run out.
+func (a *accepter) settle(done []idempotency.Completion, lost []idempotency.Claim) {
+	_ = a.redis.do(func() (err error) {
+		ctx, cancel := call()
+		defer cancel()
+		if len(done) > 0 {
+			_, err = a.cache.Complete(ctx, done)
+		}
+		if len(lost) > 0 && err == nil {
+			_, err = a.cache.Release(ctx, lost)
+		}
+		return err
+	})
+}
+
+// divert puts payments on the spill list while the database is down. A commit
+// whose answer was lost puts a payment in both places: the drain finds its
+// reference taken by itself.
+func (a *accepter) divert(requests []*request, cause error) {
+	var bodies [][]byte
+	var open []*request
+	now := time.Now().UTC()
+	for _, r := range requests {
+		if r.mismatch {
+			r.done <- answer{err: errOtherContent}
+			continue
+		}
+		p := *r.payment
+		p.AcceptedAt = now
+		body, err := json.Marshal(&p)
+		if err != nil {
+			r.done <- answer{err: fmt.Errorf("payment %q: %w", p.Reference, err)}
+			continue
+		}
+		bodies, open = append(bodies, body), append(open, r)
+	}
+	err := errUnavailable
+	if a.spill != nil {
+		err = a.redis.do(func() error {
+			ctx, cancel := call()
+			defer cancel()
+			return a.spill.Push(ctx, bodies...)
+		})
+	}
+	if err != nil {
+		a.log.Warn("payments refused: no store", slog.Int("payments", len(open)), slog.Any("database", cause), slog.Any("redis", err))
+	}
+	var done []idempotency.Completion
+	for _, r := range open {
+		got := newAnswer(r.payment, now)
+		if err != nil {
+			a.m.accepted.WithLabelValues("unavailable").Inc()
+			r.done <- answer{err: errUnavailable}
+			continue
+		}
+		a.m.accepted.WithLabelValues("spilled").Inc()
+		r.done <- got
+		done = append(done, r.completion(got)...)
+	}
+	a.settle(done, nil)
+}

@@ -1,0 +1,348 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/pprof"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/shopspring/decimal"
+
+	"github.com/safetill/safetill/examples/internal/strictjson"
+	"github.com/safetill/safetill/internal/queue"
+	"github.com/safetill/safetill/ledger"
+)
+
+const (
+	maxBody      = 64 << 10
+	maxPage      = 1000
+	maxSeed      = 100_000
+	requestLimit = 10 * time.Second
+)
+
+// api is the HTTP side of the server.
+type api struct {
+	*accepter
+	ledger   *ledger.Ledger
+	ping     func(context.Context) map[string]error // by server
+	draining atomic.Bool
+}
+
+// public is what customers' banks and nginx see.
+func (s *api) public() http.Handler {
+	r := s.engine()
+	v1 := r.Group("/api/v1")
+	v1.POST("/payments", s.postPayment)
+	v1.GET("/payments/*reference", s.getPayment) // a reference may hold slashes
+	v1.GET("/customers/:id/balance", s.getBalance)
+	v1.GET("/customers", s.listCustomers)
+	s.health(r)
+	return r
+}
+
+// admin is for operators: keep its port private.
+func (s *api) admin() http.Handler {
+	r := s.engine()
+	v1 := r.Group("/api/v1/admin")
+	v1.POST("/seed-customers", s.seedCustomers)
+	v1.GET("/stats", s.stats)
+	v1.GET("/verify", s.verify)
+	s.health(r)
+	r.GET("/metrics", gin.WrapH(promhttp.HandlerFor(s.m.registry, promhttp.HandlerOpts{})))
+	r.GET("/debug/pprof/*name", func(c *gin.Context) {
+		switch c.Param("name") {
+		case "/profile":
+			pprof.Profile(c.Writer, c.Request)
+		case "/trace":
+			pprof.Trace(c.Writer, c.Request)
+		default:
+			pprof.Index(c.Writer, c.Request)
+		}
+	})
+	return r
+}
+
+func (s *api) engine() *gin.Engine {
+	gin.SetMode(gin.ReleaseMode)
+	r := gin.New()
+	r.HandleMethodNotAllowed = true
+	r.RedirectTrailingSlash = false
+	r.Use(func(c *gin.Context) {
+		defer func() {
+			if recovered := recover(); recovered != nil {
+				s.fail(c, fmt.Errorf("panic: %v", recovered))
+			}
+			s.m.responses.WithLabelValues(strconv.Itoa(c.Writer.Status())).Inc()
+		}()
+		c.Next()
+	})
+	r.NoRoute(func(c *gin.Context) { refuse(c, http.StatusNotFound, "no such path: "+c.Request.URL.Path) })
+	r.NoMethod(func(c *gin.Context) {
+		refuse(c, http.StatusMethodNotAllowed, c.Request.Method+" is not allowed here, only "+c.Writer.Header().Get("Allow"))
+	})
+	return r
+}
+
+func (s *api) health(r *gin.Engine) {
+	r.GET("/livez", func(c *gin.Context) { c.JSON(http.StatusOK, gin.H{"status": "alive"}) })
+	r.GET("/readyz", s.getHealth)
+	r.GET("/api/v1/health", s.getHealth)
+}
+
+// getHealth is ready as long as payments can be taken durably by anyone.
+func (s *api) getHealth(c *gin.Context) {
+	ctx, cancel := context.WithTimeout(c.Request.Context(), time.Second)
+	defer cancel()
+	servers := gin.H{}
+	healthy := 0
+	answers := s.ping(ctx)
+	for name, err := range answers {
+		servers[name] = "up"
+		if err != nil {
+			servers[name] = "down"
+		} else {
+			healthy++
+		}
+	}
+	status, code := "ok", http.StatusOK
+	switch {
+	case s.draining.Load():
+		status, code = "draining", http.StatusServiceUnavailable
+	case healthy == 0:
+		status, code = "unavailable", http.StatusServiceUnavailable
+	case healthy < len(answers):
+		status = "degraded"
+	}
+	c.JSON(code, gin.H{"status": status, "stores": servers})
+}
+
+func (s *api) postPayment(c *gin.Context) {
+	start := time.Now()
+	var body paymentBody
+	if !decode(c, &body) {
+		return
+	}
+	p, faults := body.payment()
+	if len(faults) > 0 {
+		refuse(c, http.StatusUnprocessableEntity, "the payment has faults", faults...)
+		return
+	}
+	ctx, cancel := context.WithTimeout(c.Request.Context(), requestLimit)
+	defer cancel()
+	got := s.submit(ctx, p)
+	switch {
+	case errors.Is(got.err, errUnknownCustomer):
+		refuse(c, http.StatusUnprocessableEntity, "the payment has faults", fault{"customer_id", "is unknown"})
+	case errors.Is(got.err, errOtherContent):
+		refuse(c, http.StatusUnprocessableEntity, "the payment has faults", fault{"transaction_reference", "was used for a payment with other content"})
+	case got.err != nil:
+		s.fail(c, got.err)
+	case got.repeat:
+		c.JSON(http.StatusOK, got)
+	default:
+		c.Header("Location", got.StatusURL)
+		c.JSON(http.StatusAccepted, got)
+		s.m.accept.Observe(time.Since(start).Seconds())
+	}
+}
+
+// decode reads the body, or answers what is wrong with it.
+func decode(c *gin.Context, into any) bool {
+	err := strictjson.Decode(c.Request.Body, maxBody, into)
+	if err == nil {
+		return true
+	}
+	bad, ok := errors.AsType[*strictjson.Error](err)
+	switch {
+	case errors.Is(err, strictjson.ErrTooLarge):
+		c.Header("Connection", "close") // the rest is not read
+		refuse(c, http.StatusRequestEntityTooLarge, bad.Reason)
+	case ok && bad.Field != "":
+		refuse(c, http.StatusBadRequest, "the body is not what is expected", fault{bad.Field, bad.Reason})
+	case ok:
+		refuse(c, http.StatusBadRequest, bad.Reason)
+	default:
+		refuse(c, http.StatusBadRequest, "the body could not be read")
+	}
+	return false
+}
+
+func (s *api) getPayment(c *gin.Context) {
+	reference := c.Param("reference")[1:]
+	if reason := checkIdentifier(reference); reason != "" {
+		refuse(c, http.StatusBadRequest, "not a reference", fault{"reference", reason})
+		return
+	}
+	var p payment
+	var found bool
+	if !s.read(c, func(ctx context.Context) (err error) {
+		p, found, err = s.store.find(ctx, reference)
+		return err
+	}) {
+		return
+	}
+	if !found {
+		refuse(c, http.StatusNotFound, "no payment with this reference", fault{"reference", "is unknown"})
+		return
+	}
+	c.JSON(http.StatusOK, p)
+}
+
+// customer is a customer's account. What was paid beyond the debt is credit.
+type customer struct {
+	ID          string          `json:"customer_id"`
+	Currency    string          `json:"currency"`
+	Outstanding decimal.Decimal `json:"outstanding_balance"`
+	Credit      decimal.Decimal `json:"credit_balance"`
+	Paid        decimal.Decimal `json:"total_paid"`
+	Version     int64           `json:"version"`
+}
+
+func newCustomer(id string, b ledger.Balance) customer {
+	return customer{
+		ID: id, Currency: b.Currency, Paid: b.Credits, Version: b.Version,
+		Outstanding: decimal.Max(b.Posted, decimal.Zero), Credit: decimal.Max(b.Posted.Neg(), decimal.Zero),
+	}
+}
+
+func (s *api) getBalance(c *gin.Context) {
+	id := c.Param("id")
+	var balances []ledger.Balance
+	if reason := checkIdentifier(id); reason != "" {
+		refuse(c, http.StatusBadRequest, "not a customer", fault{"customer_id", reason})
+		return
+	}
+	if s.read(c, func(ctx context.Context) (err error) {
+		balances, err = s.ledger.Balances(ctx, receivable(id))
+		return err
+	}) {
+		c.JSON(http.StatusOK, newCustomer(id, balances[0]))
+	}
+}
+
+func (s *api) listCustomers(c *gin.Context) {
+	limit, offset := 50, 0
+	faults := append(readInt(c, "limit", &limit, 1, maxPage), readInt(c, "offset", &offset, 0, 1<<30)...)
+	if len(faults) > 0 {
+		refuse(c, http.StatusBadRequest, "the query has faults", faults...)
+		return
+	}
+	page := make([]customer, 0, limit)
+	var total int64
+	if s.read(c, func(ctx context.Context) error {
+		ids, n, err := s.store.customers(ctx, limit, offset)
+		if err != nil {
+			return err
+		}
+		accounts := make([]ledger.AccountID, len(ids))
+		for i, id := range ids {
+			accounts[i] = receivable(id)
+		}
+		balances, err := s.ledger.Balances(ctx, accounts...)
+		for i, b := range balances {
+			page = append(page, newCustomer(ids[i], b))
+		}
+		total = n
+		return err
+	}) {
+		c.JSON(http.StatusOK, gin.H{"customers": page, "limit": limit, "offset": offset, "total": total})
+	}
+}
+
+func readInt(c *gin.Context, name string, into *int, least, most int) []fault {
+	text, ok := c.GetQuery(name)
+	if !ok {
+		return nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < least || n > most {
+		return []fault{{name, fmt.Sprintf("must be a whole number from %d to %d", least, most)}}
+	}
+	*into = n
+	return nil
+}
+
+func (s *api) seedCustomers(c *gin.Context) {
+	var body struct {
+		Count *int `json:"count"`
+	}
+	if !decode(c, &body) {
+		return
+	}
+	if body.Count == nil || *body.Count < 1 || *body.Count > maxSeed {
+		refuse(c, http.StatusUnprocessableEntity, "the request has faults", fault{"count", fmt.Sprintf("must be from 1 to %d", maxSeed)})
+		return
+	}
+	ctx, cancel := context.WithTimeout(c.Request.Context(), time.Minute)
+	defer cancel()
+	made, err := s.store.seed(ctx, *body.Count)
+	if err != nil {
+		s.fail(c, err)
+		return
+	}
+	c.JSON(http.StatusOK, gin.H{"created": made, "first": customerID(1), "last": customerID(*body.Count)})
+}
+
+func (s *api) stats(c *gin.Context) {
+	var t totals
+	if !s.read(c, func(ctx context.Context) (err error) {
+		t, err = s.store.totals(ctx)
+		return err
+	}) {
+		return
+	}
+	t.Breakers = map[string]string{"database": s.db.State().String(), "redis": s.redis.State().String()}
+	t.Depth = s.depths(c.Request.Context())
+	c.JSON(http.StatusOK, t)
+}
+
+// queueSize is how much a queue holds; Error says why it is not known.
+type queueSize struct {
+	Ready   int  `json:"ready"`
+	Claimed int  `json:"claimed"`
+	Unknown bool `json:"unknown,omitempty"`
+}
+
+func (a *accepter) depths(ctx context.Context) map[string]queueSize {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	sizes := map[string]queueSize{}
+	for name, q := range map[string]queue.Queue{"posting": a.queue, "spill": a.spill} {
+		if q == nil {
+			continue
+		}
+		st, err := q.Stats(ctx)
+		sizes[name] = queueSize{Ready: st.Ready, Claimed: st.Claimed, Unknown: err != nil}
+	}
+	return sizes
+}
+
+func (s *api) verify(c *gin.Context) {
+	ctx, cancel := context.WithTimeout(c.Request.Context(), 5*time.Minute)
+	defer cancel()
+	report, err := s.ledger.Verify(ctx)
+	if err != nil {
+		s.fail(c, err)
+		return
+	}
+	c.JSON(http.StatusOK, gin.H{"ok": report.OK(), "accounts": report.Accounts, "entries": report.Entries, "breaks": report.Breaks})
+}
+
+// read runs a query of the database, or answers why it cannot.
+func (s *api) read(c *gin.Context, f func(context.Context) error) bool {
+	ctx, cancel := context.WithTimeout(c.Request.Context(), callLimit)
+	defer cancel()
+	err := s.db.do(func() error { return f(ctx) })
+	if errors.Is(err, ledger.ErrUnknownAccount) {
+		refuse(c, http.StatusNotFound, "no such customer", fault{"customer_id", "is unknown"})
+	} else if err != nil {
+		s.fail(c, err)
+	}
+	return err == nil
+}

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/redis/go-redis/v9"
+)
+
+// metrics are the server's own, served on the admin port.
+type metrics struct {
+	registry     *prometheus.Registry
+	accepted     *prometheus.CounterVec
+	posted       *prometheus.CounterVec
+	responses    *prometheus.CounterVec
+	accept       prometheus.Histogram
+	postingDelay prometheus.Histogram
+}
+
+var buckets = []float64{.001, .002, .005, .01, .02, .03, .05, .1, .2, .5, 1, 2, 5, 10, 30, 60}
+
+func newMetrics() *metrics {
+	counter := func(name, help, label string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "paymentserver", Name: name, Help: help}, []string{label})
+	}
+	histogram := func(name, help string) prometheus.Histogram {
+		return prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "paymentserver", Name: name, Help: help, Buckets: buckets})
+	}
+	m := &metrics{
+		registry:     prometheus.NewRegistry(),
+		accepted:     counter("payments_accepted_total", "Payments by what became of them at the edge.", "result"),
+		posted:       counter("payments_posted_total", "Payments that left the queue, by their final state.", "state"),
+		responses:    counter("http_responses_total", "HTTP responses.", "code"),
+		accept:       histogram("accept_seconds", "From a payment's arrival until it is durable and answered."),
+		postingDelay: histogram("posting_delay_seconds", "From a payment's acceptance until it is in the ledger."),
+	}
+	m.registry.MustRegister(m.accepted, m.posted, m.responses, m.accept, m.postingDelay,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+func (m *metrics) gauge(name, help string, labels prometheus.Labels, value func() float64) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(
+		prometheus.GaugeOpts{Namespace: "paymentserver", Name: name, Help: help, ConstLabels: labels}, value))
+}
+
+// watch adds what is read when metrics are scraped: queues, breakers, pools.
+func (m *metrics) watch(a *accepter, pool *pgxpool.Pool, rdb *redis.Client) {
+	for _, q := range []string{"posting", "spill"} {
+		m.gauge("queue_depth", "Messages ready and claimed.", prometheus.Labels{"queue": q}, func() float64 {
+			size := a.depths(context.Background())[q]
+			return float64(size.Ready + size.Claimed)
+		})
+	}
+	for name, b := range map[string]*breaker{"database": a.db, "redis": a.redis} {
+		m.gauge("breaker_open", "1 while calls do not go through.", prometheus.Labels{"breaker": name}, func() float64 {
+			if b.closed() {
+				return 0
+			}
+			return 1
+		})
+	}
+	if pool != nil {
+		m.gauge("pg_connections", "Connections in use.", prometheus.Labels{"state": "used"}, func() float64 { return float64(pool.Stat().AcquiredConns()) })
+		m.gauge("pg_connections", "Connections in use.", prometheus.Labels{"state": "idle"}, func() float64 { return float64(pool.Stat().IdleConns()) })
+	}
+	if rdb != nil {
+		m.gauge("redis_connections", "Connections in use.", prometheus.Labels{"state": "used"}, func() float64 {
+			st := rdb.PoolStats()
+			return float64(st.TotalConns) - float64(st.IdleConns)
+		})
+		m.gauge("redis_connections", "Connections in use.", prometheus.Labels{"state": "idle"}, func() float64 { return float64(rdb.PoolStats().IdleConns) })
+	}
+}

@@ -1,0 +1,257 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/safetill/safetill/idempotency/redisidem"
+	"github.com/safetill/safetill/internal/localdb"
+	"github.com/safetill/safetill/internal/pg"
+	"github.com/safetill/safetill/internal/queue"
+	"github.com/safetill/safetill/internal/queue/redisqueue"
+	"github.com/safetill/safetill/ledger"
+	"github.com/safetill/safetill/ledger/pgledger"
+)
+
+const (
+	drainNotice   = 500 * time.Millisecond // unready before the port closes
+	shutdownLimit = 5 * time.Second        // for requests in flight
+	queueLease    = 15 * time.Second       // of a worker that is silent
+)
+
+// server is everything that runs.
+type server struct {
+	*api
+	o       *options
+	closers []func() // in the order of opening
+}
+
+// newServer opens the stores that the options ask for.
+func newServer(ctx context.Context, o *options, log *slog.Logger) (_ *server, err error) {
+	s := &server{o: o, api: &api{accepter: &accepter{
+		db: newBreaker("database", pg.Unavailable), redis: newBreaker("redis", notCanceled),
+		wake: new(queue.Waker), missed: make(chan struct{}, 1), in: make(chan *request, 4*batchSize), m: newMetrics(), log: log,
+	}}}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if o.data != "" {
+		if err := s.startPrivate(ctx); err != nil {
+			return nil, err
+		}
+	}
+	var pool *pgxpool.Pool
+	var rdb *redis.Client
+	if o.postgres == "" {
+		err = s.openMemory()
+	} else {
+		pool, rdb, err = s.openServers(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.m.watch(s.accepter, pool, rdb)
+	s.ping = func(ctx context.Context) map[string]error { return pingAll(ctx, pool, rdb) }
+	if seeds := o.postgres == "" || o.migrate; seeds && o.seed > 0 {
+		if _, err := s.store.seed(ctx, o.seed); err != nil {
+			return nil, fmt.Errorf("seed customers: %w", err)
+		}
+	}
+	return s, nil
+}
+
+func (s *server) close() {
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		s.closers[i]()
+	}
+	s.closers = nil
+}
+
+func (s *server) openMemory() (err error) {
+	if s.ledger, err = ledger.New(ledger.NewMemory(nil), nil); err != nil {
+		return err
+	}
+	if s.queue, err = queue.NewMemory(nil); err != nil {
+		return err
+	}
+	s.store = newMemoryStore(s.ledger)
+	s.log.Warn("everything is in memory and gone when this process ends; -data DIR or -postgres URL keeps it")
+	return nil
+}
+
+// startPrivate starts PostgreSQL and Redis for this process alone.
+func (s *server) startPrivate(ctx context.Context) error {
+	dir, err := filepath.Abs(s.o.data)
+	if err != nil {
+		return err
+	}
+	db, err := localdb.StartPostgres(ctx, localdb.Options{Dir: filepath.Join(dir, "postgres")})
+	if err != nil {
+		return err
+	}
+	s.closers = append(s.closers, func() { s.stopped("postgres", db.Close) })
+	// Spilled payments are in Redis alone: every write is synced.
+	rdb, err := localdb.StartRedis(ctx, localdb.Options{Dir: filepath.Join(dir, "redis"), Settings: map[string]string{"appendfsync": "always"}})
+	if err != nil {
+		return err
+	}
+	s.closers = append(s.closers, func() { s.stopped("redis", rdb.Close) })
+	s.o.postgres, s.o.redis, s.o.migrate = db.URL(), rdb.URL(), true
+	s.log.Info("private servers are up", slog.String("data", dir), slog.String("postgres", s.o.postgres), slog.String("redis", s.o.redis))
+	return nil
+}
+
+func (s *server) stopped(name string, stop func(context.Context) error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	if err := stop(ctx); err != nil {
+		s.log.Warn("private server", slog.String("name", name), slog.Any("error", err))
+	}
+}
+
+// openServers connects to PostgreSQL and, if there is one, Redis.
+func (s *server) openServers(ctx context.Context) (*pgxpool.Pool, *redis.Client, error) {
+	config, err := pgxpool.ParseConfig(s.o.postgres)
+	if err != nil {
+		return nil, nil, fmt.Errorf("-postgres: %w", err)
+	}
+	config.MaxConns = int32(s.o.pgConns)
+	config.ConnConfig.ConnectTimeout = callLimit
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, nil, err
+	}
+	s.closers = append(s.closers, pool.Close)
+	start, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if s.o.migrate {
+		err = migrate(start, pool)
+	} else {
+		err = checkSchema(start, pool)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w (-migrate brings the schema up to date)", err)
+	}
+	s.store = newPGStore(pool)
+	if s.ledger, err = ledger.New(pgledger.NewStore(pool, nil), nil); err != nil {
+		return nil, nil, err
+	}
+	if s.o.redis == "" {
+		s.log.Info("no Redis: workers poll PostgreSQL, and an outage of it refuses payments")
+		return pool, nil, nil
+	}
+	rdb, err := s.openRedis(start)
+	return pool, rdb, err
+}
+
+func (s *server) openRedis(ctx context.Context) (*redis.Client, error) {
+	config, err := redis.ParseURL(s.o.redis)
+	if err != nil {
+		return nil, fmt.Errorf("-redis: %w", err)
+	}
+	config.DialTimeout, config.ReadTimeout, config.WriteTimeout, config.MaxRetries = time.Second, 2*time.Second, 2*time.Second, 1
+	rdb := redis.NewClient(config)
+	s.closers = append(s.closers, func() { _ = rdb.Close() })
+	leased := &redisqueue.Options{Lease: queueLease}
+	if s.cache, err = redisidem.NewStore(rdb, nil); err != nil {
+		return nil, err
+	}
+	if s.queue, err = redisqueue.New(rdb, "payments", leased); err != nil {
+		return nil, err
+	}
+	spill, err := redisqueue.New(rdb, "spill", leased)
+	if err != nil {
+		return nil, err
+	}
+	// What is only in Redis must be on its disk before it is acknowledged.
+	settings, err := rdb.ConfigGet(ctx, "append*").Result()
+	switch {
+	case err != nil:
+		s.log.Warn("Redis does not answer: payments are taken without it, and not while PostgreSQL is down", slog.Any("error", err))
+	case settings["appendonly"] != "yes":
+		s.log.Warn("Redis has no append-only file: an outage of PostgreSQL refuses payments")
+	default:
+		s.spill = spill
+		if settings["appendfsync"] != "always" {
+			s.log.Warn("Redis syncs its file only now and then: payments taken while PostgreSQL is down are safe from a crash of this process, "+
+				"not of the machine; appendfsync always would do", slog.String("appendfsync", settings["appendfsync"]))
+		}
+	}
+	return rdb, nil
+}
+
+func pingAll(ctx context.Context, pool *pgxpool.Pool, rdb *redis.Client) map[string]error {
+	answers := map[string]error{}
+	if pool == nil {
+		answers["memory"] = nil
+		return answers
+	}
+	answers["postgres"] = pool.Ping(ctx)
+	if rdb != nil {
+		answers["redis"] = rdb.Ping(ctx).Err()
+	}
+	return answers
+}
+
+// serve runs until ctx ends and then stops in the order in which work flows, so
+// that everything taken in is finished: readiness, HTTP, accepter, workers.
+func (s *server) serve(ctx context.Context) error {
+	public, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.o.addr)
+	if err != nil {
+		return err
+	}
+	private, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.o.adminAddr)
+	if err != nil {
+		return errors.Join(err, public.Close())
+	}
+	failed := make(chan error, 3)
+	var running sync.WaitGroup
+	working, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+	running.Go(func() { failed <- s.work(working, s.o.workers) })
+	accepting := make(chan struct{})
+	accepted := make(chan struct{})
+	running.Go(func() { s.run(accepting); close(accepted) })
+
+	servers := []*http.Server{s.http(s.public()), s.http(s.admin())}
+	running.Go(func() { failed <- servers[0].Serve(public) })
+	running.Go(func() { failed <- servers[1].Serve(private) })
+	s.log.Info("serving", slog.String("addr", public.Addr().String()), slog.String("admin", private.Addr().String()))
+
+	select {
+	case err = <-failed:
+	case <-ctx.Done():
+		s.draining.Store(true)
+		s.log.Info("stopping")
+		time.Sleep(drainNotice)
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownLimit)
+	defer cancel()
+	err = errors.Join(err, servers[0].Shutdown(stop))
+	close(accepting)
+	<-accepted
+	stopWork()
+	err = errors.Join(err, servers[1].Close())
+	running.Wait()
+	s.log.Info("stopped")
+	return err
+}
+
+func (s *server) http(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, IdleTimeout: 2 * time.Minute,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+	}
+}
