@@ -6,20 +6,19 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
+	"github.com/safetill/safetill/examples/internal/breaker"
 	"github.com/safetill/safetill/idempotency"
+	"github.com/safetill/safetill/internal/join"
 	"github.com/safetill/safetill/internal/queue"
 )
 
 const (
-	batchSize    = 100
-	batchWindow  = 2 * time.Millisecond
-	batchesAtOne = 2               // under way at one time; while they are, the next grows
-	callLimit    = 3 * time.Second // for one call of a server
-	claimLease   = 10 * time.Second
-	answerKept   = time.Hour // by the cache; the primary key keeps references for ever
+	batchSize  = 100
+	callLimit  = 3 * time.Second // for one call of a store
+	claimLease = 10 * time.Second
+	answerKept = time.Hour // by the cache; the primary key keeps references for ever
 )
 
 // errUnavailable says that no server can take a payment durably.
@@ -60,23 +59,21 @@ type accepter struct {
 	cache  idempotency.Store // nil: none
 	queue  queue.Queue       // references to post; nil: the sweep finds them
 	spill  queue.Queue       // whole payments while the database is down; nil: none
-	db     *breaker
-	redis  *breaker
+	db     *breaker.Breaker
+	redis  *breaker.Breaker
 	wake   *queue.Waker
 	missed chan struct{} // tells the sweep that a push has failed
 	m      *metrics
 	log    *slog.Logger
-	in     chan *request
+	joiner *join.Joiner[*request]
 }
 
 // submit waits until the payment is durable or refused. A client that hangs up
 // changes nothing about that.
 func (a *accepter) submit(ctx context.Context, p *payment) answer {
 	r := &request{payment: p, done: make(chan answer, 1)}
-	select {
-	case a.in <- r:
-	case <-ctx.Done():
-		return answer{err: ctx.Err()}
+	if err := a.joiner.Put(ctx, r); err != nil {
+		return answer{err: err}
 	}
 	select {
 	case got := <-r.done:
@@ -86,111 +83,29 @@ func (a *accepter) submit(ctx context.Context, p *payment) answer {
 	}
 }
 
-// run joins requests into batches until stop is closed and all are answered.
-func (a *accepter) run(stop <-chan struct{}) {
-	var working sync.WaitGroup
-	defer working.Wait()
-	slots := make(chan struct{}, batchesAtOne)
-	window := time.NewTimer(batchWindow)
-	b := newBatch()
-	for {
-		in, slot := a.in, chan<- struct{}(nil)
-		if len(b.requests) == batchSize {
-			in = nil
-		}
-		if b.due || in == nil {
-			slot = slots
-		}
-		select {
-		case r := <-in:
-			if b.add(r) == 1 {
-				window.Reset(batchWindow)
-			}
-		case <-window.C:
-			b.due = len(b.requests) > 0
-		case slot <- struct{}{}:
-			requests := b.requests
-			working.Go(func() {
-				a.accept(requests)
-				<-slots
-			})
-			b = b.next()
-			window.Reset(batchWindow)
-		case <-stop:
-			if len(a.in) == 0 && len(b.requests) == 0 {
-				return
-			}
-			stop = closedSoon() // what is left is answered first
-		}
-	}
+// guarded makes one call of a store, unless its breaker is open.
+func guarded(ctx context.Context, b *breaker.Breaker, f func(context.Context) error) error {
+	return b.Do(func() error {
+		ctx, cancel := context.WithTimeout(ctx, callLimit)
+		defer cancel()
+		return f(ctx)
+	})
 }
 
-// closedSoon returns a channel that is closed when a batch is due again.
-func closedSoon() <-chan struct{} {
-	c := make(chan struct{})
-	time.AfterFunc(2*batchWindow, func() { close(c) })
-	return c
-}
-
-// batch is what one commit will take: each reference once. A second payment with
-// a reference of the batch waits for the next one, which will find the first.
-type batch struct {
-	requests []*request
-	later    []*request
-	seen     map[string]struct{}
-	due      bool
-}
-
-func newBatch() *batch { return &batch{seen: make(map[string]struct{}, batchSize)} }
-
-func (b *batch) add(r *request) int {
-	if _, ok := b.seen[r.payment.Reference]; ok {
-		b.later = append(b.later, r)
-		return 0
-	}
-	b.seen[r.payment.Reference] = struct{}{}
-	b.requests = append(b.requests, r)
-	return len(b.requests)
-}
-
-func (b *batch) next() *batch {
-	n := newBatch()
-	for _, r := range b.later {
-		if len(n.requests) < batchSize {
-			n.add(r)
-		} else {
-			n.later = append(n.later, r)
-		}
-	}
-	return n
-}
-
-func call() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), callLimit)
-}
-
-// accept answers every request of a batch.
+// accept answers every request of a batch. Its clients may hang up: nothing here
+// depends on them.
 func (a *accepter) accept(requests []*request) {
-	requests = a.claim(requests)
+	ctx := context.Background()
+	requests = a.claim(ctx, requests)
 	if len(requests) == 0 {
 		return
 	}
-	payments := make([]*payment, len(requests))
-	for i, r := range requests {
-		payments[i] = r.payment
-	}
-	var accepted []acceptance
-	err := a.db.do(func() (err error) {
-		ctx, cancel := call()
-		defer cancel()
-		accepted, err = a.store.accept(ctx, payments, false)
-		return err
-	})
+	accepted, err := a.record(ctx, requests, false)
 	switch {
 	case err == nil:
-		a.answer(requests, accepted)
-	case a.db.unavailable(err):
-		a.divert(requests, err)
+		a.answer(ctx, requests, accepted)
+	case a.db.Unavailable(err):
+		a.divert(ctx, requests, err)
 	default:
 		a.log.Error("payments could not be accepted", slog.Int("payments", len(requests)), slog.Any("error", err))
 		for _, r := range requests {
@@ -199,9 +114,21 @@ func (a *accepter) accept(requests []*request) {
 	}
 }
 
+func (a *accepter) record(ctx context.Context, requests []*request, acknowledged bool) (accepted []acceptance, err error) {
+	payments := make([]*payment, len(requests))
+	for i, r := range requests {
+		payments[i] = r.payment
+	}
+	err = guarded(ctx, a.db, func(ctx context.Context) (err error) {
+		accepted, err = a.store.accept(ctx, payments, acknowledged)
+		return err
+	})
+	return accepted, err
+}
+
 // claim asks the cache and answers what it knows. What it does not know, and
 // everything when it is gone, is for the store to decide.
-func (a *accepter) claim(requests []*request) []*request {
+func (a *accepter) claim(ctx context.Context, requests []*request) []*request {
 	if a.cache == nil {
 		return requests
 	}
@@ -210,9 +137,7 @@ func (a *accepter) claim(requests []*request) []*request {
 		claims[i] = idempotency.Request{Key: r.payment.key(), Fingerprint: r.payment.fingerprint(), Lease: claimLease}
 	}
 	var records []idempotency.Record
-	if err := a.redis.do(func() (err error) {
-		ctx, cancel := call()
-		defer cancel()
+	if err := guarded(ctx, a.redis, func(ctx context.Context) (err error) {
 		records, err = a.cache.Claim(ctx, claims)
 		return err
 	}); err != nil {
@@ -242,7 +167,7 @@ func (a *accepter) claim(requests []*request) []*request {
 // answer gives each client its answer, which is committed, and then tells the
 // workers and the cache. If this process dies in between, the sweep finds the
 // payments and the primary key the repeats.
-func (a *accepter) answer(requests []*request, accepted []acceptance) {
+func (a *accepter) answer(ctx context.Context, requests []*request, accepted []acceptance) {
 	var due [][]byte
 	var done []idempotency.Completion
 	var lost []idempotency.Claim
@@ -268,8 +193,8 @@ func (a *accepter) answer(requests []*request, accepted []acceptance) {
 		}
 		done = append(done, r.completion(got)...)
 	}
-	a.enqueue(due)
-	a.settle(done, lost)
+	a.enqueue(ctx, due)
+	a.settle(ctx, done, lost)
 }
 
 // completion is what the cache shall remember, if its claim is ours.
@@ -281,16 +206,13 @@ func (r *request) completion(got answer) []idempotency.Completion {
 	return []idempotency.Completion{{Key: r.payment.key(), Token: r.token, Response: body, TTL: answerKept}}
 }
 
-func (a *accepter) enqueue(references [][]byte) {
+// enqueue tells the workers, or the sweep that it could not.
+func (a *accepter) enqueue(ctx context.Context, references [][]byte) {
 	if a.queue == nil || len(references) == 0 {
 		return
 	}
-	err := a.redis.do(func() error {
-		ctx, cancel := call()
-		defer cancel()
-		return a.queue.Push(ctx, references...)
-	})
-	if err != nil {
+	push := func(ctx context.Context) error { return a.queue.Push(ctx, references...) }
+	if err := guarded(ctx, a.redis, push); err != nil {
 		select {
 		case a.missed <- struct{}{}:
 		default:
@@ -302,10 +224,8 @@ func (a *accepter) enqueue(references [][]byte) {
 
 // settle completes and releases claims. It is the cache alone that suffers if it
 // fails: its leases run out.
-func (a *accepter) settle(done []idempotency.Completion, lost []idempotency.Claim) {
-	_ = a.redis.do(func() (err error) {
-		ctx, cancel := call()
-		defer cancel()
+func (a *accepter) settle(ctx context.Context, done []idempotency.Completion, lost []idempotency.Claim) {
+	_ = guarded(ctx, a.redis, func(ctx context.Context) (err error) {
 		if len(done) > 0 {
 			_, err = a.cache.Complete(ctx, done)
 		}
@@ -319,46 +239,41 @@ func (a *accepter) settle(done []idempotency.Completion, lost []idempotency.Clai
 // divert puts payments on the spill list while the database is down. A commit
 // whose answer was lost puts a payment in both places: the drain finds its
 // reference taken by itself.
-func (a *accepter) divert(requests []*request, cause error) {
+func (a *accepter) divert(ctx context.Context, requests []*request, cause error) {
 	var bodies [][]byte
 	var open []*request
 	now := time.Now().UTC()
 	for _, r := range requests {
-		if r.mismatch {
-			r.done <- answer{err: errOtherContent}
-			continue
-		}
 		p := *r.payment
 		p.AcceptedAt = now
 		body, err := json.Marshal(&p)
-		if err != nil {
+		switch {
+		case r.mismatch:
+			r.done <- answer{err: errOtherContent}
+		case err != nil:
 			r.done <- answer{err: fmt.Errorf("payment %q: %w", p.Reference, err)}
-			continue
+		default:
+			bodies, open = append(bodies, body), append(open, r)
 		}
-		bodies, open = append(bodies, body), append(open, r)
 	}
 	err := errUnavailable
 	if a.spill != nil {
-		err = a.redis.do(func() error {
-			ctx, cancel := call()
-			defer cancel()
-			return a.spill.Push(ctx, bodies...)
-		})
+		err = guarded(ctx, a.redis, func(ctx context.Context) error { return a.spill.Push(ctx, bodies...) })
 	}
 	if err != nil {
 		a.log.Warn("payments refused: no store", slog.Int("payments", len(open)), slog.Any("database", cause), slog.Any("redis", err))
+		for _, r := range open {
+			a.m.accepted.WithLabelValues("unavailable").Inc()
+			r.done <- answer{err: errUnavailable}
+		}
+		return
 	}
 	var done []idempotency.Completion
 	for _, r := range open {
 		got := newAnswer(r.payment, now)
-		if err != nil {
-			a.m.accepted.WithLabelValues("unavailable").Inc()
-			r.done <- answer{err: errUnavailable}
-			continue
-		}
 		a.m.accepted.WithLabelValues("spilled").Inc()
 		r.done <- got
 		done = append(done, r.completion(got)...)
 	}
-	a.settle(done, nil)
+	a.settle(ctx, done, nil)
 }

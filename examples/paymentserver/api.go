@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
-	"net/http/pprof"
+	_ "net/http/pprof" // into the default mux, which only the admin port serves
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -14,7 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/shopspring/decimal"
 
-	"github.com/safetill/safetill/examples/internal/strictjson"
+	"github.com/safetill/safetill/examples/internal/problem"
+	"github.com/safetill/safetill/internal/join"
 	"github.com/safetill/safetill/internal/queue"
 	"github.com/safetill/safetill/ledger"
 )
@@ -55,16 +57,7 @@ func (s *api) admin() http.Handler {
 	v1.GET("/verify", s.verify)
 	s.health(r)
 	r.GET("/metrics", gin.WrapH(promhttp.HandlerFor(s.m.registry, promhttp.HandlerOpts{})))
-	r.GET("/debug/pprof/*name", func(c *gin.Context) {
-		switch c.Param("name") {
-		case "/profile":
-			pprof.Profile(c.Writer, c.Request)
-		case "/trace":
-			pprof.Trace(c.Writer, c.Request)
-		default:
-			pprof.Index(c.Writer, c.Request)
-		}
-	})
+	r.GET("/debug/pprof/*name", gin.WrapH(http.DefaultServeMux))
 	return r
 }
 
@@ -82,9 +75,11 @@ func (s *api) engine() *gin.Engine {
 		}()
 		c.Next()
 	})
-	r.NoRoute(func(c *gin.Context) { refuse(c, http.StatusNotFound, "no such path: "+c.Request.URL.Path) })
+	r.NoRoute(func(c *gin.Context) {
+		problem.Write(c.Writer, http.StatusNotFound, "no such path: "+c.Request.URL.Path)
+	})
 	r.NoMethod(func(c *gin.Context) {
-		refuse(c, http.StatusMethodNotAllowed, c.Request.Method+" is not allowed here, only "+c.Writer.Header().Get("Allow"))
+		problem.Write(c.Writer, http.StatusMethodNotAllowed, c.Request.Method+" is not allowed here, only "+c.Writer.Header().Get("Allow"))
 	})
 	return r
 }
@@ -125,12 +120,12 @@ func (s *api) getHealth(c *gin.Context) {
 func (s *api) postPayment(c *gin.Context) {
 	start := time.Now()
 	var body paymentBody
-	if !decode(c, &body) {
+	if !problem.Decode(c.Writer, c.Request.Body, maxBody, &body) {
 		return
 	}
 	p, faults := body.payment()
 	if len(faults) > 0 {
-		refuse(c, http.StatusUnprocessableEntity, "the payment has faults", faults...)
+		problem.Write(c.Writer, http.StatusUnprocessableEntity, "the payment has faults", faults...)
 		return
 	}
 	ctx, cancel := context.WithTimeout(c.Request.Context(), requestLimit)
@@ -138,9 +133,9 @@ func (s *api) postPayment(c *gin.Context) {
 	got := s.submit(ctx, p)
 	switch {
 	case errors.Is(got.err, errUnknownCustomer):
-		refuse(c, http.StatusUnprocessableEntity, "the payment has faults", fault{"customer_id", "is unknown"})
+		problem.Write(c.Writer, http.StatusUnprocessableEntity, "the payment has faults", problem.Field{Field: "customer_id", Reason: "is unknown"})
 	case errors.Is(got.err, errOtherContent):
-		refuse(c, http.StatusUnprocessableEntity, "the payment has faults", fault{"transaction_reference", "was used for a payment with other content"})
+		problem.Write(c.Writer, http.StatusUnprocessableEntity, "the payment has faults", problem.Field{Field: "transaction_reference", Reason: "was used for a payment with other content"})
 	case got.err != nil:
 		s.fail(c, got.err)
 	case got.repeat:
@@ -152,31 +147,10 @@ func (s *api) postPayment(c *gin.Context) {
 	}
 }
 
-// decode reads the body, or answers what is wrong with it.
-func decode(c *gin.Context, into any) bool {
-	err := strictjson.Decode(c.Request.Body, maxBody, into)
-	if err == nil {
-		return true
-	}
-	bad, ok := errors.AsType[*strictjson.Error](err)
-	switch {
-	case errors.Is(err, strictjson.ErrTooLarge):
-		c.Header("Connection", "close") // the rest is not read
-		refuse(c, http.StatusRequestEntityTooLarge, bad.Reason)
-	case ok && bad.Field != "":
-		refuse(c, http.StatusBadRequest, "the body is not what is expected", fault{bad.Field, bad.Reason})
-	case ok:
-		refuse(c, http.StatusBadRequest, bad.Reason)
-	default:
-		refuse(c, http.StatusBadRequest, "the body could not be read")
-	}
-	return false
-}
-
 func (s *api) getPayment(c *gin.Context) {
 	reference := c.Param("reference")[1:]
 	if reason := checkIdentifier(reference); reason != "" {
-		refuse(c, http.StatusBadRequest, "not a reference", fault{"reference", reason})
+		problem.Write(c.Writer, http.StatusBadRequest, "not a reference", problem.Field{Field: "reference", Reason: reason})
 		return
 	}
 	var p payment
@@ -188,7 +162,7 @@ func (s *api) getPayment(c *gin.Context) {
 		return
 	}
 	if !found {
-		refuse(c, http.StatusNotFound, "no payment with this reference", fault{"reference", "is unknown"})
+		problem.Write(c.Writer, http.StatusNotFound, "no payment with this reference", problem.Field{Field: "reference", Reason: "is unknown"})
 		return
 	}
 	c.JSON(http.StatusOK, p)
@@ -215,7 +189,7 @@ func (s *api) getBalance(c *gin.Context) {
 	id := c.Param("id")
 	var balances []ledger.Balance
 	if reason := checkIdentifier(id); reason != "" {
-		refuse(c, http.StatusBadRequest, "not a customer", fault{"customer_id", reason})
+		problem.Write(c.Writer, http.StatusBadRequest, "not a customer", problem.Field{Field: "customer_id", Reason: reason})
 		return
 	}
 	if s.read(c, func(ctx context.Context) (err error) {
@@ -230,7 +204,7 @@ func (s *api) listCustomers(c *gin.Context) {
 	limit, offset := 50, 0
 	faults := append(readInt(c, "limit", &limit, 1, maxPage), readInt(c, "offset", &offset, 0, 1<<30)...)
 	if len(faults) > 0 {
-		refuse(c, http.StatusBadRequest, "the query has faults", faults...)
+		problem.Write(c.Writer, http.StatusBadRequest, "the query has faults", faults...)
 		return
 	}
 	page := make([]customer, 0, limit)
@@ -255,14 +229,14 @@ func (s *api) listCustomers(c *gin.Context) {
 	}
 }
 
-func readInt(c *gin.Context, name string, into *int, least, most int) []fault {
+func readInt(c *gin.Context, name string, into *int, least, most int) []problem.Field {
 	text, ok := c.GetQuery(name)
 	if !ok {
 		return nil
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < least || n > most {
-		return []fault{{name, fmt.Sprintf("must be a whole number from %d to %d", least, most)}}
+		return []problem.Field{{Field: name, Reason: fmt.Sprintf("must be a whole number from %d to %d", least, most)}}
 	}
 	*into = n
 	return nil
@@ -272,11 +246,11 @@ func (s *api) seedCustomers(c *gin.Context) {
 	var body struct {
 		Count *int `json:"count"`
 	}
-	if !decode(c, &body) {
+	if !problem.Decode(c.Writer, c.Request.Body, maxBody, &body) {
 		return
 	}
 	if body.Count == nil || *body.Count < 1 || *body.Count > maxSeed {
-		refuse(c, http.StatusUnprocessableEntity, "the request has faults", fault{"count", fmt.Sprintf("must be from 1 to %d", maxSeed)})
+		problem.Write(c.Writer, http.StatusUnprocessableEntity, "the request has faults", problem.Field{Field: "count", Reason: fmt.Sprintf("must be from 1 to %d", maxSeed)})
 		return
 	}
 	ctx, cancel := context.WithTimeout(c.Request.Context(), time.Minute)
@@ -297,7 +271,7 @@ func (s *api) stats(c *gin.Context) {
 	}) {
 		return
 	}
-	t.Breakers = map[string]string{"database": s.db.State().String(), "redis": s.redis.State().String()}
+	t.Breakers = map[string]string{"database": s.db.State(), "redis": s.redis.State()}
 	t.Depth = s.depths(c.Request.Context())
 	c.JSON(http.StatusOK, t)
 }
@@ -336,13 +310,25 @@ func (s *api) verify(c *gin.Context) {
 
 // read runs a query of the database, or answers why it cannot.
 func (s *api) read(c *gin.Context, f func(context.Context) error) bool {
-	ctx, cancel := context.WithTimeout(c.Request.Context(), callLimit)
-	defer cancel()
-	err := s.db.do(func() error { return f(ctx) })
+	err := guarded(c.Request.Context(), s.db, f)
 	if errors.Is(err, ledger.ErrUnknownAccount) {
-		refuse(c, http.StatusNotFound, "no such customer", fault{"customer_id", "is unknown"})
+		problem.Write(c.Writer, http.StatusNotFound, "no such customer", problem.Field{Field: "customer_id", Reason: "is unknown"})
 	} else if err != nil {
 		s.fail(c, err)
 	}
 	return err == nil
+}
+
+// fail answers what is not the client's fault. What has an id may be sent again.
+func (s *api) fail(c *gin.Context, err error) {
+	switch {
+	case errors.Is(err, errUnavailable), errors.Is(err, join.ErrStopped), errors.Is(err, context.DeadlineExceeded), s.db.Unavailable(err):
+		c.Header("Retry-After", "1")
+		problem.Write(c.Writer, http.StatusServiceUnavailable, "the server cannot do this now; try again")
+	case errors.Is(err, context.Canceled):
+		c.AbortWithStatus(499) // the client has gone; only the metrics see it
+	default:
+		s.log.Error("request failed", slog.String("path", c.FullPath()), slog.Any("error", err))
+		problem.Write(c.Writer, http.StatusInternalServerError, "an error of the server, which is in its log")
+	}
 }

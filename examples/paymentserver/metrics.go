@@ -7,6 +7,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/safetill/safetill/examples/internal/breaker"
 )
 
 // metrics are the server's own, served on the admin port.
@@ -54,9 +56,9 @@ func (m *metrics) watch(a *accepter, pool *pgxpool.Pool, rdb *redis.Client) {
 			return float64(size.Ready + size.Claimed)
 		})
 	}
-	for name, b := range map[string]*breaker{"database": a.db, "redis": a.redis} {
+	for name, b := range map[string]*breaker.Breaker{"database": a.db, "redis": a.redis} {
 		m.gauge("breaker_open", "1 while calls do not go through.", prometheus.Labels{"breaker": name}, func() float64 {
-			if b.closed() {
+			if b.Closed() {
 				return 0
 			}
 			return 1

@@ -8,6 +8,7 @@ import (
 
 	"github.com/shopspring/decimal"
 
+	"github.com/safetill/safetill/examples/internal/problem"
 	"github.com/safetill/safetill/idempotency"
 )
 
@@ -76,12 +77,6 @@ type paymentBody struct {
 	Reference  *string `json:"transaction_reference"`
 }
 
-// fault is one field of a request that is wrong.
-type fault struct {
-	Field  string `json:"field"`
-	Reason string `json:"reason"`
-}
-
 var (
 	identifier = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}$`)
 	// 13 digits of naira keep a payment's kobo within int64 a thousand times over.
@@ -89,9 +84,9 @@ var (
 )
 
 // payment returns what the body says, or all that is wrong with it.
-func (b *paymentBody) payment() (*payment, []fault) {
+func (b *paymentBody) payment() (*payment, []problem.Field) {
 	p := &payment{}
-	var faults []fault
+	var faults []problem.Field
 	read := func(field string, value *string, check func(string) string) string {
 		reason := "is required"
 		if value != nil {
@@ -99,7 +94,7 @@ func (b *paymentBody) payment() (*payment, []fault) {
 				return *value
 			}
 		}
-		faults = append(faults, fault{Field: field, Reason: reason})
+		faults = append(faults, problem.Field{Field: field, Reason: reason})
 		return ""
 	}
 	p.Reference = read("transaction_reference", b.Reference, checkIdentifier)

@@ -14,7 +14,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/safetill/safetill/examples/internal/breaker"
 	"github.com/safetill/safetill/idempotency/redisidem"
+	"github.com/safetill/safetill/internal/join"
 	"github.com/safetill/safetill/internal/localdb"
 	"github.com/safetill/safetill/internal/pg"
 	"github.com/safetill/safetill/internal/queue"
@@ -39,9 +41,10 @@ type server struct {
 // newServer opens the stores that the options ask for.
 func newServer(ctx context.Context, o *options, log *slog.Logger) (_ *server, err error) {
 	s := &server{o: o, api: &api{accepter: &accepter{
-		db: newBreaker("database", pg.Unavailable), redis: newBreaker("redis", notCanceled),
-		wake: new(queue.Waker), missed: make(chan struct{}, 1), in: make(chan *request, 4*batchSize), m: newMetrics(), log: log,
+		db: breaker.New("database", pg.Unavailable), redis: breaker.New("redis", func(err error) bool { return err != nil }),
+		wake: new(queue.Waker), missed: make(chan struct{}, 1), m: newMetrics(), log: log,
 	}}}
+	s.joiner = join.New(&join.Options{Size: batchSize}, func(r *request) string { return r.payment.Reference }, s.accept)
 	defer func() {
 		if err != nil {
 			s.close()
@@ -221,9 +224,10 @@ func (s *server) serve(ctx context.Context) error {
 	working, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
 	running.Go(func() { failed <- s.work(working, s.o.workers) })
-	accepting := make(chan struct{})
+	accepting, stopAccepting := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopAccepting()
 	accepted := make(chan struct{})
-	running.Go(func() { s.run(accepting); close(accepted) })
+	running.Go(func() { s.joiner.Run(accepting); close(accepted) })
 
 	servers := []*http.Server{s.http(s.public()), s.http(s.admin())}
 	running.Go(func() { failed <- servers[0].Serve(public) })
@@ -240,7 +244,7 @@ func (s *server) serve(ctx context.Context) error {
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownLimit)
 	defer cancel()
 	err = errors.Join(err, servers[0].Shutdown(stop))
-	close(accepting)
+	stopAccepting()
 	<-accepted
 	stopWork()
 	err = errors.Join(err, servers[1].Close())

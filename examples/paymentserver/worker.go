@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
 	"time"
 
+	"github.com/safetill/safetill/internal/join"
 	"github.com/safetill/safetill/internal/queue"
 )
 
@@ -18,46 +20,40 @@ const sweepAge = 5 * time.Second
 // work posts payments until ctx ends, and returns when nothing is in hand.
 func (a *accepter) work(ctx context.Context, workers int) error {
 	var running sync.WaitGroup
+	faults := make([]error, 2)
 	running.Go(func() { a.sweep(ctx) })
-	faults := make(chan error, 2)
 	if a.spill != nil {
 		running.Go(func() {
-			faults <- queue.Consume(ctx, a.spill, &queue.ConsumeOptions{
-				Name: "drain", Workers: 1, Batch: batchSize, Wake: nil, PollMax: 500 * time.Millisecond, ErrorMax: time.Second, Logger: a.log,
+			faults[0] = queue.Consume(ctx, a.spill, &queue.ConsumeOptions{
+				Name: "drain", Workers: 1, Batch: batchSize, PollMax: 500 * time.Millisecond, ErrorMax: time.Second, Logger: a.log,
 			}, a.drain)
 		})
 	}
 	if a.queue != nil {
 		running.Go(func() {
-			faults <- queue.Consume(ctx, a.queue, &queue.ConsumeOptions{
+			faults[1] = queue.Consume(ctx, a.queue, &queue.ConsumeOptions{
 				Name: "post", Workers: workers, Batch: batchSize, Wake: a.wake, ErrorMax: time.Second, Logger: a.log,
-			}, func(ctx context.Context, msgs []queue.Message) error {
-				references := make([]string, len(msgs))
-				for i, m := range msgs {
-					references[i] = string(m.Body)
-				}
-				_, err := a.post(ctx, references)
-				return err
-			})
+			}, a.postMessages)
 		})
 	}
 	running.Wait()
-	close(faults)
-	for err := range faults {
-		if err != nil {
-			return err
-		}
+	return errors.Join(faults...)
+}
+
+func (a *accepter) postMessages(ctx context.Context, msgs []queue.Message) error {
+	references := make([]string, len(msgs))
+	for i, m := range msgs {
+		references[i] = string(m.Body)
 	}
-	return nil
+	_, err := a.post(ctx, references)
+	return err
 }
 
 // post posts what is still RECEIVED of the references. A message that comes
 // twice, or beside the sweep, finds nothing to do.
 func (a *accepter) post(ctx context.Context, references []string) (int, error) {
 	var posted []payment
-	err := a.db.do(func() (err error) {
-		ctx, cancel := context.WithTimeout(ctx, callLimit)
-		defer cancel()
+	err := guarded(ctx, a.db, func(ctx context.Context) (err error) {
 		posted, err = a.store.post(ctx, references)
 		return err
 	})
@@ -87,14 +83,14 @@ func (a *accepter) sweep(ctx context.Context) {
 			age = 0
 		case <-pause.C:
 		}
-		if a.queue == nil || !a.redis.closed() {
+		if a.queue == nil || !a.redis.Closed() {
 			age, every = 0, 10*time.Millisecond
 		}
 		n, err := a.sweepOnce(ctx, age)
 		switch {
 		case err != nil:
 			every = time.Second
-			if ctx.Err() == nil && a.db.closed() {
+			if ctx.Err() == nil && a.db.Closed() {
 				a.log.Warn("sweep failed", slog.Any("error", err))
 			}
 		case n > 0:
@@ -106,9 +102,7 @@ func (a *accepter) sweep(ctx context.Context) {
 
 func (a *accepter) sweepOnce(ctx context.Context, age time.Duration) (n int, err error) {
 	var references []string
-	err = a.db.do(func() (err error) {
-		ctx, cancel := context.WithTimeout(ctx, callLimit)
-		defer cancel()
+	err = guarded(ctx, a.db, func(ctx context.Context) (err error) {
 		references, err = a.store.received(ctx, age, 5*batchSize)
 		return err
 	})
@@ -118,50 +112,34 @@ func (a *accepter) sweepOnce(ctx context.Context, age time.Duration) (n int, err
 	return a.post(context.WithoutCancel(ctx), references)
 }
 
-// drain moves spilled payments into the store, in order.
+// drain moves spilled payments into the store, in order, each reference after
+// the one before it.
 func (a *accepter) drain(ctx context.Context, msgs []queue.Message) error {
-	b := newBatch()
+	var b join.Batch[*request]
 	for _, m := range msgs {
 		p := new(payment)
 		if err := json.Unmarshal(m.Body, p); err != nil {
 			return fmt.Errorf("spilled payment %s: %w", m.ID, err)
 		}
-		b.add(&request{payment: p})
+		b.Add(&request{payment: p}, p.Reference)
 	}
-	for ; len(b.requests) > 0; b = b.next() {
-		if err := a.drainBatch(ctx, b.requests); err != nil {
-			return err
+	for ; len(b.Items) > 0; b = b.Next(batchSize) {
+		accepted, err := a.record(ctx, b.Items, true)
+		if err != nil {
+			return fmt.Errorf("drain %d payments: %w", len(b.Items), err)
 		}
-	}
-	return nil
-}
-
-func (a *accepter) drainBatch(ctx context.Context, requests []*request) error {
-	payments := make([]*payment, len(requests))
-	for i, r := range requests {
-		payments[i] = r.payment
-	}
-	var accepted []acceptance
-	err := a.db.do(func() (err error) {
-		ctx, cancel := context.WithTimeout(ctx, callLimit)
-		defer cancel()
-		accepted, err = a.store.accept(ctx, payments, true)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("drain %d payments: %w", len(payments), err)
-	}
-	var due [][]byte
-	for i, p := range payments {
-		if accepted[i].err != nil {
-			// It was acknowledged when nobody could look it up. A person has to
-			// see it: an unknown customer's is kept as REJECTED, too.
-			a.m.accepted.WithLabelValues("drain_refused").Inc()
-			a.log.Error("a spilled payment was refused", slog.String("reference", p.Reference), slog.Any("error", accepted[i].err))
-		} else if p.posts() && !accepted[i].repeat {
-			due = append(due, []byte(p.Reference))
+		var due [][]byte
+		for i, r := range b.Items {
+			if accepted[i].err != nil {
+				// It was acknowledged when nobody could look it up, so a person
+				// has to see it. An unknown customer's is kept as REJECTED, too.
+				a.m.accepted.WithLabelValues("drain_refused").Inc()
+				a.log.Error("a spilled payment was refused", slog.String("reference", r.payment.Reference), slog.Any("error", accepted[i].err))
+			} else if r.payment.posts() {
+				due = append(due, []byte(r.payment.Reference))
+			}
 		}
+		a.enqueue(ctx, due)
 	}
-	a.enqueue(due)
 	return nil
 }

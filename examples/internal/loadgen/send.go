@@ -1,4 +1,4 @@
-package main
+package loadgen
 
 import (
 	"bytes"
@@ -13,36 +13,36 @@ import (
 	"github.com/shopspring/decimal"
 )
 
-// loadReceipt is what the client knows about one reference.
-type loadReceipt struct {
+// receipt is what the client knows about one reference.
+type receipt struct {
 	customer int
-	state    loadState
+	state    state
 	posted   bool
 }
 
-// loadState is the best answer that a reference has had, in rising order.
-type loadState uint8
+// state is the best answer that a reference has had, in rising order.
+type state uint8
 
 const (
-	loadNone    loadState = iota // no answer yet, or 4xx: it must not be posted
-	loadUnknown                  // the answer was lost, or 5xx: it may be posted
-	loadFound                    // the answer was lost, but the server has it: it must be posted
-	loadAcked                    // 202 or 200: it must be posted
+	none    state = iota // no answer yet, or 4xx: it must not be posted
+	unknown              // the answer was lost, or 5xx: it may be posted
+	found                // the answer was lost, but the server has it: it must be posted
+	acked                // 202 or 200: it must be posted
 )
 
-// loadAmount is the amount of reference n. No two of a million are alike, so
+// amount is the amount of reference n. No two of a million are alike, so
 // that one that is lost cannot hide behind one that is doubled.
-func loadAmount(n int) decimal.Decimal { return decimal.New(1+int64(n)*649_657%(1<<20), -2) }
+func amount(n int) decimal.Decimal { return decimal.New(1+int64(n)*649_657%(1<<20), -2) }
 
-func (l *loadRun) reference(n int) string { return "LOAD-" + l.id + "-" + strconv.Itoa(n) }
+func (l *run) reference(n int) string { return "LOAD-" + l.id + "-" + strconv.Itoa(n) }
 
-func loadCustomer(n int) string { return fmt.Sprintf("GIG%05d", n+1) }
+func customerID(n int) string { return fmt.Sprintf("GIG%05d", n+1) }
 
 // send is the open loop: request i has its time of sending, start + i/rate,
 // whatever became of those before it, and its latency counts from that time. A
 // closed loop would stop asking while the server stalls, and measure one slow
 // answer where thousands of customers had waited.
-func (l *loadRun) send(ctx context.Context) error {
+func (l *run) send(ctx context.Context) error {
 	slots := make(chan struct{}, l.inFlight)
 	start := time.Now()
 	var wg sync.WaitGroup
@@ -54,7 +54,7 @@ func (l *loadRun) send(ctx context.Context) error {
 			case <-time.After(early):
 			}
 		}
-		slots <- struct{}{} // each request frees its slot after loadTimeout at most
+		slots <- struct{}{} // each request frees its slot after timeout at most
 		if ctx.Err() != nil {
 			break
 		}
@@ -74,7 +74,7 @@ func (l *loadRun) send(ctx context.Context) error {
 }
 
 // next chooses the reference of the next request: a new one, or one already sent.
-func (l *loadRun) next() (n, customer int) {
+func (l *run) next() (n, customer int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.sent++
@@ -86,52 +86,52 @@ func (l *loadRun) next() (n, customer int) {
 	if l.customers > 1 && l.random.Float64() >= l.hot {
 		customer = 1 + l.random.IntN(l.customers-1)
 	}
-	l.receipts = append(l.receipts, loadReceipt{customer: customer})
+	l.receipts = append(l.receipts, receipt{customer: customer})
 	return n, customer
 }
 
 // pay sends reference n and keeps what became of it. A request is sent once: a
 // retry would hide what a client without one sees.
-func (l *loadRun) pay(ctx context.Context, n, customer int, due time.Time) {
+func (l *run) pay(ctx context.Context, n, customer int, due time.Time) {
 	reference := l.reference(n)
 	body := fmt.Appendf(nil, `{"customer_id":%q,"payment_status":"COMPLETE","transaction_amount":%q,"transaction_date":%q,"transaction_reference":%q}`,
-		loadCustomer(customer), loadAmount(n), l.date, reference)
+		customerID(customer), amount(n), l.date, reference)
 	status, answer, err := l.do(ctx, http.MethodPost, l.addr, "payments", body)
 	latency := time.Since(due)
-	acked := (status == http.StatusAccepted || status == http.StatusOK) && bytes.Contains(answer, []byte(reference))
+	ok := (status == http.StatusAccepted || status == http.StatusOK) && bytes.Contains(answer, []byte(reference))
 	refused := status/100 == 4 || status == http.StatusServiceUnavailable
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	before, state := l.receipts[n].state, loadUnknown
+	before, state := l.receipts[n].state, unknown
 	switch {
-	case acked && before == loadAcked:
+	case ok && before == acked:
 		l.repeats++
-	case acked:
+	case ok:
 		l.accepted++
-		state = loadAcked
+		state = acked
 	case refused:
 		l.refused++
 	default:
 		l.failed++
 	}
 	if status/100 == 4 {
-		state = loadNone
+		state = none
 	}
 	l.receipts[n].state = max(before, state)
 	if !refused { // a refusal is fast, and would flatter the rest
 		l.accept = append(l.accept, latency)
 	}
-	if !acked && l.trouble == "" {
+	if !ok && l.trouble == "" {
 		l.trouble = fmt.Sprintf("%s: %d %.200s %v", reference, status, answer, err)
 	}
 }
 
-const loadTimeout = 10 * time.Second
+const timeout = 10 * time.Second
 
-// do is one request, with loadTimeout as its deadline. The status is 0 if there is an error.
-func (l *loadRun) do(ctx context.Context, method, addr, path string, body []byte) (status int, answer []byte, err error) {
-	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+// do is one request, with timeout as its deadline. The status is 0 if there is an error.
+func (l *run) do(ctx context.Context, method, addr, path string, body []byte) (status int, answer []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+addr+"/api/v1/"+path, bytes.NewReader(body))
 	if err != nil {

@@ -1,4 +1,4 @@
-package main
+package loadgen
 
 import (
 	"bytes"
@@ -17,19 +17,19 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// loadFake is a payment server in a map. Its hooks are its faults; each runs
+// fake is a payment server in a map. Its hooks are its faults; each runs
 // under the lock, so that a hook that sleeps stalls the whole server.
-type loadFake struct {
-	accept func(f *loadFake, n int, p *loadFakePayment) (keep bool, status int) // n counts new payments from 1
-	read   func(f *loadFake, p *loadFakePayment)                                // at GET of a payment
+type fake struct {
+	accept func(f *fake, n int, p *fakePayment) (keep bool, status int) // n counts new payments from 1
+	read   func(f *fake, p *fakePayment)                                // at GET of a payment
 
 	mu       sync.Mutex
 	new      int
-	payments map[string]*loadFakePayment
+	payments map[string]*fakePayment
 	paid     map[string]decimal.Decimal
 }
 
-type loadFakePayment struct {
+type fakePayment struct {
 	Reference string          `json:"transaction_reference"`
 	Customer  string          `json:"customer_id"`
 	Status    string          `json:"payment_status"`
@@ -39,12 +39,12 @@ type loadFakePayment struct {
 }
 
 const (
-	loadFakeHangUp = -1 // instead of an answer
-	loadFakeDelay  = 20 * time.Millisecond
+	fakeHangUp = -1 // instead of an answer
+	fakeDelay  = 20 * time.Millisecond
 )
 
-func (f *loadFake) start(t *testing.T) string {
-	f.payments, f.paid = map[string]*loadFakePayment{}, map[string]decimal.Decimal{}
+func (f *fake) start(t *testing.T) string {
+	f.payments, f.paid = map[string]*fakePayment{}, map[string]decimal.Decimal{}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /api/v1/admin/seed-customers", func(w http.ResponseWriter, r *http.Request) {
 		var body struct{ Count int }
@@ -74,8 +74,8 @@ func (f *loadFake) start(t *testing.T) string {
 	return s.Listener.Addr().String()
 }
 
-func (f *loadFake) post(w http.ResponseWriter, r *http.Request) {
-	p := new(loadFakePayment)
+func (f *fake) post(w http.ResponseWriter, r *http.Request) {
+	p := new(fakePayment)
 	if err := json.NewDecoder(r.Body).Decode(p); err != nil || p.Status != "COMPLETE" {
 		w.WriteHeader(http.StatusBadRequest)
 		return
@@ -93,7 +93,7 @@ func (f *loadFake) post(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	switch status {
-	case loadFakeHangUp:
+	case fakeHangUp:
 		panic(http.ErrAbortHandler)
 	case http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", "1")
@@ -102,9 +102,9 @@ func (f *loadFake) post(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, `{"reference":%q,"status":"ACCEPTED"}`, p.Reference)
 }
 
-func (f *loadFake) pay(p *loadFakePayment) { f.paid[p.Customer] = f.paid[p.Customer].Add(p.Amount) }
+func (f *fake) pay(p *fakePayment) { f.paid[p.Customer] = f.paid[p.Customer].Add(p.Amount) }
 
-func (f *loadFake) get(w http.ResponseWriter, r *http.Request) {
+func (f *fake) get(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	p := f.payments[r.PathValue("reference")]
@@ -115,7 +115,7 @@ func (f *loadFake) get(w http.ResponseWriter, r *http.Request) {
 	if f.read != nil {
 		f.read(f, p)
 	}
-	status, posted := "ACCEPTED", p.accepted.Add(loadFakeDelay)
+	status, posted := "ACCEPTED", p.accepted.Add(fakeDelay)
 	if time.Since(posted) > 0 {
 		status = "POSTED"
 	}
@@ -123,11 +123,11 @@ func (f *loadFake) get(w http.ResponseWriter, r *http.Request) {
 		status, p.Amount, p.accepted.Format(time.RFC3339Nano), posted.Format(time.RFC3339Nano))
 }
 
-func loadHonest(*loadFake, int, *loadFakePayment) (bool, int) { return true, http.StatusAccepted }
+func honest(*fake, int, *fakePayment) (bool, int) { return true, http.StatusAccepted }
 
-// loadFaultAt is honest but for the nth payment.
-func loadFaultAt(n int, fault func(f *loadFake, p *loadFakePayment) (bool, int)) func(*loadFake, int, *loadFakePayment) (bool, int) {
-	return func(f *loadFake, i int, p *loadFakePayment) (bool, int) {
+// faultAt is honest but for the nth payment.
+func faultAt(n int, fault func(f *fake, p *fakePayment) (bool, int)) func(*fake, int, *fakePayment) (bool, int) {
+	return func(f *fake, i int, p *fakePayment) (bool, int) {
 		if i == n {
 			return fault(f, p)
 		}
@@ -136,17 +136,17 @@ func loadFaultAt(n int, fault func(f *loadFake, p *loadFakePayment) (bool, int))
 }
 
 // load runs against f and returns what it printed.
-func (f *loadFake) load(t *testing.T, args ...string) (string, error) {
+func (f *fake) load(t *testing.T, args ...string) (string, error) {
 	addr := f.start(t)
 	var out bytes.Buffer
-	err := runLoad(t.Context(), append([]string{"-addr", addr, "-admin-addr", addr, "-rate", "400", "-for", "500ms",
+	err := Run(t.Context(), append([]string{"-addr", addr, "-admin-addr", addr, "-rate", "400", "-for", "500ms",
 		"-customers", "7", "-settle", "300ms"}, args...), &out, io.Discard)
 	return out.String(), err
 }
 
 func TestLoadOfAnHonestServer(t *testing.T) {
 	t.Parallel()
-	f := &loadFake{accept: loadHonest}
+	f := &fake{accept: honest}
 	out, err := f.load(t, "-hot", "0.5", "-duplicates", "0.25", "-seed", "42", "-settle", "10s")
 	require.NoError(t, err, out)
 	t.Log("\n" + out)
@@ -171,26 +171,26 @@ func TestLoadOfAnHonestServer(t *testing.T) {
 // TestLoadFindsTheFault: every row is a server that betrays its answers.
 func TestLoadFindsTheFault(t *testing.T) {
 	t.Parallel()
-	lose := func(*loadFake, *loadFakePayment) (bool, int) { return false, http.StatusAccepted }
-	double := func(f *loadFake, p *loadFakePayment) (bool, int) { f.pay(p); return true, http.StatusAccepted }
+	lose := func(*fake, *fakePayment) (bool, int) { return false, http.StatusAccepted }
+	double := func(f *fake, p *fakePayment) (bool, int) { f.pay(p); return true, http.StatusAccepted }
 	for name, c := range map[string]struct {
-		f    *loadFake
+		f    *fake
 		says []string
 	}{
-		"loses one":   {&loadFake{accept: loadFaultAt(50, lose)}, []string{"total_paid grew by", "lost"}},
-		"doubles one": {&loadFake{accept: loadFaultAt(50, double)}, []string{"total_paid grew by", "the receipts say"}},
-		"doubles one that it refused": {&loadFake{accept: loadFaultAt(50, func(f *loadFake, p *loadFakePayment) (bool, int) {
+		"loses one":   {&fake{accept: faultAt(50, lose)}, []string{"total_paid grew by", "lost"}},
+		"doubles one": {&fake{accept: faultAt(50, double)}, []string{"total_paid grew by", "the receipts say"}},
+		"doubles one that it refused": {&fake{accept: faultAt(50, func(f *fake, p *fakePayment) (bool, int) {
 			return true, http.StatusUnprocessableEntity
 		})}, []string{"total_paid grew by"}},
-		"posts a wrong amount": {&loadFake{accept: loadFaultAt(50, func(_ *loadFake, p *loadFakePayment) (bool, int) {
+		"posts a wrong amount": {&fake{accept: faultAt(50, func(_ *fake, p *fakePayment) (bool, int) {
 			p.Amount = p.Amount.Add(decimal.New(1, -2))
 			return true, http.StatusAccepted
 		})}, []string{"total_paid grew by", "was sent as"}},
-		"books on another customer": {&loadFake{accept: loadFaultAt(50, func(_ *loadFake, p *loadFakePayment) (bool, int) {
+		"books on another customer": {&fake{accept: faultAt(50, func(_ *fake, p *fakePayment) (bool, int) {
 			p.Customer = "GIG00002"
 			return true, http.StatusAccepted
 		})}, []string{"total_paid grew by", "was sent as"}},
-		"loses one and doubles another of the customer": {&loadFake{accept: func(f *loadFake, n int, p *loadFakePayment) (bool, int) {
+		"loses one and doubles another of the customer": {&fake{accept: func(f *fake, n int, p *fakePayment) (bool, int) {
 			switch n {
 			case 50:
 				return lose(f, p)
@@ -199,16 +199,16 @@ func TestLoadFindsTheFault(t *testing.T) {
 			}
 			return true, http.StatusAccepted
 		}}, []string{"total_paid grew by", "lost"}},
-		"accepts and never posts": {&loadFake{accept: loadHonest, read: func(_ *loadFake, p *loadFakePayment) {
+		"accepts and never posts": {&fake{accept: honest, read: func(_ *fake, p *fakePayment) {
 			p.accepted = time.Now().Add(time.Hour)
 		}}, []string{"taken, but its status is ACCEPTED"}},
-		"posts twice after the totals were right": {&loadFake{accept: loadHonest, read: func(f *loadFake, p *loadFakePayment) {
-			if f.new > 0 && time.Since(p.accepted) > loadFakeDelay {
+		"posts twice after the totals were right": {&fake{accept: honest, read: func(f *fake, p *fakePayment) {
+			if f.new > 0 && time.Since(p.accepted) > fakeDelay {
 				f.new = 0
 				f.pay(p)
 			}
 		}}, []string{"total_paid grew by"}},
-		"accepts nothing": {&loadFake{accept: func(*loadFake, int, *loadFakePayment) (bool, int) {
+		"accepts nothing": {&fake{accept: func(*fake, int, *fakePayment) (bool, int) {
 			return false, http.StatusServiceUnavailable
 		}}, []string{"accepted nothing"}},
 	} {
@@ -228,12 +228,12 @@ func TestLoadFindsTheFault(t *testing.T) {
 // in two had arrived. Both are right, as long as the totals say the same.
 func TestLoadLooksUpWhatItDoesNotKnow(t *testing.T) {
 	t.Parallel()
-	f := &loadFake{accept: func(_ *loadFake, n int, _ *loadFakePayment) (bool, int) {
+	f := &fake{accept: func(_ *fake, n int, _ *fakePayment) (bool, int) {
 		switch n % 10 {
 		case 0:
-			return true, loadFakeHangUp
+			return true, fakeHangUp
 		case 1:
-			return false, loadFakeHangUp
+			return false, fakeHangUp
 		case 2:
 			return true, http.StatusInternalServerError
 		case 3:
@@ -261,7 +261,7 @@ func TestLoadCountsFromTheIntendedTime(t *testing.T) {
 	for _, inFlight := range []string{"2", "1024"} {
 		t.Run(inFlight+" in flight", func(t *testing.T) {
 			t.Parallel()
-			f := &loadFake{accept: loadFaultAt(50, func(*loadFake, *loadFakePayment) (bool, int) {
+			f := &fake{accept: faultAt(50, func(*fake, *fakePayment) (bool, int) {
 				time.Sleep(time.Second) // the fault itself: under the lock, so that all wait
 				return true, http.StatusAccepted
 			})}
@@ -300,7 +300,7 @@ func TestLoadFlags(t *testing.T) {
 	} {
 		t.Run(flags, func(t *testing.T) {
 			t.Parallel()
-			err := runLoad(t.Context(), strings.Fields(flags), io.Discard, io.Discard)
+			err := Run(t.Context(), strings.Fields(flags), io.Discard, io.Discard)
 			require.ErrorContains(t, err, says)
 		})
 	}
@@ -308,11 +308,11 @@ func TestLoadFlags(t *testing.T) {
 
 func TestLoadEndsWithItsContext(t *testing.T) {
 	t.Parallel()
-	addr := (&loadFake{accept: loadHonest}).start(t)
+	addr := (&fake{accept: honest}).start(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	begin := time.Now()
-	err := runLoad(ctx, []string{"-addr", addr, "-admin-addr", addr, "-for", "1m", "-rate", "10"}, io.Discard, io.Discard)
+	err := Run(ctx, []string{"-addr", addr, "-admin-addr", addr, "-for", "1m", "-rate", "10"}, io.Discard, io.Discard)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.Less(t, time.Since(begin), 10*time.Second)
 }
@@ -320,7 +320,7 @@ func TestLoadEndsWithItsContext(t *testing.T) {
 func TestLoadDrawsABar(t *testing.T) {
 	t.Parallel()
 	var bar bytes.Buffer
-	l := &loadRun{bar: &bar, length: 3 * time.Second, sent: 30, accepted: 9, repeats: 1}
+	l := &run{bar: &bar, length: 3 * time.Second, sent: 30, accepted: 9, repeats: 1}
 	l.progress(time.Now().Add(-time.Second))
 	l.progress(time.Now())
 	require.Equal(t, "\r[##########"+strings.Repeat(" ", 20)+"] 30 sent, 10 acknowledged\x1b[K", bar.String(), "once in 200 ms")
@@ -331,7 +331,7 @@ func TestLoadWithoutAServer(t *testing.T) {
 	s := httptest.NewServer(nil)
 	addr := s.Listener.Addr().String()
 	s.Close()
-	err := runLoad(t.Context(), []string{"-addr", addr, "-admin-addr", addr}, io.Discard, io.Discard)
+	err := Run(t.Context(), []string{"-addr", addr, "-admin-addr", addr}, io.Discard, io.Discard)
 	require.ErrorContains(t, err, "before the run")
 }
 
@@ -339,7 +339,7 @@ func TestLoadAmountsAreDistinct(t *testing.T) {
 	t.Parallel()
 	seen := make([]bool, 1<<20+1)
 	for n := range 1 << 20 {
-		kobo := loadAmount(n).Shift(2).IntPart()
+		kobo := amount(n).Shift(2).IntPart()
 		require.False(t, seen[kobo])
 		seen[kobo] = true
 	}
@@ -349,10 +349,10 @@ func TestLoadAmountsAreDistinct(t *testing.T) {
 func TestLoadPercentilesAreMeasuredValues(t *testing.T) {
 	t.Parallel()
 	var d []time.Duration
-	require.Equal(t, "not measured", loadPercentiles(d))
+	require.Equal(t, "not measured", percentiles(d))
 	for i := 100; i > 0; i-- {
 		d = append(d, time.Duration(i)*time.Millisecond)
 	}
-	require.Equal(t, "p50 50ms  p95 95ms  p99 99ms  max 100ms", loadPercentiles(d))
-	require.Equal(t, "p50 1ms  p95 1ms  p99 1ms  max 1ms", loadPercentiles(d[:1]))
+	require.Equal(t, "p50 50ms  p95 95ms  p99 99ms  max 100ms", percentiles(d))
+	require.Equal(t, "p50 1ms  p95 1ms  p99 1ms  max 1ms", percentiles(d[:1]))
 }

@@ -1,4 +1,4 @@
-package main
+package loadgen
 
 import (
 	"context"
@@ -15,7 +15,7 @@ import (
 )
 
 // prepare creates the customers and notes what each has paid so far.
-func (l *loadRun) prepare(ctx context.Context) error {
+func (l *run) prepare(ctx context.Context) error {
 	status, answer, err := l.do(ctx, http.MethodPost, l.adminAddr, "admin/seed-customers", fmt.Appendf(nil, `{"count":%d}`, l.customers))
 	if err == nil && status/100 != 2 {
 		err = fmt.Errorf("seed customers: %d %.200s", status, answer)
@@ -24,17 +24,17 @@ func (l *loadRun) prepare(ctx context.Context) error {
 		return err
 	}
 	l.before = make([]decimal.Decimal, l.customers)
-	return loadEach(l.customers, func(c int) error {
-		balance, _, err := l.get(ctx, "customers/"+loadCustomer(c)+"/balance")
+	return each(l.customers, func(c int) error {
+		balance, _, err := l.get(ctx, "customers/"+customerID(c)+"/balance")
 		l.before[c] = balance.TotalPaid
 		return err
 	})
 }
 
 // check waits, at most -settle, until the server agrees with every receipt.
-func (l *loadRun) check(ctx context.Context) error {
+func (l *run) check(ctx context.Context) error {
 	for _, r := range l.receipts {
-		if r.state == loadUnknown {
+		if r.state == unknown {
 			l.unknown++
 		}
 	}
@@ -61,32 +61,32 @@ func (l *loadRun) check(ctx context.Context) error {
 // it ends at the first few faults unless it is the last. It reads the totals
 // twice: a payment posted again by a worker that came back, or posted late after
 // its answer was lost, changes a total that was right a moment ago.
-func (l *loadRun) round(ctx context.Context, last bool) error {
-	fault := loadEach(len(l.receipts), func(n int) error {
-		if l.receipts[n].state == loadAcked {
+func (l *run) round(ctx context.Context, last bool) error {
+	fault := each(len(l.receipts), func(n int) error {
+		if l.receipts[n].state == acked {
 			return nil
 		}
 		return l.verify(ctx, n)
 	})
 	want := make([]decimal.Decimal, l.customers)
 	for n, r := range l.receipts {
-		if r.state >= loadFound {
-			want[r.customer] = want[r.customer].Add(loadAmount(n))
+		if r.state >= found {
+			want[r.customer] = want[r.customer].Add(amount(n))
 		}
 	}
 	total := func(c int) error {
-		balance, _, err := l.get(ctx, "customers/"+loadCustomer(c)+"/balance")
+		balance, _, err := l.get(ctx, "customers/"+customerID(c)+"/balance")
 		if grown := balance.TotalPaid.Sub(l.before[c]); err == nil && !grown.Equal(want[c]) {
-			err = fmt.Errorf("%s: total_paid grew by %s, the receipts say %s", loadCustomer(c), grown, want[c])
+			err = fmt.Errorf("%s: total_paid grew by %s, the receipts say %s", customerID(c), grown, want[c])
 		}
 		return err
 	}
-	fault = errors.Join(fault, loadEach(l.customers, total))
+	fault = errors.Join(fault, each(l.customers, total))
 	if fault == nil || last {
-		fault = errors.Join(fault, loadEach(len(l.receipts), func(n int) error { return l.verify(ctx, n) }))
+		fault = errors.Join(fault, each(len(l.receipts), func(n int) error { return l.verify(ctx, n) }))
 	}
 	if fault == nil {
-		fault = loadEach(l.customers, total)
+		fault = each(l.customers, total)
 	}
 	return fault
 }
@@ -94,29 +94,29 @@ func (l *loadRun) round(ctx context.Context, last bool) error {
 // verify demands that a payment that the server has taken is POSTED, to the
 // right customer with the right amount, and takes its times. One whose answer
 // was lost and that the server does not know may still arrive.
-func (l *loadRun) verify(ctx context.Context, n int) error {
-	r, customer := &l.receipts[n], loadCustomer(l.receipts[n].customer)
-	if r.posted || r.state == loadNone {
+func (l *run) verify(ctx context.Context, n int) error {
+	r, owner := &l.receipts[n], customerID(l.receipts[n].customer)
+	if r.posted || r.state == none {
 		return nil
 	}
 	p, status, err := l.get(ctx, "payments/"+l.reference(n))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case status == http.StatusNotFound && r.state == loadUnknown:
+	case status == http.StatusNotFound && r.state == unknown:
 		return nil
 	case status == http.StatusNotFound:
-		return fmt.Errorf("%s: acknowledged to %s, and lost", l.reference(n), customer)
+		return fmt.Errorf("%s: acknowledged to %s, and lost", l.reference(n), owner)
 	case err != nil:
 		return err
 	}
-	if r.state == loadUnknown {
-		r.state = loadFound
+	if r.state == unknown {
+		r.state = found
 		l.found++
 	}
 	switch {
-	case p.CustomerID != customer || !p.Amount.Equal(loadAmount(n)):
-		return fmt.Errorf("%s: is %s of %s, was sent as %s of %s", l.reference(n), p.Amount, p.CustomerID, loadAmount(n), customer)
+	case p.CustomerID != owner || !p.Amount.Equal(amount(n)):
+		return fmt.Errorf("%s: is %s of %s, was sent as %s of %s", l.reference(n), p.Amount, p.CustomerID, amount(n), owner)
 	case p.Status != "POSTED":
 		return fmt.Errorf("%s: taken, but its status is %s", l.reference(n), p.Status)
 	}
@@ -134,8 +134,8 @@ func (l *loadRun) verify(ctx context.Context, n int) error {
 	return nil
 }
 
-// loadResource holds what a payment or a balance is asked for.
-type loadResource struct {
+// resource holds what a payment or a balance is asked for.
+type resource struct {
 	CustomerID string          `json:"customer_id"`
 	Status     string          `json:"status"`
 	Amount     decimal.Decimal `json:"amount"`
@@ -145,7 +145,7 @@ type loadResource struct {
 }
 
 // get reads a resource; every status but 200 is an error.
-func (l *loadRun) get(ctx context.Context, path string) (r loadResource, status int, err error) {
+func (l *run) get(ctx context.Context, path string) (r resource, status int, err error) {
 	status, answer, err := l.do(ctx, http.MethodGet, l.addr, path, nil)
 	if err == nil && status != http.StatusOK {
 		err = fmt.Errorf("%s: %d %.200s", path, status, answer)
@@ -156,10 +156,10 @@ func (l *loadRun) get(ctx context.Context, path string) (r loadResource, status 
 	return r, status, err
 }
 
-// loadEach calls f for 0 to n-1 on 32 goroutines, and returns the first few
+// each calls f for 0 to n-1 on 32 goroutines, and returns the first few
 // faults. A goroutine stops at its first, so that a server that hangs cannot
 // hold the check for long.
-func loadEach(n int, f func(int) error) error {
+func each(n int, f func(int) error) error {
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	faults := make([]error, n)

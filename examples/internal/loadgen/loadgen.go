@@ -1,4 +1,8 @@
-package main
+// Package loadgen puts a payment server under load and checks its answers: an
+// open-loop generator, whose latencies count from the moment at which a payment
+// should have been sent, that keeps every receipt and at the end compares them
+// all with what the server has in its books.
+package loadgen
 
 import (
 	"cmp"
@@ -20,8 +24,8 @@ import (
 	"github.com/shopspring/decimal"
 )
 
-// loadRun is one run of `paymentserver load`.
-type loadRun struct {
+// run is one run of `paymentserver load`.
+type run struct {
 	addr, adminAddr           string
 	rate, customers, inFlight int
 	length, settle            time.Duration
@@ -36,7 +40,7 @@ type loadRun struct {
 	drawn    time.Time
 
 	mu       sync.Mutex
-	receipts []loadReceipt
+	receipts []receipt
 
 	sent, accepted, repeats, refused, failed, unknown, found int
 
@@ -46,12 +50,12 @@ type loadRun struct {
 	firstAccepted, lastPosted time.Time // by the server's clock
 }
 
-// runLoad sends payments on a fixed schedule, keeps every receipt and checks all
+// Run sends payments on a fixed schedule, keeps every receipt and checks all
 // of them against the server. Errors: faulty flags, and any payment that is lost,
 // posted twice or booked wrongly. It ends within the run's length, -settle, and
 // the time to read each receipt once.
-func runLoad(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	l, err := parseLoad(args, stderr)
+func Run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	l, err := parse(args, stderr)
 	if err != nil {
 		return err
 	}
@@ -76,9 +80,9 @@ func runLoad(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	return err
 }
 
-// parseLoad reads the flags and names all that are out of range.
-func parseLoad(args []string, stderr io.Writer) (*loadRun, error) {
-	l := &loadRun{id: strconv.FormatInt(time.Now().UnixNano(), 36), date: time.Now().UTC().Format(time.DateTime)}
+// parse reads the flags and names all that are out of range.
+func parse(args []string, stderr io.Writer) (*run, error) {
+	l := &run{id: strconv.FormatInt(time.Now().UnixNano(), 36), date: time.Now().UTC().Format(time.DateTime)}
 	f := flag.NewFlagSet("load", flag.ContinueOnError)
 	f.SetOutput(stderr)
 	f.StringVar(&l.addr, "addr", "127.0.0.1:8080", "the server's `host:port`")
@@ -122,7 +126,7 @@ func parseLoad(args []string, stderr io.Writer) (*loadRun, error) {
 }
 
 // progress draws a bar over the last one, five times a second, if bar is a terminal.
-func (l *loadRun) progress(start time.Time) {
+func (l *run) progress(start time.Time) {
 	if l.bar == nil || time.Since(l.drawn) < 200*time.Millisecond {
 		return
 	}
@@ -134,7 +138,7 @@ func (l *loadRun) progress(start time.Time) {
 }
 
 // print writes the table.
-func (l *loadRun) print(w io.Writer, verdict error) {
+func (l *run) print(w io.Writer, verdict error) {
 	text := fmt.Sprintf("ok: %d payments posted once each, %d balances agree", l.accepted+l.found, l.customers)
 	if verdict != nil {
 		text = "FAILED: " + verdict.Error()
@@ -144,14 +148,14 @@ func (l *loadRun) print(w io.Writer, verdict error) {
 		{"sent", l.sent}, {"accepted", l.accepted}, {"repeats answered", l.repeats}, {"refused", l.refused}, {"errors", l.failed},
 		{"unknown", fmt.Sprintf("%d, %d of them known to the server", l.unknown, l.found)}, {"first trouble", cmp.Or(l.trouble, "none")},
 		{"accepted/s", int(float64(l.accepted) / l.took.Seconds())}, {"posted/s", int(posted)},
-		{"accept", loadPercentiles(l.accept)}, {"accept to posted", loadPercentiles(l.toPosted)}, {"verdict", text},
+		{"accept", percentiles(l.accept)}, {"accept to posted", percentiles(l.toPosted)}, {"verdict", text},
 	} {
 		fmt.Fprintf(w, "%-17s %v\n", row[0], row[1])
 	}
 }
 
-// loadPercentiles sorts d. Nearest rank: each figure is one that was measured.
-func loadPercentiles(d []time.Duration) string {
+// percentiles sorts d. Nearest rank: each figure is one that was measured.
+func percentiles(d []time.Duration) string {
 	if len(d) == 0 {
 		return "not measured"
 	}

@@ -1,0 +1,58 @@
+// Package problem answers HTTP requests that are refused, after RFC 9457.
+package problem
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+
+	"github.com/safetill/safetill/examples/internal/strictjson"
+)
+
+// Field is one field of a request that is wrong.
+type Field struct {
+	Field  string `json:"field"`
+	Reason string `json:"reason"`
+}
+
+// Problem is the body of such an answer.
+type Problem struct {
+	Type   string  `json:"type"`
+	Title  string  `json:"title"`
+	Status int     `json:"status"`
+	Detail string  `json:"detail"`
+	Errors []Field `json:"errors,omitempty"` // the fields that are wrong
+}
+
+// Write answers with a problem.
+func Write(w http.ResponseWriter, status int, detail string, fields ...Field) {
+	body, err := json.Marshal(Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail, Errors: fields})
+	if err != nil {
+		panic(err) // strings and an int always encode
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // a client that is gone needs no answer
+}
+
+// Decode reads a JSON body of at most limit bytes into a struct, strictly, or
+// answers what is wrong with it and returns false.
+func Decode(w http.ResponseWriter, body io.Reader, limit int64, into any) bool {
+	err := strictjson.Decode(body, limit, into)
+	bad, ok := errors.AsType[*strictjson.Error](err)
+	switch {
+	case err == nil:
+		return true
+	case errors.Is(err, strictjson.ErrTooLarge):
+		w.Header().Set("Connection", "close") // the rest is not read
+		Write(w, http.StatusRequestEntityTooLarge, bad.Reason)
+	case ok && bad.Field != "":
+		Write(w, http.StatusBadRequest, "the body is not what is expected", Field{bad.Field, bad.Reason})
+	case ok:
+		Write(w, http.StatusBadRequest, bad.Reason)
+	default:
+		Write(w, http.StatusBadRequest, "the body could not be read")
+	}
+	return false
+}
