@@ -1,0 +1,82 @@
+// Package readme_test holds the Go code of the project's README.md, so that it is
+// compiled and run.
+package readme_test
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/shopspring/decimal"
+
+	"github.com/safetill/safetill/idempotency"
+	"github.com/safetill/safetill/ledger"
+)
+
+func Example_ledger() {
+	ctx := context.Background()
+	l, err := ledger.New(ledger.NewMemory(nil), nil)
+	if err != nil {
+		panic(err)
+	}
+	if err := l.Open(ctx,
+		ledger.Account{ID: "bank", Currency: "NGN", Normal: ledger.Debit},
+		ledger.Account{ID: "ada", Currency: "NGN", Normal: ledger.Credit, Floor: new(decimal.Zero)},
+		ledger.Account{ID: "shop", Currency: "NGN", Normal: ledger.Credit},
+	); err != nil {
+		panic(err)
+	}
+
+	move := func(id ledger.TransactionID, debit, credit ledger.AccountID, amount string) ledger.Transaction {
+		return ledger.Transaction{ID: id, Postings: []ledger.Posting{
+			{Debit: debit, Credit: credit, Amount: decimal.RequireFromString(amount), Currency: "NGN"},
+		}}
+	}
+	results, err := l.Post(ctx, []ledger.Transaction{
+		move("deposit-1", "bank", "ada", "100"),
+		move("order-1", "ada", "shop", "80.50"),
+		move("order-2", "ada", "shop", "80.50"), // more than Ada has left
+		move("order-1", "ada", "shop", "80.50"), // a repeat moves nothing
+	})
+	if err != nil {
+		panic(err)
+	}
+	for _, r := range results {
+		fmt.Println(r.ID, r.Verdict, r.Duplicate)
+	}
+
+	balances, err := l.Balances(ctx, "ada", "shop")
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(balances[0].Posted, balances[1].Posted)
+	// Output:
+	// deposit-1 posted false
+	// order-1 posted false
+	// order-2 insufficient_funds false
+	// order-1 posted true
+	// 19.5 80.5
+}
+
+func Example_idempotency() {
+	guard, err := idempotency.New(idempotency.NewMemory(nil), nil)
+	if err != nil {
+		panic(err)
+	}
+	key, err := idempotency.NewKey("tenant-7", "create-payment", "the client's Idempotency-Key")
+	if err != nil {
+		panic(err)
+	}
+	body := idempotency.FingerprintOf([]byte(`{"amount":"80.50"}`))
+
+	for range 2 {
+		result, err := idempotency.Do(context.Background(), guard, key, body, func(context.Context) (string, error) {
+			fmt.Println("charging the card")
+			return "receipt 1", nil
+		})
+		fmt.Println(result.Value, result.Replayed, err)
+	}
+	// Output:
+	// charging the card
+	// receipt 1 false <nil>
+	// receipt 1 true <nil>
+}
