@@ -22,15 +22,27 @@ func (r Report) OK() bool { return len(r.Breaks) == 0 }
 
 // Break is a contradiction in a ledger.
 type Break struct {
-	Account  AccountID // "" where a currency as a whole does not add up
-	Currency string
-	What     string          // "debits", "credits", "version" or "sum"
-	Have     decimal.Decimal // what the account says; all debits for "sum"
-	Want     decimal.Decimal // what its entries say; all credits for "sum"
+	Account  AccountID // "" where it is not of one account, as a currency's sum
+	Currency string    // "" where it is not of one currency
+
+	// What contradicts: an account's "debits", "credits" or "version" and its
+	// entries, a currency's "sum" of debits and that of its credits, or what the
+	// store found beyond that, in words.
+	What string
+
+	Have decimal.Decimal // what the account says; all debits for "sum"
+	Want decimal.Decimal // what its entries say; all credits for "sum"
 }
 
 func (b Break) String() string {
-	return fmt.Sprintf("%s %s of account %q is %s, should be %s", b.Currency, b.What, b.Account, b.Have, b.Want)
+	what := b.What
+	if b.Currency != "" {
+		what = b.Currency + " " + what
+	}
+	if b.Account != "" {
+		what = fmt.Sprintf("%s of account %q", what, b.Account)
+	}
+	return fmt.Sprintf("%s: %s, should be %s", what, b.Have, b.Want)
 }
 
 // check adds up a ledger, account by account.

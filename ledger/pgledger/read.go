@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/shopspring/decimal"
 
 	"github.com/safetill/safetill/ledger"
 )
@@ -130,42 +129,4 @@ func (s *Store) Lines(ctx context.Context, account ledger.AccountID, after int64
 		return nil, fmt.Errorf("pgledger: entries: %w", err)
 	}
 	return page, nil
-}
-
-// Verify is [ledger.Store.Verify]: one statement, in one snapshot, that sorts
-// all entries. It takes no locks.
-func (s *Store) Verify(ctx context.Context) (ledger.Report, error) {
-	rows, err := s.db.Query(ctx, s.sql.verify, ledger.MaxBreaks)
-	if err != nil {
-		return ledger.Report{}, fmt.Errorf("pgledger: verify: %w", err)
-	}
-	defer rows.Close()
-	var r ledger.Report
-	for rows.Next() {
-		var id, currency, what, have, want string
-		var scale int32
-		if err := rows.Scan(&id, &currency, &scale, &what, &have, &want, &r.Accounts, &r.Transactions, &r.Entries); err != nil {
-			return ledger.Report{}, fmt.Errorf("pgledger: verify: %w", err)
-		}
-		if what == "" { // the row of counts
-			continue
-		}
-		b := ledger.Break{Account: ledger.AccountID(id), Currency: currency, What: what}
-		if b.Have, b.Want, err = decimals(have, want, scale); err != nil {
-			return ledger.Report{}, fmt.Errorf("pgledger: verify: %w", err)
-		}
-		r.Breaks = append(r.Breaks, b)
-	}
-	if err := rows.Err(); err != nil {
-		return ledger.Report{}, fmt.Errorf("pgledger: verify: %w", err)
-	}
-	return r, nil
-}
-
-func decimals(have, want string, scale int32) (h, w decimal.Decimal, err error) {
-	h, err = decimal.NewFromString(have)
-	if err == nil {
-		w, err = decimal.NewFromString(want)
-	}
-	return h.Shift(-scale), w.Shift(-scale), err
 }

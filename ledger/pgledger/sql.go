@@ -31,9 +31,11 @@ func newStatements(schema string) statements {
 }
 
 const (
+	// Sorted for the same reason as lockSQL.
 	openSQL = `
 INSERT INTO {accounts} (id, currency, scale, normal, floor)
-SELECT * FROM unnest($1::text[], $2::text[], $3::smallint[], $4::smallint[], $5::numeric[])
+SELECT * FROM unnest($1::text[], $2::text[], $3::smallint[], $4::smallint[], $5::numeric[]) AS u(id, currency, scale, normal, floor)
+ORDER BY id COLLATE "C"
 ON CONFLICT (id) DO NOTHING`
 
 	// One row for each id asked for, in their order, nulls where there is none.
@@ -84,37 +86,3 @@ FROM unnest($2::bigint[], $3::smallint[], $4::bigint[], $5::bigint[], $6::bigint
             $8::numeric[], $9::numeric[], $10::numeric[], $11::text[])
 AS u(seq, posting, debit_no, credit_no, debit_version, credit_version, amount, debit_balance, credit_balance, transaction_id)`
 )
-
-// verifySQL goes through every account's entries in the order of their versions
-// and compares neighbours, in one statement and so in one snapshot. It returns a
-// row for each break, and at last one of counts.
-const verifySQL = `
-WITH entries AS (
-    SELECT debit_no AS no, debit_version AS version, amount AS debit, 0::numeric AS credit, debit_balance AS balance FROM {postings}
-    UNION ALL
-    SELECT credit_no, credit_version, 0, amount, credit_balance FROM {postings}
-), neighbours AS (
-    SELECT no, version, debit, credit, balance - lag(balance, 1, 0::numeric) OVER w AS moved, version - lag(version, 1, 0::bigint) OVER w AS step
-    FROM entries WINDOW w AS (PARTITION BY no ORDER BY version)
-), sums AS (
-    SELECT no, sum(debit) AS debits, sum(credit) AS credits, count(*) AS n,
-           min(version) FILTER (WHERE step <> 1) AS gap,
-           min(version) FILTER (WHERE moved <> debit - credit) AS debit_break,
-           min(version) FILTER (WHERE moved <> credit - debit) AS credit_break
-    FROM neighbours GROUP BY no
-), checked AS (
-    SELECT a.id, a.currency, a.scale, a.debits, a.credits, a.version, coalesce(s.debits, 0) AS want_debits,
-           coalesce(s.credits, 0) AS want_credits, coalesce(s.n, 0) AS n, s.gap,
-           CASE a.normal WHEN 1 THEN s.debit_break ELSE s.credit_break END AS broken
-    FROM {accounts} a LEFT JOIN sums s ON s.no = a.no
-), breaks AS (
-    SELECT id, currency, scale, 'debits' AS what, debits AS have, want_debits AS want FROM checked WHERE debits <> want_debits
-    UNION ALL SELECT id, currency, scale, 'credits', credits, want_credits FROM checked WHERE credits <> want_credits
-    UNION ALL SELECT id, currency, 0, 'version', version, n FROM checked WHERE version <> n
-    UNION ALL SELECT id, currency, 0, 'gap before entry', gap, gap - 1 FROM checked WHERE gap IS NOT NULL
-    UNION ALL SELECT id, currency, 0, 'balance of entry', broken, broken FROM checked WHERE broken IS NOT NULL
-    UNION ALL SELECT '', currency, max(scale), 'sum', sum(debits), sum(credits) FROM checked GROUP BY currency HAVING sum(debits) <> sum(credits)
-)
-(SELECT id, currency, scale::int, what, have::text, want::text, 0::bigint, 0::bigint, 0::bigint FROM breaks ORDER BY id, what LIMIT $1)
-UNION ALL
-SELECT '', '', 0, '', '0', '0', (SELECT count(*) FROM checked), (SELECT count(*) FROM {transactions}), (SELECT coalesce(sum(n), 0)::bigint FROM checked)`

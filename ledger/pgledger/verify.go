@@ -1,0 +1,97 @@
+package pgledger
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/shopspring/decimal"
+
+	"github.com/safetill/safetill/ledger"
+)
+
+// verifySQL goes through every account's entries in the order of their versions
+// and compares neighbours, and lays postings beside transactions, in one
+// statement and so in one snapshot. It returns a row for each break, and at last
+// one of counts. The arrays are a version, what is there and what should be:
+// their least is that of the first break.
+const verifySQL = `
+WITH entries AS (
+    SELECT debit_no AS no, debit_version AS version, amount AS debit, 0::numeric AS credit, debit_balance AS balance FROM {postings}
+    UNION ALL
+    SELECT credit_no, credit_version, 0, amount, credit_balance FROM {postings}
+), neighbours AS (
+    SELECT no, version, debit, credit, balance,
+           lag(version, 1, 0::bigint) OVER w + 1 AS want_version, lag(balance, 1, 0::numeric) OVER w AS before
+    FROM entries WINDOW w AS (PARTITION BY no ORDER BY version)
+), sums AS (
+    SELECT no, sum(debit) AS debits, sum(credit) AS credits, count(*) AS n,
+           min(ARRAY[version, version, want_version]) FILTER (WHERE version <> want_version) AS gap,
+           min(ARRAY[version, balance, before + debit - credit]) FILTER (WHERE balance - before <> debit - credit) AS debit_break,
+           min(ARRAY[version, balance, before + credit - debit]) FILTER (WHERE balance - before <> credit - debit) AS credit_break
+    FROM neighbours GROUP BY no
+), checked AS (
+    SELECT coalesce(no, s.no) AS no, a.id, a.currency, a.scale, a.debits, a.credits, a.version, coalesce(s.debits, 0) AS want_debits,
+           coalesce(s.credits, 0) AS want_credits, coalesce(s.n, 0) AS n, s.gap,
+           CASE a.normal WHEN 1 THEN s.debit_break ELSE s.credit_break END AS broken
+    FROM {accounts} a FULL JOIN sums s USING (no)
+), strays AS (
+    SELECT p.debit_no, p.transaction_id, t.id AS transaction, d.id, d.currency, c.currency AS other
+    FROM {postings} p FULL JOIN (SELECT seq, id FROM {transactions} WHERE verdict = 0) t ON t.seq = p.seq
+    LEFT JOIN {accounts} d ON d.no = p.debit_no LEFT JOIN {accounts} c ON c.no = p.credit_no
+    WHERE p.transaction_id IS DISTINCT FROM t.id OR d.currency <> c.currency
+), breaks AS (
+    SELECT id, currency, scale, 'debits' AS what, debits AS have, want_debits AS want FROM checked WHERE debits <> want_debits
+    UNION ALL SELECT id, currency, scale, 'credits', credits, want_credits FROM checked WHERE credits <> want_credits
+    UNION ALL SELECT id, currency, 0, 'version', version, n FROM checked WHERE version <> n
+    UNION ALL SELECT id, currency, 0, 'entry', gap[2], gap[3] FROM checked WHERE id IS NOT NULL AND gap IS NOT NULL
+    UNION ALL SELECT id, currency, scale, 'balance of entry ' || broken[1], broken[2], broken[3] FROM checked WHERE id IS NOT NULL AND broken IS NOT NULL
+    UNION ALL SELECT '', '', 0, 'entries without an account, number ' || no, n, 0 FROM checked WHERE id IS NULL
+    UNION ALL SELECT id, currency, 0, 'postings without a transaction', count(*), 0
+              FROM strays WHERE id IS NOT NULL AND transaction_id IS DISTINCT FROM transaction GROUP BY id, currency
+    UNION ALL SELECT id, currency, 0, 'postings with an account in ' || other, count(*), 0
+              FROM strays WHERE currency <> other GROUP BY id, currency, other
+    UNION ALL SELECT '', '', 0, 'postings of transaction ' || transaction, 0, 1 FROM strays WHERE debit_no IS NULL
+    UNION ALL SELECT '', currency, max(scale), 'sum', sum(debits), sum(credits)
+              FROM checked WHERE id IS NOT NULL GROUP BY currency HAVING sum(debits) <> sum(credits)
+)
+(SELECT id, currency, scale::int, what, have::text, want::text, 0::bigint, 0::bigint, 0::bigint FROM breaks ORDER BY id, what COLLATE "C" LIMIT $1)
+UNION ALL
+SELECT '', '', 0, '', '0', '0', (SELECT count(id) FROM checked), (SELECT count(*) FROM {transactions}), (SELECT coalesce(sum(n), 0)::bigint FROM checked)`
+
+// Verify is [ledger.Store.Verify]: one statement, in one snapshot, that sorts
+// all entries. It takes no locks.
+func (s *Store) Verify(ctx context.Context) (ledger.Report, error) {
+	rows, err := s.db.Query(ctx, s.sql.verify, ledger.MaxBreaks)
+	if err != nil {
+		return ledger.Report{}, fmt.Errorf("pgledger: verify: %w", err)
+	}
+	defer rows.Close()
+	var r ledger.Report
+	for rows.Next() {
+		var id, currency, what, have, want string
+		var scale int32
+		if err := rows.Scan(&id, &currency, &scale, &what, &have, &want, &r.Accounts, &r.Transactions, &r.Entries); err != nil {
+			return ledger.Report{}, fmt.Errorf("pgledger: verify: %w", err)
+		}
+		if what == "" { // the row of counts
+			continue
+		}
+		b := ledger.Break{Account: ledger.AccountID(id), Currency: currency, What: what}
+		if b.Have, b.Want, err = decimals(have, want, scale); err != nil {
+			return ledger.Report{}, fmt.Errorf("pgledger: verify: %w", err)
+		}
+		r.Breaks = append(r.Breaks, b)
+	}
+	if err := rows.Err(); err != nil {
+		return ledger.Report{}, fmt.Errorf("pgledger: verify: %w", err)
+	}
+	return r, nil
+}
+
+func decimals(have, want string, scale int32) (h, w decimal.Decimal, err error) {
+	h, err = decimal.NewFromString(have)
+	if err == nil {
+		w, err = decimal.NewFromString(want)
+	}
+	return h.Shift(-scale), w.Shift(-scale), err
+}

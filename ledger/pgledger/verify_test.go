@@ -1,0 +1,192 @@
+package pgledger_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/shopspring/decimal"
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/ledger"
+	"github.com/safetill/safetill/ledger/pgledger"
+)
+
+// tampered is a small ledger in which something was changed behind its back.
+func tampered(t *testing.T, sql ...string) []string {
+	t.Helper()
+	f := open(t)
+	f.want(t, ledger.Posted, move("1", "bank", "a", "10"), move("2", "bank", "b", "7"), move("3", "a", "b", "4"), move("4", "b", "a", "1"))
+	f.want(t, ledger.InsufficientFunds, move("5", "a", "b", "100"))
+	f.verify(t)
+	for _, change := range sql {
+		tag, err := f.pool.Exec(t.Context(), change)
+		require.NoError(t, err, change)
+		require.NotZero(t, tag.RowsAffected(), change)
+	}
+	r, err := f.Verify(t.Context())
+	require.NoError(t, err)
+	var breaks []string
+	for _, b := range r.Breaks {
+		breaks = append(breaks, b.String())
+	}
+	return breaks
+}
+
+func TestVerifyFindsTampering(t *testing.T) {
+	t.Parallel()
+	const posting = ` WHERE transaction_id = '3'`
+	for name, c := range map[string]struct {
+		sql  []string
+		want []string
+	}{
+		"a balance": {
+			[]string{`UPDATE ledger_accounts SET credits = credits + 500 WHERE id = 'a'`},
+			[]string{"NGN sum: 22, should be 27", `NGN credits of account "a": 16, should be 11`},
+		},
+		"a balance on both sides": {
+			[]string{`UPDATE ledger_accounts SET credits = credits + 500, debits = debits + 500 WHERE id = 'a'`},
+			[]string{`NGN credits of account "a": 16, should be 11`, `NGN debits of account "a": 9, should be 4`},
+		},
+		"an amount": {
+			[]string{`UPDATE ledger_postings SET amount = 300` + posting},
+			[]string{
+				`NGN balance of entry 2 of account "a": 6, should be 7`, `NGN debits of account "a": 4, should be 3`,
+				`NGN balance of entry 2 of account "b": 11, should be 10`, `NGN credits of account "b": 11, should be 10`,
+			},
+		},
+		"a running balance": {
+			[]string{`UPDATE ledger_postings SET credit_balance = 1200` + posting},
+			[]string{`NGN balance of entry 2 of account "b": 12, should be 11`},
+		},
+		"a running balance on a debit account": {
+			[]string{`UPDATE ledger_postings SET debit_balance = debit_balance - 1 WHERE transaction_id = '2'`},
+			[]string{`NGN balance of entry 2 of account "bank": 16.99, should be 17`},
+		},
+		"a posting is deleted": {
+			[]string{`DELETE FROM ledger_postings` + posting},
+			[]string{
+				"postings of transaction 3: 0, should be 1",
+				`NGN balance of entry 3 of account "a": 7, should be 11`, `NGN debits of account "a": 4, should be 0`,
+				`NGN entry of account "a": 3, should be 2`, `NGN version of account "a": 3, should be 2`,
+				`NGN balance of entry 3 of account "b": 10, should be 6`, `NGN credits of account "b": 11, should be 7`,
+				`NGN entry of account "b": 3, should be 2`, `NGN version of account "b": 3, should be 2`,
+			},
+		},
+		"the last posting is deleted, its accounts set back": {
+			[]string{
+				`DELETE FROM ledger_postings WHERE transaction_id = '4'`,
+				`UPDATE ledger_accounts SET credits = credits - 100, version = version - 1 WHERE id = 'a'`,
+				`UPDATE ledger_accounts SET debits = debits - 100, version = version - 1 WHERE id = 'b'`,
+			},
+			[]string{"postings of transaction 4: 0, should be 1"},
+		},
+		"a version of an account": {
+			[]string{`UPDATE ledger_accounts SET version = 9 WHERE id = 'bank'`},
+			[]string{`NGN version of account "bank": 9, should be 2`},
+		},
+		"a transaction is deleted": {
+			[]string{`DELETE FROM ledger_transactions WHERE id = '3'`},
+			[]string{`NGN postings without a transaction of account "a": 1, should be 0`},
+		},
+		"a transaction is called refused": {
+			[]string{`UPDATE ledger_transactions SET verdict = 12 WHERE id = '3'`},
+			[]string{`NGN postings without a transaction of account "a": 1, should be 0`},
+		},
+		"a refusal is called posted": {
+			[]string{`UPDATE ledger_transactions SET verdict = 0 WHERE id = '5'`},
+			[]string{"postings of transaction 5: 0, should be 1"},
+		},
+		"an account is deleted": {
+			[]string{`DELETE FROM ledger_accounts WHERE id = 'b'`},
+			[]string{"entries without an account, number 2: 3, should be 0", "NGN sum: 21, should be 11"},
+		},
+		"a currency": {
+			[]string{`UPDATE ledger_accounts SET currency = 'USD' WHERE id = 'a'`},
+			[]string{
+				"NGN sum: 18, should be 11", "USD sum: 4, should be 11",
+				`USD postings with an account in NGN of account "a": 1, should be 0`,
+				`NGN postings with an account in USD of account "b": 1, should be 0`,
+				`NGN postings with an account in USD of account "bank": 1, should be 0`,
+			},
+		},
+		"a posting is given to another transaction": {
+			[]string{`UPDATE ledger_postings SET transaction_id = '1'` + posting},
+			[]string{`NGN postings without a transaction of account "a": 1, should be 0`},
+		},
+		"the sides are swapped": {
+			[]string{`UPDATE ledger_postings SET debit_no = credit_no, credit_no = debit_no, debit_version = credit_version, credit_version = debit_version WHERE transaction_id = '1'`},
+			[]string{
+				`NGN balance of entry 1 of account "a": 10, should be -10`, `NGN credits of account "a": 11, should be 1`,
+				`NGN debits of account "a": 4, should be 14`,
+				`NGN balance of entry 1 of account "bank": 10, should be -10`, `NGN credits of account "bank": 0, should be 10`,
+				`NGN debits of account "bank": 17, should be 7`,
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			require.Equal(t, c.want, tampered(t, c.sql...))
+		})
+	}
+}
+
+// A debit and a credit of one account cannot share a version by a constraint, since each has an index of its own.
+func TestVerifyFindsAVersionThatIsThereTwice(t *testing.T) {
+	t.Parallel()
+	// b has entry 1 as a credit, 2 as a credit and 3 as a debit: now 1, 2, 2.
+	breaks := tampered(t, `UPDATE ledger_postings SET debit_version = 2 WHERE transaction_id = '4'`)
+	require.Contains(t, breaks, `NGN entry of account "b": 2, should be 3`)
+}
+
+func TestVerifyListsAHundredBreaks(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	var accounts []ledger.Account
+	for i := range ledger.MaxBreaks + 50 {
+		accounts = append(accounts, ledger.Account{ID: ledger.AccountID(fmt.Sprint("x", i)), Currency: "NGN", Normal: ledger.Debit})
+	}
+	require.NoError(t, f.Open(t.Context(), accounts...))
+	_, err := f.pool.Exec(t.Context(), `UPDATE ledger_accounts SET debits = 1, credits = 1 WHERE id LIKE 'x%'`)
+	require.NoError(t, err)
+	r, err := f.Verify(t.Context())
+	require.NoError(t, err)
+	require.Len(t, r.Breaks, ledger.MaxBreaks)
+	require.False(t, r.OK())
+	require.EqualValues(t, len(accounts)+3, r.Accounts)
+	require.True(t, r.Breaks[0].Have.Equal(decimal.New(1, -2)), r.Breaks[0].String())
+}
+
+// BenchmarkVerify is of 1,000,000 entries of 10,000 accounts.
+func BenchmarkVerify(b *testing.B) {
+	f := open(b)
+	fill(b, f.pool, 500_000)
+	l, err := ledger.New(pgledger.NewStore(f.pool, nil), nil)
+	require.NoError(b, err)
+	for b.Loop() {
+		r, err := l.Verify(b.Context())
+		require.NoError(b, err)
+		require.Empty(b, r.Breaks)
+		require.EqualValues(b, 1_000_000, r.Entries)
+	}
+}
+
+// fill makes n transactions of one posting between 5,000 pairs of accounts by SQL, as Post would have made them.
+func fill(tb testing.TB, pool *pgxpool.Pool, n int) {
+	tb.Helper()
+	for _, sql := range []string{
+		`INSERT INTO ledger_accounts (id, currency, scale, normal)
+		 SELECT 'p' || k || s, 'NGN', 2, CASE s WHEN 'd' THEN 1 ELSE 2 END FROM generate_series(0, 4999) k, (VALUES ('d'), ('c')) v(s)`,
+		fmt.Sprintf(`INSERT INTO ledger_transactions (id, seq, fingerprint, verdict, posting, at)
+		 SELECT 'fill' || k, k, decode(md5(k::text), 'hex'), 0, 0, now() FROM generate_series(0, %d) k`, n-1),
+		fmt.Sprintf(`INSERT INTO ledger_postings
+		   (seq, posting, debit_no, credit_no, debit_version, credit_version, at, amount, debit_balance, credit_balance, transaction_id)
+		 SELECT k, 0, d.no, c.no, k / 5000 + 1, k / 5000 + 1, now(), 100, 100 * (k / 5000 + 1), 100 * (k / 5000 + 1), 'fill' || k
+		 FROM generate_series(0, %d) k JOIN ledger_accounts d ON d.id = 'p' || k %% 5000 || 'd' JOIN ledger_accounts c ON c.id = 'p' || k %% 5000 || 'c'`, n-1),
+		`UPDATE ledger_accounts a SET debits = 100 * p.n, version = p.n FROM (SELECT debit_no AS no, count(*) AS n FROM ledger_postings GROUP BY 1) p WHERE p.no = a.no`,
+		`UPDATE ledger_accounts a SET credits = 100 * p.n, version = p.n FROM (SELECT credit_no AS no, count(*) AS n FROM ledger_postings GROUP BY 1) p WHERE p.no = a.no`,
+	} {
+		_, err := pool.Exec(tb.Context(), sql)
+		require.NoError(tb, err, sql)
+	}
+}
