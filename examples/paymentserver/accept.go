@@ -170,16 +170,12 @@ func (a *accepter) claim(ctx context.Context, requests []*request) []*request {
 func (a *accepter) answer(ctx context.Context, requests []*request, accepted []acceptance) {
 	var due [][]byte
 	var done []idempotency.Completion
-	var lost []idempotency.Claim
 	for i, r := range requests {
 		got := newAnswer(r.payment, accepted[i].first)
 		switch {
 		case accepted[i].err != nil:
 			a.m.accepted.WithLabelValues("refused").Inc()
 			r.done <- answer{err: accepted[i].err}
-			if r.token > 0 {
-				lost = append(lost, idempotency.Claim{Key: r.payment.key(), Token: r.token})
-			}
 			continue
 		case accepted[i].repeat:
 			a.m.accepted.WithLabelValues("repeated").Inc()
@@ -194,7 +190,7 @@ func (a *accepter) answer(ctx context.Context, requests []*request, accepted []a
 		done = append(done, r.completion(got)...)
 	}
 	a.enqueue(ctx, due)
-	a.settle(ctx, done, lost)
+	a.settle(ctx, done)
 }
 
 // completion is what the cache shall remember, if its claim is ours.
@@ -222,18 +218,15 @@ func (a *accepter) enqueue(ctx context.Context, references [][]byte) {
 	a.wake.Wake()
 }
 
-// settle completes and releases claims. It is the cache alone that suffers if it
-// fails: its leases run out.
-func (a *accepter) settle(ctx context.Context, done []idempotency.Completion, lost []idempotency.Claim) {
-	_ = guarded(ctx, a.redis, func(ctx context.Context) (err error) {
-		if len(done) > 0 {
-			_, err = a.cache.Complete(ctx, done)
-		}
-		if len(lost) > 0 && err == nil {
-			_, err = a.cache.Release(ctx, lost)
-		}
-		return err
-	})
+// settle tells the cache. The claims of refused payments just run out: to a cache
+// in two minds the store is asked.
+func (a *accepter) settle(ctx context.Context, done []idempotency.Completion) {
+	if len(done) > 0 {
+		_ = guarded(ctx, a.redis, func(ctx context.Context) error { // it is the cache alone that suffers
+			_, err := a.cache.Complete(ctx, done)
+			return err
+		})
+	}
 }
 
 // divert puts payments on the spill list while the database is down. A commit
@@ -275,5 +268,5 @@ func (a *accepter) divert(ctx context.Context, requests []*request, cause error)
 		r.done <- got
 		done = append(done, r.completion(got)...)
 	}
-	a.settle(ctx, done, nil)
+	a.settle(ctx, done)
 }

@@ -62,26 +62,7 @@ func (s *api) admin() http.Handler {
 }
 
 func (s *api) engine() *gin.Engine {
-	gin.SetMode(gin.ReleaseMode)
-	r := gin.New()
-	r.HandleMethodNotAllowed = true
-	r.RedirectTrailingSlash = false
-	r.Use(func(c *gin.Context) {
-		defer func() {
-			if recovered := recover(); recovered != nil {
-				s.fail(c, fmt.Errorf("panic: %v", recovered))
-			}
-			s.m.responses.WithLabelValues(strconv.Itoa(c.Writer.Status())).Inc()
-		}()
-		c.Next()
-	})
-	r.NoRoute(func(c *gin.Context) {
-		problem.Write(c.Writer, http.StatusNotFound, "no such path: "+c.Request.URL.Path)
-	})
-	r.NoMethod(func(c *gin.Context) {
-		problem.Write(c.Writer, http.StatusMethodNotAllowed, c.Request.Method+" is not allowed here, only "+c.Writer.Header().Get("Allow"))
-	})
-	return r
+	return problem.Engine(s.log, func(status int) { s.m.responses.WithLabelValues(strconv.Itoa(status)).Inc() })
 }
 
 func (s *api) health(r *gin.Engine) {
@@ -202,7 +183,7 @@ func (s *api) getBalance(c *gin.Context) {
 
 func (s *api) listCustomers(c *gin.Context) {
 	limit, offset := 50, 0
-	faults := append(readInt(c, "limit", &limit, 1, maxPage), readInt(c, "offset", &offset, 0, 1<<30)...)
+	faults := append(problem.Int(c.Request, "limit", &limit, 1, maxPage), problem.Int(c.Request, "offset", &offset, 0, 1<<30)...)
 	if len(faults) > 0 {
 		problem.Write(c.Writer, http.StatusBadRequest, "the query has faults", faults...)
 		return
@@ -227,19 +208,6 @@ func (s *api) listCustomers(c *gin.Context) {
 	}) {
 		c.JSON(http.StatusOK, gin.H{"customers": page, "limit": limit, "offset": offset, "total": total})
 	}
-}
-
-func readInt(c *gin.Context, name string, into *int, least, most int) []problem.Field {
-	text, ok := c.GetQuery(name)
-	if !ok {
-		return nil
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < least || n > most {
-		return []problem.Field{{Field: name, Reason: fmt.Sprintf("must be a whole number from %d to %d", least, most)}}
-	}
-	*into = n
-	return nil
 }
 
 func (s *api) seedCustomers(c *gin.Context) {

@@ -43,21 +43,16 @@ func newMetrics() *metrics {
 	return m
 }
 
-func (m *metrics) gauge(name, help string, labels prometheus.Labels, value func() float64) {
-	m.registry.MustRegister(prometheus.NewGaugeFunc(
-		prometheus.GaugeOpts{Namespace: "paymentserver", Name: name, Help: help, ConstLabels: labels}, value))
-}
-
 // watch adds what is read when metrics are scraped: queues, breakers, pools.
 func (m *metrics) watch(a *accepter, pool *pgxpool.Pool, rdb *redis.Client) {
 	for _, q := range []string{"posting", "spill"} {
-		m.gauge("queue_depth", "Messages ready and claimed.", prometheus.Labels{"queue": q}, func() float64 {
+		m.gauge("queue_depth", "Messages ready and claimed.", "queue", q, func() int {
 			size := a.depths(context.Background())[q]
-			return float64(size.Ready + size.Claimed)
+			return size.Ready + size.Claimed
 		})
 	}
 	for name, b := range map[string]*breaker.Breaker{"database": a.db, "redis": a.redis} {
-		m.gauge("breaker_open", "1 while calls do not go through.", prometheus.Labels{"breaker": name}, func() float64 {
+		m.gauge("breaker_open", "1 while calls do not go through.", "breaker", name, func() int {
 			if b.Closed() {
 				return 0
 			}
@@ -65,14 +60,17 @@ func (m *metrics) watch(a *accepter, pool *pgxpool.Pool, rdb *redis.Client) {
 		})
 	}
 	if pool != nil {
-		m.gauge("pg_connections", "Connections in use.", prometheus.Labels{"state": "used"}, func() float64 { return float64(pool.Stat().AcquiredConns()) })
-		m.gauge("pg_connections", "Connections in use.", prometheus.Labels{"state": "idle"}, func() float64 { return float64(pool.Stat().IdleConns()) })
+		m.gauge("pg_connections", "Connections to PostgreSQL.", "state", "used", func() int { return int(pool.Stat().AcquiredConns()) })
+		m.gauge("pg_connections", "Connections to PostgreSQL.", "state", "idle", func() int { return int(pool.Stat().IdleConns()) })
 	}
 	if rdb != nil {
-		m.gauge("redis_connections", "Connections in use.", prometheus.Labels{"state": "used"}, func() float64 {
-			st := rdb.PoolStats()
-			return float64(st.TotalConns) - float64(st.IdleConns)
-		})
-		m.gauge("redis_connections", "Connections in use.", prometheus.Labels{"state": "idle"}, func() float64 { return float64(rdb.PoolStats().IdleConns) })
+		m.gauge("redis_connections", "Connections to Redis.", "state", "all", func() int { return int(rdb.PoolStats().TotalConns) })
+		m.gauge("redis_connections", "Connections to Redis.", "state", "idle", func() int { return int(rdb.PoolStats().IdleConns) })
 	}
+}
+
+func (m *metrics) gauge(name, help, label, value string, read func() int) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: "paymentserver", Name: name, Help: help, ConstLabels: prometheus.Labels{label: value},
+	}, func() float64 { return float64(read()) }))
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"embed"
 	"errors"
-	"fmt"
 	"io/fs"
 	"slices"
 	"strings"
@@ -21,6 +20,21 @@ import (
 
 //go:embed migrations/*.sql
 var files embed.FS
+
+var (
+	//go:embed queries/accept.sql
+	acceptSQL string
+	//go:embed queries/due.sql
+	dueSQL string
+	//go:embed queries/settle.sql
+	settleSQL string
+	//go:embed queries/received.sql
+	receivedSQL string
+	//go:embed queries/find.sql
+	findSQL string
+	//go:embed queries/totals.sql
+	totalsSQL string
+)
 
 func migration() pg.Migration {
 	sub, err := fs.Sub(files, "migrations")
@@ -57,57 +71,27 @@ func (s *pgStore) in(tx pgx.Tx) *ledger.Ledger {
 	return l
 }
 
-// acceptSQL inserts, and reads beside it what was there before. A reference that
-// another transaction commits while this one runs is in neither: found is null,
-// and the caller asks again.
-const acceptSQL = `
-WITH input AS (
-    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::numeric[], $5::timestamp[], $6::text[], $7::timestamptz[])
-    WITH ORDINALITY AS i(reference, customer_id, payment_status, amount, transaction_date, state, accepted_at, n)
-), fresh AS (
-    INSERT INTO payments AS p (reference, customer_id, payment_status, amount, transaction_date, state, reason, accepted_at)
-    SELECT i.reference, i.customer_id, i.payment_status, i.amount, i.transaction_date,
-           CASE WHEN c.id IS NULL THEN 'REJECTED' ELSE i.state END, CASE WHEN c.id IS NULL THEN 'unknown_customer' ELSE '' END,
-           coalesce(i.accepted_at, clock_timestamp())
-    FROM input i LEFT JOIN customers c ON c.id = i.customer_id WHERE c.id IS NOT NULL OR $8 ORDER BY i.reference
-    ON CONFLICT (reference) DO UPDATE
-    SET payment_status = excluded.payment_status, transaction_date = excluded.transaction_date, state = excluded.state
-    WHERE p.payment_status = 'PENDING' AND excluded.payment_status <> 'PENDING'
-      AND p.customer_id = excluded.customer_id AND p.amount = excluded.amount
-    RETURNING reference, accepted_at
-)
-SELECT f.reference IS NOT NULL, c.id IS NOT NULL, coalesce(f.accepted_at, p.accepted_at),
-       p.customer_id = i.customer_id AND p.payment_status = i.payment_status AND p.amount = i.amount AND p.transaction_date = i.transaction_date
-FROM input i LEFT JOIN fresh f USING (reference) LEFT JOIN payments p USING (reference) LEFT JOIN customers c ON c.id = i.customer_id
-ORDER BY i.n`
+// errRaced says that a reference was taken while our statement ran: it was too
+// late to insert and too early to find. Asked again, it is found.
+var errRaced = errors.New("reference taken at the same moment")
+
+func raced(a acceptance) bool { return errors.Is(a.err, errRaced) }
 
 func (s *pgStore) accept(ctx context.Context, payments []*payment, acknowledged bool) ([]acceptance, error) {
-	out := make([]acceptance, len(payments))
-	var again []int
-	if err := s.offer(ctx, payments, acknowledged, func(i int, a acceptance, sure bool) {
-		if out[i] = a; !sure {
-			again = append(again, i)
+	out, err := s.offer(ctx, payments, acknowledged)
+	if err != nil || !slices.ContainsFunc(out, raced) {
+		return out, err
+	}
+	again, err := s.offer(ctx, payments, acknowledged)
+	for i := range again {
+		if raced(out[i]) {
+			out[i] = again[i]
 		}
-	}); err != nil {
-		return nil, err
 	}
-	if len(again) == 0 {
-		return out, nil
-	}
-	rest := make([]*payment, len(again))
-	for k, i := range again {
-		rest[k] = payments[i]
-	}
-	err := s.offer(ctx, rest, acknowledged, func(k int, a acceptance, sure bool) {
-		if out[again[k]] = a; !sure {
-			out[again[k]].err = fmt.Errorf("payment %q: neither inserted nor found", rest[k].Reference)
-		}
-	})
 	return out, err
 }
 
-// offer runs acceptSQL and gives each answer to take.
-func (s *pgStore) offer(ctx context.Context, payments []*payment, acknowledged bool, take func(i int, a acceptance, sure bool)) error {
+func (s *pgStore) offer(ctx context.Context, payments []*payment, acknowledged bool) ([]acceptance, error) {
 	n := len(payments)
 	references, customers, statuses := make([]string, n), make([]string, n), make([]string, n)
 	dates, states, amounts, accepted := make([]string, n), make([]string, n), make([]string, n), make([]*time.Time, n)
@@ -121,42 +105,28 @@ func (s *pgStore) offer(ctx context.Context, payments []*payment, acknowledged b
 	rows, err := s.pool.Query(ctx, acceptSQL, references, customers, statuses,
 		"{"+strings.Join(amounts, ",")+"}", "{"+strings.Join(dates, ",")+"}", states, accepted, acknowledged)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer rows.Close()
-	for i := 0; rows.Next(); i++ {
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (a acceptance, err error) {
 		var fresh, known bool
 		var first *time.Time
 		var same *bool
-		if err := rows.Scan(&fresh, &known, &first, &same); err != nil {
-			return err
+		if err := row.Scan(&fresh, &known, &first, &same); err != nil {
+			return a, err
 		}
-		a := acceptance{repeat: !fresh}
 		switch {
 		case !known:
 			a.err = errUnknownCustomer
 		case first == nil:
-			take(i, a, false)
-			continue
+			a.err = errRaced
 		case !fresh && !*same:
 			a.err = errOtherContent
 		default:
-			a.first = *first
+			a.first, a.repeat = *first, !fresh
 		}
-		take(i, a, true)
-	}
-	return rows.Err()
+		return a, nil
+	})
 }
-
-// Rows that another worker has in hand are skipped: it posts them, or it dies
-// and the sweep finds them.
-const dueSQL = `
-SELECT reference, customer_id, amount, accepted_at, clock_timestamp() FROM payments
-WHERE reference = ANY($1) AND state = 'RECEIVED' FOR NO KEY UPDATE SKIP LOCKED`
-
-const settleSQL = `
-UPDATE payments p SET state = u.state, reason = u.reason, posted_at = $4
-FROM unnest($1::text[], $2::text[], $3::text[]) AS u(reference, state, reason) WHERE p.reference = u.reference`
 
 // post is one transaction: what it marks as posted is in the ledger, always.
 func (s *pgStore) post(ctx context.Context, references []string) (due []payment, err error) {
@@ -190,8 +160,7 @@ func (s *pgStore) post(ctx context.Context, references []string) (due []payment,
 }
 
 func (s *pgStore) received(ctx context.Context, age time.Duration, limit int) ([]string, error) {
-	rows, err := s.pool.Query(ctx, `SELECT reference FROM payments
-WHERE state = 'RECEIVED' AND accepted_at <= clock_timestamp() - $1::interval ORDER BY accepted_at LIMIT $2`, age, limit)
+	rows, err := s.pool.Query(ctx, receivedSQL, age, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -201,8 +170,7 @@ WHERE state = 'RECEIVED' AND accepted_at <= clock_timestamp() - $1::interval ORD
 func (s *pgStore) find(ctx context.Context, reference string) (p payment, found bool, err error) {
 	var posted *time.Time
 	var amount string
-	err = s.pool.QueryRow(ctx, `SELECT reference, customer_id, payment_status, amount::text, to_char(transaction_date, 'YYYY-MM-DD HH24:MI:SS'),
-state, reason, accepted_at, posted_at FROM payments WHERE reference = $1`, reference).
+	err = s.pool.QueryRow(ctx, findSQL, reference).
 		Scan(&p.Reference, &p.CustomerID, &p.BankStatus, &amount, &p.Date, &p.State, &p.Reason, &p.AcceptedAt, &posted)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return p, false, nil
@@ -252,8 +220,7 @@ func (s *pgStore) customers(ctx context.Context, limit, offset int) (ids []strin
 
 func (s *pgStore) totals(ctx context.Context) (totals, error) {
 	t := totals{Payments: map[string]int64{}}
-	rows, err := s.pool.Query(ctx, `SELECT state, count(*), coalesce(sum(amount) FILTER (WHERE state = 'POSTED'), 0)::text,
-(SELECT count(*) FROM customers) FROM payments GROUP BY state UNION ALL SELECT '', 0, '0', count(*) FROM customers`)
+	rows, err := s.pool.Query(ctx, totalsSQL)
 	if err != nil {
 		return t, err
 	}

@@ -2,22 +2,18 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/http"
-	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/safetill/safetill/examples/internal/breaker"
+	"github.com/safetill/safetill/examples/internal/private"
+	"github.com/safetill/safetill/examples/internal/service"
 	"github.com/safetill/safetill/idempotency/redisidem"
 	"github.com/safetill/safetill/internal/join"
-	"github.com/safetill/safetill/internal/localdb"
 	"github.com/safetill/safetill/internal/pg"
 	"github.com/safetill/safetill/internal/queue"
 	"github.com/safetill/safetill/internal/queue/redisqueue"
@@ -25,11 +21,8 @@ import (
 	"github.com/safetill/safetill/ledger/pgledger"
 )
 
-const (
-	drainNotice   = 500 * time.Millisecond // unready before the port closes
-	shutdownLimit = 5 * time.Second        // for requests in flight
-	queueLease    = 15 * time.Second       // of a worker that is silent
-)
+// queueLease is how long a silent worker keeps what it has claimed.
+const queueLease = 15 * time.Second
 
 // server is everything that runs.
 type server struct {
@@ -51,9 +44,13 @@ func newServer(ctx context.Context, o *options, log *slog.Logger) (_ *server, er
 		}
 	}()
 	if o.data != "" {
-		if err := s.startPrivate(ctx); err != nil {
+		own, err := private.Start(ctx, o.data)
+		if err != nil {
 			return nil, err
 		}
+		s.closers = append(s.closers, func() { _ = own.Close() }) // killed if it does not stop, which loses nothing
+		o.postgres, o.redis, o.migrate = own.PostgresURL, own.RedisURL, true
+		log.Info("private servers are up", slog.String("postgres", o.postgres), slog.String("redis", o.redis))
 	}
 	var pool *pgxpool.Pool
 	var rdb *redis.Client
@@ -94,36 +91,6 @@ func (s *server) openMemory() (err error) {
 	return nil
 }
 
-// startPrivate starts PostgreSQL and Redis for this process alone.
-func (s *server) startPrivate(ctx context.Context) error {
-	dir, err := filepath.Abs(s.o.data)
-	if err != nil {
-		return err
-	}
-	db, err := localdb.StartPostgres(ctx, localdb.Options{Dir: filepath.Join(dir, "postgres")})
-	if err != nil {
-		return err
-	}
-	s.closers = append(s.closers, func() { s.stopped("postgres", db.Close) })
-	// Spilled payments are in Redis alone: every write is synced.
-	rdb, err := localdb.StartRedis(ctx, localdb.Options{Dir: filepath.Join(dir, "redis"), Settings: map[string]string{"appendfsync": "always"}})
-	if err != nil {
-		return err
-	}
-	s.closers = append(s.closers, func() { s.stopped("redis", rdb.Close) })
-	s.o.postgres, s.o.redis, s.o.migrate = db.URL(), rdb.URL(), true
-	s.log.Info("private servers are up", slog.String("data", dir), slog.String("postgres", s.o.postgres), slog.String("redis", s.o.redis))
-	return nil
-}
-
-func (s *server) stopped(name string, stop func(context.Context) error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-	defer cancel()
-	if err := stop(ctx); err != nil {
-		s.log.Warn("private server", slog.String("name", name), slog.Any("error", err))
-	}
-}
-
 // openServers connects to PostgreSQL and, if there is one, Redis.
 func (s *server) openServers(ctx context.Context) (*pgxpool.Pool, *redis.Client, error) {
 	config, err := pgxpool.ParseConfig(s.o.postgres)
@@ -132,6 +99,9 @@ func (s *server) openServers(ctx context.Context) (*pgxpool.Pool, *redis.Client,
 	}
 	config.MaxConns = int32(s.o.pgConns)
 	config.ConnConfig.ConnectTimeout = callLimit
+	// Plans are kept for the life of a connection. Made while the tables are small,
+	// they would scan them, and still do so when they have grown.
+	config.ConnConfig.RuntimeParams["enable_seqscan"], config.ConnConfig.RuntimeParams["jit"] = "off", "off"
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, nil, err
@@ -208,54 +178,12 @@ func pingAll(ctx context.Context, pool *pgxpool.Pool, rdb *redis.Client) map[str
 	return answers
 }
 
-// serve runs until ctx ends and then stops in the order in which work flows, so
-// that everything taken in is finished: readiness, HTTP, accepter, workers.
+// serve runs until ctx ends and then finishes what was taken in.
 func (s *server) serve(ctx context.Context) error {
-	public, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.o.addr)
-	if err != nil {
-		return err
-	}
-	private, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.o.adminAddr)
-	if err != nil {
-		return errors.Join(err, public.Close())
-	}
-	failed := make(chan error, 3)
-	var running sync.WaitGroup
-	working, stopWork := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopWork()
-	running.Go(func() { failed <- s.work(working, s.o.workers) })
-	accepting, stopAccepting := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopAccepting()
-	accepted := make(chan struct{})
-	running.Go(func() { s.joiner.Run(accepting); close(accepted) })
-
-	servers := []*http.Server{s.http(s.public()), s.http(s.admin())}
-	running.Go(func() { failed <- servers[0].Serve(public) })
-	running.Go(func() { failed <- servers[1].Serve(private) })
-	s.log.Info("serving", slog.String("addr", public.Addr().String()), slog.String("admin", private.Addr().String()))
-
-	select {
-	case err = <-failed:
-	case <-ctx.Done():
-		s.draining.Store(true)
-		s.log.Info("stopping")
-		time.Sleep(drainNotice)
-	}
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownLimit)
-	defer cancel()
-	err = errors.Join(err, servers[0].Shutdown(stop))
-	stopAccepting()
-	<-accepted
-	stopWork()
-	err = errors.Join(err, servers[1].Close())
-	running.Wait()
-	s.log.Info("stopped")
-	return err
-}
-
-func (s *server) http(h http.Handler) *http.Server {
-	return &http.Server{
-		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, IdleTimeout: 2 * time.Minute,
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
-	}
+	return service.Run(ctx, service.Service{
+		Addr: s.o.addr, AdminAddr: s.o.adminAddr, Public: s.public(), Admin: s.admin(),
+		Unready: func() { s.draining.Store(true) },
+		Stages:  []func(context.Context) error{s.joiner.Run, func(ctx context.Context) error { return s.work(ctx, s.o.workers) }},
+		Log:     s.log,
+	})
 }

@@ -72,9 +72,9 @@ func (j *Joiner[T]) Put(ctx context.Context, item T) error {
 	}
 }
 
-// Run joins items until ctx ends, hands on what it has taken, and returns when
-// the last batch is handled. Call it once.
-func (j *Joiner[T]) Run(ctx context.Context) {
+// Run joins items until ctx ends, hands on what it has taken, and returns nil
+// when the last batch is handled. Call it once.
+func (j *Joiner[T]) Run(ctx context.Context) error {
 	defer close(j.done)
 	var handling sync.WaitGroup
 	defer handling.Wait()
@@ -112,6 +112,7 @@ func (j *Joiner[T]) Run(ctx context.Context) {
 			stop = nil
 		}
 	}
+	return nil
 }
 
 // Batch is a list of items with distinct keys, and those that come after it.

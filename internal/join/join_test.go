@@ -28,7 +28,7 @@ func start(o *Options, takes time.Duration, got func([]item)) (*Joiner[item], fu
 	})
 	ctx, cancel := context.WithCancel(context.Background()) //nolint:usetesting // stopped by the test itself, which then looks
 	var running sync.WaitGroup
-	running.Go(func() { j.Run(ctx) })
+	running.Go(func() { _ = j.Run(ctx) })
 	return j, func() {
 		cancel()
 		running.Wait()

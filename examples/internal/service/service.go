@@ -1,0 +1,104 @@
+// Package service runs an HTTP service on a public and an admin port, with stages
+// of work behind them, and stops it so that what was taken in is finished.
+package service
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	// Notice is how long a service says that it is not ready before its port
+	// closes, so that a load balancer can turn away first.
+	Notice = 500 * time.Millisecond
+	// Limit is how long requests in flight may take to end after that.
+	Limit = 5 * time.Second
+)
+
+// Service is what [Run] runs.
+type Service struct {
+	Addr, AdminAddr string
+	Public, Admin   http.Handler
+
+	// Unready is called when the service begins to stop.
+	Unready func()
+	// Stages work until their context ends. Each is stopped when nothing can
+	// reach it any more: the first after the public port, each next one after
+	// the one before it has returned.
+	Stages []func(context.Context) error
+
+	Log *slog.Logger
+}
+
+// Run serves until ctx ends or something fails, and returns when all has stopped.
+// It logs "serving" with both addresses.
+func Run(ctx context.Context, s Service) error {
+	var listen net.ListenConfig
+	public, err := listen.Listen(ctx, "tcp", s.Addr)
+	if err != nil {
+		return err
+	}
+	admin, err := listen.Listen(ctx, "tcp", s.AdminAddr)
+	if err != nil {
+		return errors.Join(err, public.Close())
+	}
+	failed := make(chan error, len(s.Stages)+2)
+	stop := s.start(context.WithoutCancel(ctx), failed)
+	servers := []*http.Server{s.http(s.Public), s.http(s.Admin)}
+	var serving sync.WaitGroup
+	serving.Go(func() { failed <- servers[0].Serve(public) })
+	serving.Go(func() { failed <- servers[1].Serve(admin) })
+	s.Log.Info("serving", slog.String("addr", public.Addr().String()), slog.String("admin", admin.Addr().String()))
+
+	select {
+	case err = <-failed:
+	case <-ctx.Done():
+		s.Unready()
+		s.Log.Info("stopping")
+		time.Sleep(Notice)
+	}
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), Limit)
+	defer cancel()
+	err = errors.Join(err, servers[0].Shutdown(ending))
+	stop()
+	err = errors.Join(err, servers[1].Close())
+	serving.Wait()
+	s.Log.Info("stopped")
+	return err
+}
+
+// start starts the stages and returns what stops them one after the other.
+func (s *Service) start(ctx context.Context, failed chan<- error) (stop func()) {
+	var stops []func()
+	for _, stage := range s.Stages {
+		working, cancel := context.WithCancel(ctx)
+		done := make(chan struct{})
+		go func() { // waited for by its stop
+			defer close(done)
+			if err := stage(working); err != nil {
+				failed <- err
+			}
+		}()
+		stops = append(stops, func() {
+			cancel()
+			<-done
+		})
+	}
+	return func() {
+		for _, stop := range stops {
+			stop()
+		}
+	}
+}
+
+func (s *Service) http(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, IdleTimeout: 2 * time.Minute,
+		ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelWarn),
+	}
+}
