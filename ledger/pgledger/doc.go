@@ -19,6 +19,12 @@
 // the other, not in one order: PostgreSQL may then break a deadlock, and the
 // caller repeats the transaction. One call with both batches cannot deadlock.
 //
+// The transaction may be of any isolation. In one with a single snapshot
+// (REPEATABLE READ, SERIALIZABLE) that another batch was too quick for, Post fails
+// with code 40001, a serialization failure, and the caller repeats the
+// transaction. A Post that fails leaves the transaction usable, unless its
+// context was cancelled: the driver then closes the connection.
+//
 // # When PostgreSQL is down
 //
 // Calls return the driver's error, wrapped. Whether a batch was committed may be

@@ -13,10 +13,10 @@ import (
 	"github.com/safetill/safetill/ledger/pgledger"
 )
 
-func newStore(t testing.TB) ledger.Store {
-	t.Helper()
-	pool := testdb.Postgres(t)
-	require.NoError(t, pgledger.Migrate(t.Context(), pool, nil))
+func newStore(tb testing.TB) ledger.Store {
+	tb.Helper()
+	pool := testdb.Postgres(tb)
+	require.NoError(tb, pgledger.Migrate(tb.Context(), pool, nil))
 	return pgledger.NewStore(pool, nil)
 }
 

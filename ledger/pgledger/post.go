@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/safetill/safetill/internal/pg"
 	"github.com/safetill/safetill/ledger"
@@ -22,7 +23,7 @@ const (
 // Post is [ledger.Store.Post]: one transaction of two round trips and five
 // statements, however many drafts there are; in a transaction of the caller's, a
 // savepoint and four round trips. What PostgreSQL asks to be repeated is, 3
-// times at most.
+// times at most; in the caller's transaction only the caller can repeat it.
 func (s *Store) Post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outcome, error) {
 	backoff := firstBackoff
 	for attempt := 1; ; attempt++ {
@@ -30,7 +31,7 @@ func (s *Store) Post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outco
 		if err == nil {
 			return outcomes, nil
 		}
-		if attempt == maxAttempts || !raced(err) && !pg.Retryable(err) {
+		if attempt == maxAttempts || !s.again(err) {
 			return nil, err
 		}
 		select {
@@ -42,11 +43,30 @@ func (s *Store) Post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outco
 	}
 }
 
+// again tells whether another attempt can do better. In the caller's transaction
+// the locks of its earlier statements stay, and so may its snapshot.
+func (s *Store) again(err error) bool {
+	if _, callers := s.db.(pgx.Tx); callers {
+		return raced(err)
+	}
+	return raced(err) || pg.Retryable(err)
+}
+
 // raced tells that an id was free when we looked and taken when we inserted: the
 // next attempt finds what another batch decided of it.
 func raced(err error) bool {
 	constraint, ok := pg.IsUniqueViolation(err)
 	return ok && constraint == "ledger_transactions_pkey"
+}
+
+// stale is raced in a transaction whose snapshot is older than the other batch.
+// PostgreSQL reports only the duplicate key, which would tell the caller that a
+// repeat is of no use; in a new transaction it finds what was decided.
+func stale(err error) error {
+	return &pgconn.PgError{
+		Severity: "ERROR", Code: "40001", Detail: err.Error(),
+		Message: "could not serialize access: the id of a transaction was taken after the snapshot",
+	}
 }
 
 func (s *Store) post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outcome, error) {
@@ -68,6 +88,9 @@ func (s *Store) post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outco
 	}
 	w := p.decide()
 	if err := u.last(ctx, func(b *pgx.Batch) { w.queue(b, &s.sql, p.at) }); err != nil {
+		if u.snapshot && raced(err) {
+			err = stale(err)
+		}
 		return nil, fmt.Errorf("write %d transactions: %w", len(w.decided), err)
 	}
 	return p.outcomes, nil

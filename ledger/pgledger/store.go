@@ -59,7 +59,8 @@ type MigrateOptions struct {
 }
 
 // Migrate brings the schema up to date. It is safe to run from many processes at
-// once, and does nothing where there is nothing to do.
+// once, and does nothing where there is nothing to do. A database that is newer
+// than this program is a [*SchemaError].
 func Migrate(ctx context.Context, db DB, o *MigrateOptions) error {
 	var schema string
 	if o != nil {
@@ -71,8 +72,11 @@ func Migrate(ctx context.Context, db DB, o *MigrateOptions) error {
 // Migrations returns the numbered SQL files, for a migration tool of your own.
 func Migrations() fs.FS { return migration("").Files }
 
-// CheckSchema returns an error where the schema is missing or older than this
-// package needs. Cost: one round trip.
+// SchemaError says that the tables are at another version than this package needs.
+type SchemaError = pg.SchemaError
+
+// CheckSchema returns a [*SchemaError] where the tables are missing or older than
+// this package needs: call it when a server starts. Cost: two round trips.
 func (s *Store) CheckSchema(ctx context.Context) error {
 	return pg.CheckSchema(ctx, s.db, migration(s.sql.schema))
 }

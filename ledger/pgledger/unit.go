@@ -13,11 +13,12 @@ import (
 // connection of our own its BEGIN and COMMIT travel with the first and the last
 // statements: two round trips fewer, one of them while rows are locked.
 type unit struct {
-	conn    *pgx.Conn // nil: tx
-	tx      pgx.Tx
-	open    bool   // conn has been sent BEGIN
-	scans   string // the caller's enable_seqscan, to be restored
-	release func()
+	conn     *pgx.Conn // nil: tx
+	tx       pgx.Tx
+	open     bool   // conn has been sent BEGIN
+	scans    string // the caller's enable_seqscan, to be restored
+	snapshot bool   // the caller's transaction sees one snapshot only
+	release  func()
 }
 
 // A batch's statements are a few index probes each, and their plans are cached
@@ -25,7 +26,8 @@ type unit struct {
 // small they would be sequential scans, and stay so for the minutes until
 // PostgreSQL analyzes what has grown meanwhile: 12 ms a batch instead of 0.1.
 const (
-	probesOnly  = `SELECT current_setting('enable_seqscan'), set_config('enable_seqscan', 'off', true)`
+	probesOnly = `SELECT current_setting('enable_seqscan'), current_setting('transaction_isolation') NOT LIKE 'read %',
+       set_config('enable_seqscan', 'off', true)`
 	scansAsWere = `SELECT set_config('enable_seqscan', $1, true)`
 )
 
@@ -54,9 +56,9 @@ func (s *Store) begin(ctx context.Context) (*unit, error) {
 func (u *unit) first(ctx context.Context, statements func(*pgx.Batch)) error {
 	b := &pgx.Batch{}
 	if u.conn != nil {
-		b.Queue("BEGIN")
+		b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED") // whatever the default: who waited for a lock must see what was done meanwhile
 	}
-	b.Queue(probesOnly).QueryRow(func(row pgx.Row) error { return row.Scan(&u.scans, nil) })
+	b.Queue(probesOnly).QueryRow(func(row pgx.Row) error { return row.Scan(&u.scans, &u.snapshot, nil) })
 	statements(b)
 	if u.conn == nil {
 		return u.tx.SendBatch(ctx, b).Close()

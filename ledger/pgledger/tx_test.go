@@ -1,0 +1,224 @@
+package pgledger_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/internal/pg"
+	"github.com/safetill/safetill/ledger"
+	"github.com/safetill/safetill/ledger/pgledger"
+)
+
+func begin(t *testing.T, f fixture, o pgx.TxOptions) pgx.Tx {
+	t.Helper()
+	tx, err := f.pool.BeginTx(t.Context(), o)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = tx.Rollback(t.Context()) })
+	return tx
+}
+
+func exec(t *testing.T, db pgledger.DB, sql string, args ...any) {
+	t.Helper()
+	_, err := db.Exec(t.Context(), sql, args...)
+	require.NoError(t, err, sql)
+}
+
+func count(t *testing.T, db pgledger.DB, sql string, args ...any) (n int) {
+	t.Helper()
+	require.NoError(t, db.QueryRow(t.Context(), sql, args...).Scan(&n), sql)
+	return n
+}
+
+// Postings are there exactly if the caller's other rows are.
+func TestPostingsShareTheCallersFate(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	exec(t, f.pool, "CREATE TABLE orders (id text)")
+	store := pgledger.NewStore(f.pool, nil)
+	ledgers := map[string]func(pgx.Tx) *ledger.Ledger{
+		"NewStore": func(tx pgx.Tx) *ledger.Ledger { return on(t, tx) },
+		"With": func(tx pgx.Tx) *ledger.Ledger {
+			l, err := ledger.New(store.With(tx), nil)
+			require.NoError(t, err)
+			return l
+		},
+	}
+	n := 0
+	for name, over := range ledgers {
+		id := ledger.TransactionID(name)
+		tx := begin(t, f, pgx.TxOptions{})
+		exec(t, tx, "INSERT INTO orders VALUES ($1)", name)
+		want(t, over(tx), ledger.Posted, move(string(id), "bank", "a", "10"))
+		f.balance(t, "a", fmt.Sprint(10*n), n) // nobody else sees it yet
+		require.NoError(t, tx.Rollback(t.Context()))
+		f.balance(t, "a", fmt.Sprint(10*n), n)
+		require.Equal(t, n, count(t, f.pool, "SELECT count(*) FROM orders"))
+
+		tx = begin(t, f, pgx.TxOptions{})
+		exec(t, tx, "INSERT INTO orders VALUES ($1)", name)
+		r, err := over(tx).PostOne(t.Context(), move(string(id), "bank", "a", "10"))
+		require.NoError(t, err)
+		require.False(t, r.Duplicate, "what was rolled back was never decided")
+		require.NoError(t, tx.Commit(t.Context()))
+		n++
+		f.balance(t, "a", fmt.Sprint(10*n), n)
+		require.Equal(t, n, count(t, f.pool, "SELECT count(*) FROM orders"))
+	}
+	f.verify(t)
+}
+
+// poison makes the last statement of a batch fail when it writes a posting of the transaction "poison": everything before it was
+// written by then.
+func poison(t *testing.T, f fixture) {
+	t.Helper()
+	exec(t, f.pool, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'poisoned'; END $$`)
+	exec(t, f.pool, `CREATE TRIGGER poison BEFORE INSERT ON ledger_postings FOR EACH ROW WHEN (new.transaction_id = 'poison') EXECUTE FUNCTION refuse()`)
+}
+
+func TestFailureInTheMidstOfABatchLeavesNothing(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	poison(t, f)
+	batch := []ledger.Transaction{move("1", "bank", "a", "1"), move("poison", "bank", "b", "1"), move("2", "bank", "a", "1")}
+	for range 3 {
+		_, err := f.Post(t.Context(), batch)
+		require.ErrorContains(t, err, "poisoned")
+	}
+	f.balance(t, "a", "0", 0)
+	f.balance(t, "bank", "0", 0)
+	require.Zero(t, f.verify(t).Transactions)
+	f.want(t, ledger.Posted, batch[0], batch[2])
+	f.balance(t, "a", "2", 2)
+	f.verify(t)
+}
+
+func TestFailedPostLeavesTheCallersTransactionUsable(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	poison(t, f)
+	exec(t, f.pool, "CREATE TABLE orders (id text)")
+	tx := begin(t, f, pgx.TxOptions{})
+	l := on(t, tx)
+	exec(t, tx, "INSERT INTO orders VALUES ('before')")
+	want(t, l, ledger.Posted, move("1", "bank", "a", "1"))
+
+	_, err := l.Post(t.Context(), []ledger.Transaction{move("2", "bank", "a", "1"), move("poison", "bank", "b", "1")})
+	require.ErrorContains(t, err, "poisoned")
+	err = l.Open(t.Context(), ledger.Account{ID: "a", Currency: "USD", Normal: ledger.Debit})
+	require.ErrorAs(t, err, new(*ledger.AccountExistsError))
+
+	exec(t, tx, "INSERT INTO orders VALUES ('after')")
+	want(t, l, ledger.Posted, move("3", "bank", "b", "1"))
+	want(t, l, ledger.InsufficientFunds, move("4", "a", "b", "9"))
+	require.NoError(t, tx.Commit(t.Context()))
+	require.Equal(t, 2, count(t, f.pool, "SELECT count(*) FROM orders"))
+	f.balance(t, "a", "1", 1)
+	f.balance(t, "b", "1", 1)
+	require.EqualValues(t, 3, f.verify(t).Transactions)
+}
+
+// Posting plans its statements without sequential scans, and must not leave the caller's own without.
+func TestCallersPlannerSettingIsRestored(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	poison(t, f)
+	setting := func(db pgledger.DB) (s string) {
+		require.NoError(t, db.QueryRow(t.Context(), "SHOW enable_seqscan").Scan(&s))
+		return s
+	}
+	for i, was := range []string{"on", "off"} {
+		conn, err := f.pool.Acquire(t.Context())
+		require.NoError(t, err)
+		tx, err := conn.Begin(t.Context())
+		require.NoError(t, err)
+		exec(t, tx, "SET LOCAL enable_seqscan = "+was)
+		want(t, on(t, tx), ledger.Posted, move(fmt.Sprint(i), "bank", "a", "1"))
+		require.Equal(t, was, setting(tx), "after a success")
+		_, err = on(t, tx).Post(t.Context(), []ledger.Transaction{move("poison", "bank", "b", "1")})
+		require.ErrorContains(t, err, "poisoned")
+		require.Equal(t, was, setting(tx), "after a failure")
+		require.NoError(t, tx.Commit(t.Context()))
+		require.Equal(t, "on", setting(conn.Conn()), "after the commit")
+
+		want(t, on(t, conn.Conn()), ledger.Posted, move(fmt.Sprint("conn", i), "bank", "a", "1"))
+		require.Equal(t, "on", setting(conn.Conn()), "after a transaction of our own")
+		conn.Release()
+	}
+}
+
+// A caller's transaction that sees one snapshot only was too slow: it is told to begin again, and posts nothing wrong.
+func TestSnapshotTransactionIsToldToRepeat(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	require.NoError(t, f.Open(t.Context(),
+		ledger.Account{ID: "c", Currency: "NGN", Normal: ledger.Debit}, ledger.Account{ID: "d", Currency: "NGN", Normal: ledger.Credit}))
+	for i, level := range []pgx.TxIsoLevel{pgx.RepeatableRead, pgx.Serializable} {
+		id := func(s string) string { return fmt.Sprint(s, i) }
+		for name, c := range map[string]struct{ others, own ledger.Transaction }{
+			"accounts moved":                {move(id("x"), "bank", "a", "1"), move(id("y"), "bank", "a", "1")},
+			"id posted, other accounts":     {move(id("z"), "bank", "a", "1"), move(id("z"), "c", "d", "1")},
+			"id refused, accounts at rest":  {move(id("r"), "b", "d", "1"), move(id("r"), "b", "d", "1")},
+			"same transaction, posted just": {move(id("s"), "c", "d", "1"), move(id("s"), "c", "d", "1")},
+		} {
+			tx := begin(t, f, pgx.TxOptions{IsoLevel: level})
+			count(t, tx, "SELECT count(*) FROM ledger_accounts") // the snapshot
+			_, err := f.Post(t.Context(), []ledger.Transaction{c.others})
+			require.NoError(t, err)
+			_, err = on(t, tx).Post(t.Context(), []ledger.Transaction{c.own})
+			require.Error(t, err, name)
+			require.True(t, pg.Retryable(err), "%s: %v", name, err)
+			var e *pgconn.PgError
+			require.ErrorAs(t, err, &e, name)
+			require.Equal(t, "40001", e.Code, name)
+			require.NoError(t, tx.Rollback(t.Context()))
+
+			tx = begin(t, f, pgx.TxOptions{IsoLevel: level}) // as told
+			_, err = on(t, tx).Post(t.Context(), []ledger.Transaction{c.own})
+			require.NoError(t, err, name)
+			require.NoError(t, tx.Commit(t.Context()))
+		}
+	}
+	f.balance(t, "a", "6", 6)
+	f.balance(t, "c", "2", 2) // "same transaction" once per level; the id of others was taken
+	f.verify(t)
+}
+
+// A waits on no account of B, only its id is taken by B, whose transaction is open.
+func TestRacedIDWithOtherAccounts(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	require.NoError(t, f.Open(t.Context(),
+		ledger.Account{ID: "c", Currency: "NGN", Normal: ledger.Debit}, ledger.Account{ID: "d", Currency: "NGN", Normal: ledger.Credit}))
+	for i, c := range []struct {
+		commit bool
+		want   ledger.Verdict
+	}{{true, ledger.Conflict}, {false, ledger.Posted}} {
+		id := fmt.Sprint("raced", i)
+		tx := begin(t, f, pgx.TxOptions{})
+		want(t, on(t, tx), ledger.Posted, move(id, "bank", "a", "1"))
+		got := make(chan ledger.Result, 1)
+		go func() {
+			defer close(got)
+			r, err := f.Post(t.Context(), []ledger.Transaction{move(id, "c", "d", "1"), move(id+"neighbour", "c", "d", "1")})
+			if err != nil || r[1].Verdict != ledger.Posted {
+				t.Errorf("%+v, %v", r, err)
+				return
+			}
+			got <- r[0]
+		}()
+		waitForLock(t, f.pool, 1)
+		if c.commit {
+			require.NoError(t, tx.Commit(t.Context()))
+		} else {
+			require.NoError(t, tx.Rollback(t.Context()))
+		}
+		require.Equal(t, c.want, (<-got).Verdict)
+	}
+	f.balance(t, "a", "1", 1)
+	f.balance(t, "c", "3", 3)
+	f.verify(t)
+}
