@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -73,8 +74,8 @@ func newServer(ctx context.Context, o *options, log *slog.Logger) (_ *server, er
 }
 
 func (s *server) close() {
-	for i := len(s.closers) - 1; i >= 0; i-- {
-		s.closers[i]()
+	for _, stop := range slices.Backward(s.closers) {
+		stop()
 	}
 	s.closers = nil
 }

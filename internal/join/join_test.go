@@ -26,7 +26,7 @@ func start(o *Options, takes time.Duration, got func([]item)) (*Joiner[item], fu
 		time.Sleep(takes)
 		got(items)
 	})
-	ctx, cancel := context.WithCancel(context.Background()) //nolint:usetesting // stopped by the test itself, which then looks
+	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = j.Run(ctx) })
 	return j, func() {

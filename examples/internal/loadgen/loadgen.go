@@ -145,10 +145,18 @@ func (l *run) print(w io.Writer, verdict error) {
 	}
 	posted := float64(len(l.toPosted)) / max(l.lastPosted.Sub(l.firstAccepted), time.Millisecond).Seconds()
 	for _, row := range [][2]any{
-		{"sent", l.sent}, {"accepted", l.accepted}, {"repeats answered", l.repeats}, {"refused", l.refused}, {"errors", l.failed},
-		{"unknown", fmt.Sprintf("%d, %d of them known to the server", l.unknown, l.found)}, {"first trouble", cmp.Or(l.trouble, "none")},
-		{"accepted/s", int(float64(l.accepted) / l.took.Seconds())}, {"posted/s", int(posted)},
-		{"accept", percentiles(l.accept)}, {"accept to posted", percentiles(l.toPosted)}, {"verdict", text},
+		{"sent", l.sent},
+		{"accepted", l.accepted},
+		{"repeats answered", l.repeats},
+		{"refused", l.refused},
+		{"errors", l.failed},
+		{"unknown", fmt.Sprintf("%d, %d of them known to the server", l.unknown, l.found)},
+		{"first trouble", cmp.Or(l.trouble, "none")},
+		{"accepted/s", int(float64(l.accepted) / l.took.Seconds())},
+		{"posted/s", int(posted)},
+		{"accept", percentiles(l.accept)},
+		{"accept to posted", percentiles(l.toPosted)},
+		{"verdict", text},
 	} {
 		fmt.Fprintf(w, "%-17s %v\n", row[0], row[1])
 	}

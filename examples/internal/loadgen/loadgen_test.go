@@ -139,8 +139,10 @@ func faultAt(n int, fault func(f *fake, p *fakePayment) (bool, int)) func(*fake,
 func (f *fake) load(t *testing.T, args ...string) (string, error) {
 	addr := f.start(t)
 	var out bytes.Buffer
-	err := Run(t.Context(), append([]string{"-addr", addr, "-admin-addr", addr, "-rate", "400", "-for", "500ms",
-		"-customers", "7", "-settle", "300ms"}, args...), &out, io.Discard)
+	err := Run(t.Context(), append([]string{
+		"-addr", addr, "-admin-addr", addr, "-rate", "400", "-for", "500ms",
+		"-customers", "7", "-settle", "300ms",
+	}, args...), &out, io.Discard)
 	return out.String(), err
 }
 

@@ -142,7 +142,7 @@ func (l *run) do(ctx context.Context, method, addr, path string, body []byte) (s
 	if err != nil {
 		return 0, nil, err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }() // it was read
 	if answer, err = io.ReadAll(io.LimitReader(resp.Body, 1<<20)); err != nil {
 		return 0, nil, err
 	}

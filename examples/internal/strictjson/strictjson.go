@@ -76,7 +76,7 @@ func syntaxError(data []byte) error {
 	switch {
 	case err == nil:
 		return &Error{Reason: "data after the JSON object"}
-	case err == io.EOF: //nolint:errorlint // the decoder's documented answer to white space alone
+	case errors.Is(err, io.EOF): // nothing but white space
 		return &Error{Reason: "body is empty"}
 	}
 	return &Error{Reason: "not valid JSON: " + err.Error(), err: err}

@@ -10,9 +10,10 @@ import (
 	"testing/iotest"
 	"time"
 
-	"github.com/safetill/safetill/examples/internal/strictjson"
 	"github.com/shopspring/decimal"
 	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/examples/internal/strictjson"
 )
 
 const limit = 64 << 10

@@ -69,8 +69,9 @@ func (w *walker) value(v reflect.Value, depth int) error {
 		return w.scalar(v, c, "must be a number in range")
 	case reflect.Map, reflect.Interface, reflect.Array, reflect.Func, reflect.Chan:
 		return fmt.Errorf("strictjson: type %s is not supported", t)
+	default:
+		return w.scalar(v, c, "must be a whole number in range")
 	}
-	return w.scalar(v, c, "must be a whole number in range")
 }
 
 // scalar hands a string, number or boolean to encoding/json.

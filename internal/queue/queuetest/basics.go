@@ -142,7 +142,8 @@ func testOddBodies(t *testing.T, open Open) {
 		all[i] = byte(i)
 	}
 	bodies := [][]byte{
-		{}, nil, []byte("\x00"), []byte("1:2:3"), []byte("\r\n$-1\r\n"), []byte("\\x00"), []byte("{a}"),
+		{},
+		nil, []byte("\x00"), []byte("1:2:3"), []byte("\r\n$-1\r\n"), []byte("\\x00"), []byte("{a}"),
 		[]byte("\xff\xfe\xc3"), []byte("häßlich ✓"), all, bytes.Repeat(all, 4096),
 	}
 	h.must(h.q.Push(h.ctx, bodies...))

@@ -145,7 +145,7 @@ type deaf struct {
 func (d deaf) Read(p []byte) (int, error) {
 	n, err := d.Conn.Read(p)
 	if n > 0 && d.armed.CompareAndSwap(true, false) {
-		return 0, errors.Join(io.ErrUnexpectedEOF, d.Conn.Close())
+		return 0, errors.Join(io.ErrUnexpectedEOF, d.Close())
 	}
 	return n, err
 }
