@@ -1,0 +1,143 @@
+package service
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// notes is what happened, in order.
+type notes struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (n *notes) add(what string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.list = append(n.list, what)
+}
+
+func (n *notes) all() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return append([]string(nil), n.list...)
+}
+
+func stage(n *notes, name string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		<-ctx.Done()
+		n.add(name + " stops")
+		time.Sleep(20 * time.Millisecond) // it finishes what it has
+		n.add(name + " is done")
+		return nil
+	}
+}
+
+// addresses is a log that tells where the service listens.
+type addresses struct {
+	bytes.Buffer
+	found chan [2]string
+}
+
+func (a *addresses) Write(line []byte) (int, error) {
+	var said struct{ Msg, Addr, Admin string }
+	if json.Unmarshal(line, &said) == nil && said.Msg == "serving" {
+		a.found <- [2]string{said.Addr, said.Admin}
+	}
+	return len(line), nil
+}
+
+func get(ctx context.Context, url string) (int, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	return resp.StatusCode, resp.Body.Close()
+}
+
+func TestStopsFromTheOutsideInAndFinishesRequests(t *testing.T) {
+	t.Parallel()
+	var n notes
+	log := &addresses{found: make(chan [2]string, 1)}
+	arrived := make(chan struct{})
+	slow := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		close(arrived)
+		time.Sleep(Notice + 200*time.Millisecond) // beyond the moment at which the port closes
+		n.add("request answered")
+		w.WriteHeader(http.StatusTeapot)
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- Run(ctx, Service{
+			Addr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0", Public: slow, Admin: http.NotFoundHandler(),
+			Unready: func() { n.add("unready") },
+			Stages:  []func(context.Context) error{stage(&n, "first"), stage(&n, "second")},
+			Log:     slog.New(slog.NewJSONHandler(log, nil)),
+		})
+	}()
+	at := <-log.found
+	answered := make(chan error, 1)
+	go func() {
+		status, err := get(t.Context(), "http://"+at[0])
+		if err == nil && status != http.StatusTeapot {
+			err = errors.New("wrong answer")
+		}
+		answered <- err
+	}()
+	<-arrived
+	status, err := get(t.Context(), "http://"+at[1])
+	require.NoError(t, err)
+	require.Equal(t, http.StatusNotFound, status)
+
+	cancel()
+	require.NoError(t, <-answered)
+	require.NoError(t, <-ended)
+	require.Equal(t, []string{"unready", "request answered", "first stops", "first is done", "second stops", "second is done"}, n.all())
+}
+
+func TestAStageThatFailsStopsTheRest(t *testing.T) {
+	t.Parallel()
+	var n notes
+	broken := errors.New("broken")
+	err := Run(t.Context(), Service{
+		Addr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0", Public: http.NotFoundHandler(), Admin: http.NotFoundHandler(),
+		Unready: func() {},
+		Stages: []func(context.Context) error{
+			stage(&n, "first"),
+			func(context.Context) error { return broken },
+		},
+		Log: slog.New(slog.DiscardHandler),
+	})
+	require.ErrorIs(t, err, broken)
+	require.Equal(t, []string{"first stops", "first is done"}, n.all())
+}
+
+func TestAnAddressInUseIsAnErrorAndStartsNothing(t *testing.T) {
+	t.Parallel()
+	taken, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, taken.Close()) }()
+	for _, s := range []Service{
+		{Addr: taken.Addr().String(), AdminAddr: "127.0.0.1:0"},
+		{Addr: "127.0.0.1:0", AdminAddr: taken.Addr().String()},
+	} {
+		s.Stages = []func(context.Context) error{func(context.Context) error { t.Error("started"); return nil }}
+		require.ErrorContains(t, Run(t.Context(), s), "address already in use")
+	}
+}
