@@ -181,7 +181,7 @@ func TestLoadFindsTheFault(t *testing.T) {
 	}{
 		"loses one":   {&fake{accept: faultAt(50, lose)}, []string{"total_paid grew by", "lost"}},
 		"doubles one": {&fake{accept: faultAt(50, double)}, []string{"total_paid grew by", "the receipts say"}},
-		"doubles one that it refused": {&fake{accept: faultAt(50, func(_ *fake, p *fakePayment) (bool, int) {
+		"doubles one that it refused": {&fake{accept: faultAt(50, func(_ *fake, _ *fakePayment) (bool, int) {
 			return true, http.StatusUnprocessableEntity
 		})}, []string{"total_paid grew by"}},
 		"posts a wrong amount": {&fake{accept: faultAt(50, func(_ *fake, p *fakePayment) (bool, int) {
