@@ -178,13 +178,13 @@ func fill(tb testing.TB, pool *pgxpool.Pool, n int) {
 		`INSERT INTO ledger_accounts (id, currency, scale, normal)
 		 SELECT 'p' || k || s, 'NGN', 2, CASE s WHEN 'd' THEN 1 ELSE 2 END FROM generate_series(0, 4999) k, (VALUES ('d'), ('c')) v(s)`,
 		fmt.Sprintf(`INSERT INTO ledger_transactions (id, seq, fingerprint, verdict, posting, at)
-		 SELECT 'fill' || k, k, decode(md5(k::text), 'hex'), 0, 0, now() FROM generate_series(0, %d) k`, n-1),
+		 SELECT 'fill' || k, -1 - k, decode(md5(k::text), 'hex'), 0, 0, now() FROM generate_series(0, %d) k`, n-1),
 		fmt.Sprintf(`INSERT INTO ledger_postings
 		   (seq, posting, debit_no, credit_no, debit_version, credit_version, at, amount, debit_balance, credit_balance, transaction_id)
-		 SELECT k, 0, d.no, c.no, k / 5000 + 1, k / 5000 + 1, now(), 100, 100 * (k / 5000 + 1), 100 * (k / 5000 + 1), 'fill' || k
+		 SELECT -1 - k, 0, d.no, c.no, k / 5000 + 1, k / 5000 + 1, now(), 100, 100 * (k / 5000 + 1), 100 * (k / 5000 + 1), 'fill' || k
 		 FROM generate_series(0, %d) k JOIN ledger_accounts d ON d.id = 'p' || k %% 5000 || 'd' JOIN ledger_accounts c ON c.id = 'p' || k %% 5000 || 'c'`, n-1),
-		`UPDATE ledger_accounts a SET debits = 100 * p.n, version = p.n FROM (SELECT debit_no AS no, count(*) AS n FROM ledger_postings GROUP BY 1) p WHERE p.no = a.no`,
-		`UPDATE ledger_accounts a SET credits = 100 * p.n, version = p.n FROM (SELECT credit_no AS no, count(*) AS n FROM ledger_postings GROUP BY 1) p WHERE p.no = a.no`,
+		`UPDATE ledger_accounts a SET debits = 100 * p.n, version = p.n FROM (SELECT debit_no AS no, count(*) AS n FROM ledger_postings GROUP BY 1) p WHERE p.no = a.no AND a.id LIKE 'p%'`,
+		`UPDATE ledger_accounts a SET credits = 100 * p.n, version = p.n FROM (SELECT credit_no AS no, count(*) AS n FROM ledger_postings GROUP BY 1) p WHERE p.no = a.no AND a.id LIKE 'p%'`,
 	} {
 		_, err := pool.Exec(tb.Context(), sql)
 		require.NoError(tb, err, sql)

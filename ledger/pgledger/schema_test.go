@@ -1,0 +1,148 @@
+package pgledger_test
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/internal/testdb"
+	"github.com/safetill/safetill/ledger"
+	"github.com/safetill/safetill/ledger/pgledger"
+)
+
+// A change comes as the next file: databases out there have run this one.
+func TestShippedMigrationsDoNotChange(t *testing.T) {
+	t.Parallel()
+	shipped := map[string]string{
+		"0001_init.sql": "810b8148c36aa62764efa3d318cf2eb419e772db4531c0852537b1c6dfd7383e",
+	}
+	files := pgledger.Migrations()
+	names, err := fs.Glob(files, "*")
+	require.NoError(t, err)
+	require.Len(t, names, len(shipped))
+	for _, name := range names {
+		text, err := fs.ReadFile(files, name)
+		require.NoError(t, err)
+		sum := sha256.Sum256(text)
+		require.Equal(t, shipped[name], hex.EncodeToString(sum[:]), name)
+	}
+}
+
+// The files alone make a ledger, for those who have a migration tool.
+func TestMigrationsByAnotherTool(t *testing.T) {
+	t.Parallel()
+	pool := testdb.Postgres(t)
+	files := pgledger.Migrations()
+	names, err := fs.Glob(files, "*.sql")
+	require.NoError(t, err)
+	for _, name := range names {
+		text, err := fs.ReadFile(files, name)
+		require.NoError(t, err)
+		exec(t, pool, string(text))
+	}
+	l := on(t, pool)
+	require.NoError(t, l.Open(t.Context(),
+		ledger.Account{ID: "x", Currency: "NGN", Normal: ledger.Debit}, ledger.Account{ID: "y", Currency: "NGN", Normal: ledger.Debit}))
+	want(t, l, ledger.Posted, move("1", "x", "y", "1"))
+}
+
+func TestSchemaOfAnyName(t *testing.T) {
+	t.Parallel()
+	pool := testdb.Postgres(t)
+	for _, name := range []string{`Odd "name"; -- 'é {seq}`, "select"} {
+		schema := name + strings.ToLower(rand.Text()[:8])
+		t.Cleanup(func() {
+			_, err := pool.Exec(context.WithoutCancel(t.Context()), "DROP SCHEMA "+pgx.Identifier{schema}.Sanitize()+" CASCADE")
+			require.NoError(t, err)
+		})
+		store := pgledger.NewStore(pool, &pgledger.Options{Schema: schema})
+		require.ErrorAs(t, store.CheckSchema(t.Context()), new(*pgledger.SchemaError))
+		for range 2 {
+			require.NoError(t, pgledger.Migrate(t.Context(), pool, &pgledger.MigrateOptions{Schema: schema}))
+		}
+		require.NoError(t, store.CheckSchema(t.Context()))
+		l, err := ledger.New(store, nil)
+		require.NoError(t, err)
+		f := fixture{Ledger: l, pool: pool}
+		require.NoError(t, f.Open(t.Context(),
+			ledger.Account{ID: "bank", Currency: "NGN", Normal: ledger.Debit}, ledger.Account{ID: "a", Currency: "NGN", Normal: ledger.Credit}))
+		for range 2 {
+			f.want(t, ledger.Posted, move("1", "bank", "a", "1"))
+		}
+		f.balance(t, "a", "1", 1)
+		for e, err := range f.Entries(t.Context(), "a", 0) {
+			require.NoError(t, err)
+			require.Equal(t, ledger.AccountID("bank"), e.Contra)
+		}
+		require.EqualValues(t, 2, f.verify(t).Entries)
+	}
+	require.Zero(t, count(t, pool, "SELECT count(*) FROM pg_class WHERE relname LIKE 'ledger%' AND relnamespace = current_schema()::regnamespace"))
+}
+
+// Whoever goes past this package still cannot write down money that is none.
+func TestConstraintsRefuseWhatGoRefuses(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	f.want(t, ledger.Posted, move("1", "bank", "a", "10"))
+	const check, unique, outOfRange, notNull, cannotBe = "23514", "23505", "22003", "23502", "22P02"
+	over := "1" + strings.Repeat("0", 38)
+	posting := func(amount string) string {
+		return fmt.Sprintf(`INSERT INTO ledger_postings
+			(seq, posting, debit_no, credit_no, debit_version, credit_version, at, amount, debit_balance, credit_balance, transaction_id)
+			VALUES (99, 0, 1, 2, 99, 99, now(), %s, 0, 0, 'x')`, amount)
+	}
+	account := func(set string) string { return "UPDATE ledger_accounts SET " + set + " WHERE id = 'a'" }
+	change := func(set string) string { return "UPDATE ledger_postings SET " + set }
+	for _, c := range []struct{ sql, code string }{
+		{posting("'NaN'"), check},
+		{posting("'Infinity'"), outOfRange},
+		{posting("'-Infinity'"), outOfRange},
+		{posting("0"), check},
+		{posting("-1"), check},
+		{posting("0.4"), check}, // rounds to 0
+		{posting(over), outOfRange},
+		{posting("NULL"), notNull},
+		{posting("'1,0'"), cannotBe},
+		{change("credit_no = debit_no"), check},
+		{change("debit_balance = 'NaN'"), check},
+		{change("credit_balance = 'NaN'"), check},
+		{change("debit_balance = 'Infinity'"), outOfRange},
+		{account("debits = debits + 1001"), check}, // 0.01 below the floor
+		{account("credits = credits - 1001"), check},
+		{account("debits = 'NaN'"), check},
+		{account("credits = 'NaN'"), check},
+		{account("credits = 'Infinity'"), outOfRange},
+		{account("credits = -1"), check},
+		{account("credits = " + over), outOfRange},
+		{account("floor = 1"), check},
+		{account("floor = 'NaN'"), check},
+		{account("floor = '-Infinity'"), outOfRange},
+		{account("version = -1"), check},
+		{account("normal = 3"), check},
+		{account("scale = 31"), check},
+		{account("currency = 'ngn'"), check},
+		{account("id = ''"), check},
+		{account("id = repeat('x', 129)"), check},
+		{account("id = 'b'"), unique},
+		{"INSERT INTO ledger_transactions SELECT * FROM ledger_transactions", unique},
+		{"UPDATE ledger_transactions SET fingerprint = ''", check},
+		{"INSERT INTO ledger_postings SELECT seq + 1, posting, debit_no, credit_no, debit_version, credit_version + 1, at, amount, 0, 0, 'x' FROM ledger_postings", unique},
+		{"INSERT INTO ledger_postings SELECT seq + 1, posting, debit_no, credit_no, debit_version + 1, credit_version, at, amount, 0, 0, 'x' FROM ledger_postings", unique},
+	} {
+		_, err := f.pool.Exec(t.Context(), c.sql)
+		var e *pgconn.PgError
+		require.ErrorAs(t, err, &e, c.sql)
+		require.Equal(t, c.code, e.Code, "%s: %v", c.sql, e)
+	}
+	f.balance(t, "a", "10", 1)
+	f.verify(t)
+}
