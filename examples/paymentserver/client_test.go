@@ -234,6 +234,20 @@ func (b *bank) get(ctx context.Context, addr, path string, into any) error {
 	return json.NewDecoder(bytes.NewReader(body)).Decode(into)
 }
 
+// metrics returns what p tells Prometheus.
+func (b *bank) metrics(t testing.TB, p *program) string {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+p.admin+"/metrics", nil)
+	require.NoError(t, err)
+	resp, err := b.client.Do(req)
+	require.NoError(t, err)
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.Contains(t, string(text), "http_responses_total")
+	return string(text)
+}
+
 type statusError struct {
 	path   string
 	status int

@@ -204,6 +204,22 @@ func TestServerKilledWhilePostgresIsGone(t *testing.T) {
 	b.settle(t, drainLimit)
 }
 
+// TestRedisKilledWhilePostgresIsGone: what it had been given it has on its disk.
+func TestRedisKilledWhilePostgresIsGone(t *testing.T) {
+	t.Parallel()
+	db, rdb := testdb.NewPostgres(t), syncedRedis(t)
+	p := startServer(t, "-migrate", "-postgres", db.URL(), "-redis", rdb.URL())
+	b := newBank(t, "spill-killed", p)
+	b.during(t, 200, func(ctx context.Context) error {
+		return errors.Join(
+			db.Stop(ctx), pause(ctx, 2*time.Second), rdb.Kill(), pause(ctx, time.Second), rdb.Start(ctx),
+			pause(ctx, 2*time.Second), db.Start(ctx), pause(ctx, time.Second),
+		)
+	})
+	b.allAcknowledged(t)
+	b.settle(t, drainLimit)
+}
+
 // TestBothGone: what cannot be kept is not acknowledged.
 func TestBothGone(t *testing.T) {
 	t.Parallel()

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -81,19 +82,20 @@ func newProgram(t testing.TB, args ...string) *program {
 	return p
 }
 
-func command(args ...string) (*exec.Cmd, error) {
+// command is the program with args; it ends with its standard input at the latest.
+func command(ctx context.Context, args ...string) (*exec.Cmd, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(self, args...)
+	cmd := exec.CommandContext(ctx, self, args...)
 	cmd.Env = append(os.Environ(), beServer+"=1", "SAFETILL_POSTGRES_URL=", "SAFETILL_REDIS_URL=")
 	return cmd, nil
 }
 
 // start starts the program and returns when it serves, or has ended instead.
 func (p *program) start(ctx context.Context) error {
-	cmd, err := command(append([]string{"-addr", p.addr, "-admin-addr", p.admin}, p.args...)...)
+	cmd, err := command(context.WithoutCancel(ctx), append([]string{"-addr", p.addr, "-admin-addr", p.admin}, p.args...)...)
 	if err != nil {
 		return err
 	}
@@ -200,9 +202,19 @@ func (p *program) wait(within time.Duration) (int, error) {
 	}
 }
 
+// dial connects without saying anything.
+func (p *program) dial(t testing.TB) net.Conn {
+	t.Helper()
+	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", p.addr)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	require.NoError(t, conn.SetDeadline(time.Now().Add(startLimit)))
+	return conn
+}
+
 // runLoadOn runs the program's own load generator against p and returns its table.
 func runLoadOn(ctx context.Context, p *program, args ...string) (string, error) {
-	cmd, err := command(append([]string{"load", "-addr", p.addr, "-admin-addr", p.admin, "-customers", "10"}, args...)...)
+	cmd, err := command(ctx, append([]string{"load", "-addr", p.addr, "-admin-addr", p.admin, "-customers", "10"}, args...)...)
 	if err != nil {
 		return "", err
 	}
@@ -216,7 +228,6 @@ func runLoadOn(ctx context.Context, p *program, args ...string) (string, error) 
 	if err := cmd.Start(); err != nil {
 		return "", err
 	}
-	defer context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })()
 	err = cmd.Wait()
 	return out.String(), err
 }

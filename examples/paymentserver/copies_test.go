@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/examples/internal/breaker"
+	"github.com/safetill/safetill/internal/testdb"
+)
+
+func TestAThousandCopiesOfOnePayment(t *testing.T) {
+	t.Parallel()
+	for name, start := range map[string]func(t *testing.T) []*program{
+		"two processes": func(t *testing.T) []*program {
+			args := []string{"-migrate", "-postgres", testdb.PostgresURL(t), "-redis", testdb.RedisURL(t)}
+			return []*program{startServer(t, args...), startServer(t, args...)}
+		},
+		"two processes without Redis": func(t *testing.T) []*program {
+			args := []string{"-migrate", "-postgres", testdb.PostgresURL(t)}
+			return []*program{startServer(t, args...), startServer(t, args...)}
+		},
+		"memory": func(t *testing.T) []*program { return []*program{startServer(t)} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			servers := start(t)
+			b := newBank(t, "copies", servers...)
+			r := b.next()
+			replies, errs := make([]reply, 1000), make([]error, 1000)
+			begin := time.Now()
+			var wg sync.WaitGroup
+			for i := range replies {
+				wg.Go(func() {
+					for range 3 { // a slow machine may not get through a thousand in a request's time
+						replies[i], errs[i] = b.attempt(t.Context(), servers[i%len(servers)], r)
+						if replies[i].status != http.StatusServiceUnavailable {
+							break
+						}
+					}
+				})
+			}
+			wg.Wait()
+			t.Logf("answers %v in %v", b.answers, time.Since(begin).Round(time.Millisecond))
+			for i, got := range replies {
+				require.NoError(t, errs[i])
+				require.Contains(t, []int{http.StatusOK, http.StatusAccepted}, got.status, got.body)
+				require.True(t, got.AcceptedAt.Equal(replies[0].AcceptedAt), "%v and %v", got.AcceptedAt, replies[0].AcceptedAt)
+			}
+			require.Equal(t, 1, b.answers["202"], "one of them was the first")
+			b.settle(t, drainLimit)
+			var s statsView
+			require.NoError(t, b.get(t.Context(), servers[0].admin, "admin/stats", &s))
+			require.Equal(t, map[string]int{"POSTED": 1}, s.Payments)
+		})
+	}
+}
+
+// TestClientsThatHangUpOpenNoBreaker: a thousand of them, who pay and who read.
+func TestClientsThatHangUpOpenNoBreaker(t *testing.T) {
+	t.Parallel()
+	p := startServer(t, "-migrate", "-postgres", testdb.PostgresURL(t), "-redis", testdb.RedisURL(t))
+	b := newBank(t, "hangs-up", p)
+	limit := make(chan struct{}, 50)
+	for i := range 1000 {
+		limit <- struct{}{}
+		r := b.next()
+		b.paying.Go(func() {
+			defer func() { <-limit }()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i%20)*500*time.Microsecond)
+			defer cancel()
+			if i%2 == 0 {
+				_, _ = b.attempt(ctx, p, r) // the receipt tells
+			} else {
+				var c customerView
+				_ = b.get(ctx, p.addr, "customers/"+r.customer+"/balance", &c) // nobody waits for it
+			}
+		})
+	}
+	b.paying.Wait()
+	t.Logf("answers %v", b.answers)
+	require.Greater(t, b.answers["lost"], 100)
+	var s statsView
+	require.NoError(t, b.get(t.Context(), p.admin, "admin/stats", &s))
+	require.Equal(t, map[string]string{"database": "closed", "redis": "closed"}, s.Breakers)
+	require.NotContains(t, b.metrics(t, p), `http_responses_total{code="503"}`, "nor was one open meanwhile")
+	b.settle(t, drainLimit)
+}
+
+// failing is a store whose every accept fails.
+type failing struct {
+	store
+	calls int
+}
+
+func (f *failing) accept(context.Context, []*payment, bool) ([]acceptance, error) {
+	f.calls++
+	return nil, &pgconn.PgError{Code: "53100"} // disk_full
+}
+
+// TestTheFifthFailureStopsCalls is of the server's own wiring; a breaker alone is
+// tested in its package.
+func TestTheFifthFailureStopsCalls(t *testing.T) {
+	t.Parallel()
+	o, err := parseOptions(nil, t.Output())
+	require.NoError(t, err)
+	o.postgres, o.redis = "", ""
+	s, err := newServer(t.Context(), o, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	t.Cleanup(s.close)
+	broken := &failing{store: s.store}
+	s.store = broken
+	for n := range 20 {
+		r := &request{payment: &payment{Reference: "R" + strconv.Itoa(n), CustomerID: customerID(1), BankStatus: bankComplete}, done: make(chan answer, 1)}
+		s.accept([]*request{r})
+		require.ErrorIs(t, (<-r.done).err, errUnavailable)
+		require.Equal(t, min(n+1, breaker.Trips), broken.calls)
+		require.Equal(t, n+1 < breaker.Trips, s.db.Closed(), "after %d failures", n+1)
+	}
+}
+
+// TestAClientThatHangsUpRightAfterSending: nobody tells it, but it has paid.
+func TestAClientThatHangsUpRightAfterSending(t *testing.T) {
+	t.Parallel()
+	p := startServer(t, "-migrate", "-postgres", testdb.PostgresURL(t), "-redis", testdb.RedisURL(t))
+	b := newBank(t, "sent", p)
+	for range 100 {
+		r := b.next()
+		conn := p.dial(t)
+		_, err := fmt.Fprintf(conn, "POST /api/v1/payments HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n%s", p.addr, len(r.body()), r.body())
+		require.NoError(t, err)
+		require.NoError(t, conn.Close())
+	}
+	eventually(t, 10*time.Second, func() error {
+		missing := 0
+		for _, r := range b.receipts {
+			var got paymentView
+			err := b.get(t.Context(), p.addr, "payments/"+r.reference, &got)
+			if e := (statusError{}); errors.As(err, &e) && e.status == http.StatusNotFound {
+				missing++
+			} else if err != nil {
+				return err
+			}
+		}
+		if missing > 0 {
+			return fmt.Errorf("%d of %d payments are not there", missing, len(b.receipts))
+		}
+		return nil
+	})
+	for _, r := range b.receipts {
+		require.NoError(t, b.pay(t.Context(), r))
+		require.Equal(t, map[int]int{http.StatusOK: 1}, r.answered, "a repeat")
+	}
+	b.settle(t, drainLimit)
+}
