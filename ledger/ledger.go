@@ -24,24 +24,30 @@ type Options struct {
 	Currencies map[string]uint8
 }
 
-// New returns a ledger over store. It does not touch the store.
+// New returns a ledger over store. It does not touch the store. Its error joins
+// an [*InputError] for each fault.
 func New(store Store, o *Options) (*Ledger, error) {
+	var faults []error
 	if store == nil {
-		return nil, &InputError{Field: "store", Reason: "is nil"}
+		faults = append(faults, &InputError{Field: "store", Reason: "is nil"})
+	}
+	if o == nil {
+		o = &Options{}
 	}
 	l := &Ledger{store: store, scales: iso4217}
-	if o == nil || len(o.Currencies) == 0 {
-		return l, nil
+	if len(o.Currencies) > 0 {
+		l.scales = maps.Clone(iso4217)
 	}
-	l.scales = maps.Clone(iso4217)
-	var faults []error
 	for _, code := range slices.Sorted(maps.Keys(o.Currencies)) {
 		if err := checkCurrency(code, o.Currencies[code]); err != nil {
 			faults = append(faults, err)
 		}
 		l.scales[code] = o.Currencies[code]
 	}
-	return l, errors.Join(faults...)
+	if len(faults) > 0 {
+		return nil, errors.Join(faults...)
+	}
+	return l, nil
 }
 
 func checkCurrency(code string, scale uint8) error {
@@ -65,7 +71,8 @@ func checkCurrency(code string, scale uint8) error {
 
 // Open opens accounts, all or none. Opening one again with the same properties
 // does nothing, so it is safe to repeat; with others it is an
-// [*AccountExistsError]. Bad input is an [*InputError]. Cost: one commit.
+// [*AccountExistsError]. Bad input is an [*InputError] for each fault, joined.
+// Cost: one commit.
 func (l *Ledger) Open(ctx context.Context, accounts ...Account) error {
 	states := make([]State, 0, len(accounts))
 	var faults []error
@@ -86,29 +93,32 @@ func (l *Ledger) Open(ctx context.Context, accounts ...Account) error {
 }
 
 func (l *Ledger) state(field string, a Account) (State, error) {
-	if err := checkID(field+"ID", string(a.ID)); err != nil {
-		return State{}, err
+	var faults []error
+	fault := func(part, reason string) {
+		faults = append(faults, &InputError{Field: field + part, Reason: reason})
 	}
-	scale, ok := l.scales[a.Currency]
-	if !ok {
-		return State{}, &InputError{Field: field + "Currency", Reason: fmt.Sprintf("%q is unknown", a.Currency)}
+	if err := checkID(field+"ID", string(a.ID)); err != nil {
+		faults = append(faults, err)
 	}
 	if a.Normal != Debit && a.Normal != Credit {
-		return State{}, &InputError{Field: field + "Normal", Reason: "is neither Debit nor Credit"}
+		fault("Normal", "is neither Debit nor Credit")
 	}
-	s := State{ID: a.ID, Currency: a.Currency, Scale: scale, Normal: a.Normal}
-	if a.Floor == nil {
-		return s, nil
+	s := State{ID: a.ID, Currency: a.Currency, Normal: a.Normal}
+	var known bool
+	if s.Scale, known = l.scales[a.Currency]; !known {
+		fault("Currency", fmt.Sprintf("%q is unknown", a.Currency))
 	}
-	floor, err := AmountOf(*a.Floor, scale)
-	if err != nil {
-		return State{}, &InputError{Field: field + "Floor", Reason: err.Error()}
+	if a.Floor != nil && known {
+		switch floor, err := AmountOf(*a.Floor, s.Scale); {
+		case err != nil:
+			fault("Floor", err.Error())
+		case floor.Sign() > 0:
+			fault("Floor", "is above 0, where the account starts")
+		default:
+			s.Floor = &floor
+		}
 	}
-	if floor.Sign() > 0 {
-		return State{}, &InputError{Field: field + "Floor", Reason: "is above 0, where the account starts"}
-	}
-	s.Floor = &floor
-	return s, nil
+	return s, errors.Join(faults...)
 }
 
 // Post decides on up to [MaxBatch] transactions in order and writes down what

@@ -80,7 +80,11 @@ type VerdictError struct {
 }
 
 func (e *VerdictError) Error() string {
-	return fmt.Sprintf("transaction %q, posting %d: %v", e.ID, e.Posting, e.Unwrap())
+	why := e.Verdict.String()
+	if err := e.Unwrap(); err != nil {
+		why = err.Error()
+	}
+	return fmt.Sprintf("transaction %q, posting %d: %s", e.ID, e.Posting, why)
 }
 
 // Unwrap returns the sentinel of the verdict.
