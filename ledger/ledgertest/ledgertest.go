@@ -5,7 +5,9 @@
 //		ledgertest.Run(t, func(t testing.TB) ledger.Store { return mystore.New(t.TempDir()) })
 //	}
 //
-// It needs the standard library only.
+// [Flaky] makes any store fail, for tests of what uses a ledger.
+//
+// It needs the standard library and decimal only.
 package ledgertest
 
 import (
@@ -46,6 +48,7 @@ func Run(t *testing.T, newStore func(testing.TB) ledger.Store) {
 		{"OppositeOrders", testOppositeOrders},
 		{"ManyAtOnce", testManyAtOnce},
 		{"AgainstTheModel", testModel},
+		{"AgainstTheModelWithFaults", testModelWithFaults},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			t.Parallel()

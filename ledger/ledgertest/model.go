@@ -1,6 +1,7 @@
 package ledgertest
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -14,6 +15,44 @@ import (
 // testModel posts random batches, good and bad, to the store and to a model that
 // is a few lines of decimal arithmetic, and compares all that can be seen.
 func testModel(t *testing.T, f *fixture) {
+	againstModel(t, f, func([]ledger.Transaction) bool { return false })
+}
+
+// testModelWithFaults does so while every other call fails, done or not, and is
+// repeated until it is answered. The transactions of a batch that was done
+// without an answer are duplicates then, and nothing else is different.
+func testModelWithFaults(t *testing.T, f *fixture) {
+	seed := rand.Uint64()
+	t.Logf("seed of the faults %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	flaky := &Flaky{Store: f.store, Fault: func(int64) Fault { return Fault(max(0, r.IntN(4)-1)) }}
+	l, err := ledger.New(flaky, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	failures := 0
+	againstModel(t, f, func(batch []ledger.Transaction) (failed bool) {
+		for {
+			calls := flaky.Calls()
+			_, err := l.Post(t.Context(), batch)
+			if !errors.Is(err, ErrInjected) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				return failed || flaky.Calls() > calls
+			}
+			failed = true
+			failures++
+		}
+	})
+	if failures == 0 {
+		t.Error("no call failed, so the faults have tested nothing")
+	}
+}
+
+// againstModel compares the store's answers with the model's. before is called
+// with each batch and tells whether it may have posted it already.
+func againstModel(t *testing.T, f *fixture, before func([]ledger.Transaction) bool) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
@@ -32,13 +71,20 @@ func testModel(t *testing.T, f *fixture) {
 			sent = append(sent, tx)
 			batch = append(batch, tx)
 		}
+		posted := before(batch)
 		for i, got := range f.post(t, batch...) {
 			want, duplicate := m.post(batch[i])
+			duplicate = duplicate || posted && !got.At.IsZero() // it is recorded
 			if got.Verdict != want || got.Duplicate != duplicate {
 				t.Fatalf("%+v: %v, duplicate %v; the model says %v, %v", batch[i], got.Verdict, got.Duplicate, want, duplicate)
 			}
 		}
 	}
+	m.compare(t, f)
+}
+
+// compare checks balances and last entries.
+func (m *model) compare(t *testing.T, f *fixture) {
 	for id, want := range m.balances {
 		b, err := f.Balances(t.Context(), id)
 		if err != nil || !b[0].Posted.Equal(want) {

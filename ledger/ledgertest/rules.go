@@ -1,7 +1,6 @@
 package ledgertest
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -231,24 +230,14 @@ func testConflict(t *testing.T, f *fixture) {
 	f.verify(t)
 }
 
-// lossy commits and then reports that it failed, as a connection does that
-// breaks while the answer is under way.
-type lossy struct{ ledger.Store }
-
-var errLost = errors.New("answer lost")
-
-func (s lossy) Post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outcome, error) {
-	_, err := s.Store.Post(ctx, drafts)
-	return nil, errors.Join(errLost, err)
-}
-
+// The store commits and then reports that it failed.
 func testLostAnswer(t *testing.T, f *fixture) {
-	broken, err := ledger.New(lossy{f.store}, nil)
+	broken, err := ledger.New(&Flaky{Store: f.store, Fault: func(int64) Fault { return DoneNotSaid }}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	batch := []ledger.Transaction{move("a", "bank", wallet(0), "1"), move("b", wallet(1), "bank", "1")}
-	if results, err := broken.Post(t.Context(), batch); !errors.Is(err, errLost) || results != nil {
+	if results, err := broken.Post(t.Context(), batch); !errors.Is(err, ErrInjected) || results != nil {
 		t.Fatalf("results %v, error %v", results, err)
 	}
 	results := f.post(t, batch...)
