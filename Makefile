@@ -38,8 +38,8 @@ fuzz: ## each fuzz target for FUZZTIME
 	@GO=$(GO) FUZZTIME=$(FUZZTIME) internal/scripts/fuzz
 
 .PHONY: curl
-curl: ## run the README's curl transcript against a fresh server
-	@internal/scripts/transcript README.md
+curl: ## run the READMEs' curl transcripts against fresh servers
+	@internal/scripts/transcript README.md examples/paymentserver/README.md
 
 .PHONY: bench
 bench: ## measure against the peers; docs/benchmarks.md holds the last run

@@ -41,7 +41,7 @@ func (s *api) public() http.Handler {
 	r := s.engine()
 	v1 := r.Group("/api/v1")
 	v1.POST("/payments", s.postPayment)
-	v1.GET("/payments/*reference", s.getPayment) // a reference may hold slashes
+	v1.GET("/payments/:reference", s.getPayment)
 	v1.GET("/customers/:id/balance", s.getBalance)
 	v1.GET("/customers", s.listCustomers)
 	s.health(r)
@@ -129,7 +129,7 @@ func (s *api) postPayment(c *gin.Context) {
 }
 
 func (s *api) getPayment(c *gin.Context) {
-	reference := c.Param("reference")[1:]
+	reference := c.Param("reference")
 	if reason := checkIdentifier(reference); reason != "" {
 		problem.Write(c.Writer, http.StatusBadRequest, "not a reference", problem.Field{Field: "reference", Reason: reason})
 		return

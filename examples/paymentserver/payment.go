@@ -78,7 +78,7 @@ type paymentBody struct {
 }
 
 var (
-	identifier = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}$`)
+	identifier = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$`)
 	// 13 digits of naira keep a payment's kobo within int64 a thousand times over.
 	plainAmount = regexp.MustCompile(`^[0-9]{1,13}(\.[0-9]{1,2})?$`)
 )
@@ -106,7 +106,8 @@ func (b *paymentBody) payment() (*payment, []problem.Field) {
 		return "must be one of " + strings.Join(bankStatuses, ", ")
 	})
 	p.Date = read("transaction_date", b.Date, func(s string) string {
-		if _, err := time.Parse(dateLayout, s); err != nil || len(s) != len(dateLayout) {
+		// Parse takes more than the layout says, such as a blank for a zero.
+		if t, err := time.Parse(dateLayout, s); err != nil || t.Format(dateLayout) != s || t.Year() < 1 {
 			return "must be a date and time like 2025-11-07 14:54:16"
 		}
 		return ""
@@ -133,7 +134,7 @@ func checkIdentifier(s string) string {
 	case len(s) > 64:
 		return "must have at most 64 characters"
 	case !identifier.MatchString(s):
-		return "must be letters, digits and . _ : / - and begin with a letter or digit"
+		return "must be letters, digits and . _ : - and begin with a letter or digit"
 	}
 	return ""
 }

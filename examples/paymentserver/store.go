@@ -143,9 +143,11 @@ func (m *memoryStore) accept(_ context.Context, payments []*payment, _ bool) ([]
 			out[i].err = errUnknownCustomer
 		case have == nil, completes(have, p):
 			fresh := *p
-			fresh.AcceptedAt = now
+			if fresh.AcceptedAt = now; have != nil {
+				fresh.AcceptedAt = have.AcceptedAt
+			}
 			m.payments[p.Reference] = &fresh
-			out[i].first = now
+			out[i].first = fresh.AcceptedAt
 		case have.fingerprint() != p.fingerprint():
 			out[i].err = errOtherContent
 		default:
