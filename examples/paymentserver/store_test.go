@@ -189,7 +189,7 @@ func storeCompletes(t *testing.T, s storeUnderTest) {
 		{"customer", bankComplete, func(p *payment) { p.CustomerID = "GIG00002" }, errOtherContent},
 		{"pending again", bankPending, func(p *payment) { p.Date = "2025-11-08 09:00:00" }, errOtherContent},
 	} {
-		s.mustAccept(t, storePayment(c.name, bankPending, "5.00"))
+		first := s.mustAccept(t, storePayment(c.name, bankPending, "5.00"))[0].first
 		require.Equal(t, stateRecorded, s.mustFind(t, c.name).State)
 		due, err := s.post(t.Context(), []string{c.name})
 		require.NoError(t, err)
@@ -209,6 +209,7 @@ func storeCompletes(t *testing.T, s storeUnderTest) {
 			continue
 		}
 		require.False(t, got.repeat, c.name)
+		require.True(t, first.Equal(got.first) && first.Equal(p.AcceptedAt), "%s: the reference was first accepted as pending", c.name)
 		require.Equal(t, c.next, p.BankStatus, c.name)
 		require.Equal(t, next.firstState(), p.State, c.name)
 		require.Equal(t, next.Date, p.Date, c.name)
