@@ -255,7 +255,7 @@ func TestOtherConnectionSettings(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := openOn(t, newPool(t, testdb.PostgresURL(t), func(c *pgxpool.Config) { edit(c.ConnConfig) }))
+			f := openOn(t, newPool(t, testdb.PostgresURL(t), func(c *pgxpool.Config) { c.MaxConns = 16; edit(c.ConnConfig) }))
 			poison(t, f)
 			batch := []ledger.Transaction{move("1", "bank", "a", "5"), move("2", "a", "b", "2.50")}
 			for range 2 {
@@ -266,10 +266,12 @@ func TestOtherConnectionSettings(t *testing.T) {
 				require.ErrorContains(t, err, "poisoned")
 			}
 			var wg sync.WaitGroup
-			for i := range 8 {
+			for i := range 16 { // where one snapshot held for a transaction, four attempts would not do
 				wg.Go(func() {
-					if _, err := f.Post(t.Context(), []ledger.Transaction{move(fmt.Sprint("at once ", i), "bank", "b", "1")}); err != nil {
-						t.Error(err)
+					for n := range 5 {
+						if _, err := f.Post(t.Context(), []ledger.Transaction{move(fmt.Sprint("at once ", i, n), "bank", "b", "1")}); err != nil {
+							t.Error(err)
+						}
 					}
 				})
 			}
@@ -278,7 +280,7 @@ func TestOtherConnectionSettings(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, "2.5", e.Balance.String())
 			}
-			f.balance(t, "b", "10.5", 9)
+			f.balance(t, "b", "82.5", 81)
 			f.verify(t)
 		})
 	}

@@ -30,7 +30,11 @@ func (s *Store) Open(ctx context.Context, accounts []ledger.State) error {
 	if err != nil {
 		return fmt.Errorf("pgledger: open: begin: %w", err)
 	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // nothing after a commit
+	defer func() { // does nothing after a commit
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackLimit)
+		defer cancel()
+		_ = tx.Rollback(ctx)
+	}()
 	if _, err := tx.Exec(ctx, s.sql.open, names, currencies, scales, normals, floors.String()); err != nil {
 		return fmt.Errorf("pgledger: open %d accounts: %w", len(accounts), err)
 	}

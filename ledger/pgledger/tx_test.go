@@ -121,6 +121,23 @@ func TestFailedPostLeavesTheCallersTransactionUsable(t *testing.T) {
 	require.EqualValues(t, 3, f.verify(t).Transactions)
 }
 
+// A pool throws away a connection that is left in a transaction; a single one has to be left clean.
+func TestFailedPostLeavesAConnectionUsable(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	poison(t, f)
+	conn, err := f.pool.Acquire(t.Context())
+	require.NoError(t, err)
+	defer conn.Release()
+	l := on(t, conn.Conn())
+	_, err = l.Post(t.Context(), []ledger.Transaction{move("1", "bank", "a", "1"), move("poison", "bank", "b", "1")})
+	require.ErrorContains(t, err, "poisoned")
+	require.EqualValues(t, 'I', conn.Conn().PgConn().TxStatus())
+	want(t, l, ledger.Posted, move("1", "bank", "a", "1"))
+	require.EqualValues(t, 'I', conn.Conn().PgConn().TxStatus())
+	f.balance(t, "a", "1", 1)
+}
+
 // Posting plans its statements without sequential scans, and must not leave the caller's own without.
 func TestCallersPlannerSettingIsRestored(t *testing.T) {
 	t.Parallel()
@@ -141,6 +158,10 @@ func TestCallersPlannerSettingIsRestored(t *testing.T) {
 		_, err = on(t, tx).Post(t.Context(), []ledger.Transaction{move("poison", "bank", "b", "1")})
 		require.ErrorContains(t, err, "poisoned")
 		require.Equal(t, was, setting(tx), "after a failure")
+		exec(t, tx, "SET LOCAL jit = on")
+		_, err = on(t, tx).Verify(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, 1, count(t, tx, "SELECT count(*) WHERE current_setting('jit') = 'on'"))
 		require.NoError(t, tx.Commit(t.Context()))
 		require.Equal(t, "on", setting(conn.Conn()), "after the commit")
 

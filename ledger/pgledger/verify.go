@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/shopspring/decimal"
 
 	"github.com/safetill/safetill/ledger"
@@ -58,34 +59,56 @@ WITH entries AS (
 UNION ALL
 SELECT '', '', 0, '', '0', '0', (SELECT count(id) FROM checked), (SELECT count(*) FROM {transactions}), (SELECT coalesce(sum(n), 0)::bigint FROM checked)`
 
+// The planner cannot foresee how few breaks there are, takes the statement for a
+// huge one and compiles it for longer than it then runs.
+const uncompiled = `SELECT set_config('jit', 'off', true)`
+
 // Verify is [ledger.Store.Verify]: one statement, in one snapshot, that sorts
-// all entries. It takes no locks.
+// all entries. It takes no locks. A million entries take seconds, and where they
+// do not fit work_mem, room for temporary files. Cost: four round trips.
 func (s *Store) Verify(ctx context.Context) (ledger.Report, error) {
-	rows, err := s.db.Query(ctx, s.sql.verify, ledger.MaxBreaks)
+	tx, err := s.db.Begin(ctx)
+	if err != nil {
+		return ledger.Report{}, fmt.Errorf("pgledger: verify: begin: %w", err)
+	}
+	defer func() { // there is nothing to commit, and a caller's transaction gets its setting back
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackLimit)
+		defer cancel()
+		_ = tx.Rollback(ctx)
+	}()
+	if _, err := tx.Exec(ctx, uncompiled); err != nil {
+		return ledger.Report{}, fmt.Errorf("pgledger: verify: %w", err)
+	}
+	rows, err := tx.Query(ctx, s.sql.verify, ledger.MaxBreaks)
 	if err != nil {
 		return ledger.Report{}, fmt.Errorf("pgledger: verify: %w", err)
 	}
+	r, err := readReport(rows)
+	if err != nil {
+		return ledger.Report{}, fmt.Errorf("pgledger: verify: %w", err)
+	}
+	return r, nil
+}
+
+// readReport reads the breaks and the row of counts, and closes the rows.
+func readReport(rows pgx.Rows) (r ledger.Report, err error) {
 	defer rows.Close()
-	var r ledger.Report
 	for rows.Next() {
 		var id, currency, what, have, want string
 		var scale int32
 		if err := rows.Scan(&id, &currency, &scale, &what, &have, &want, &r.Accounts, &r.Transactions, &r.Entries); err != nil {
-			return ledger.Report{}, fmt.Errorf("pgledger: verify: %w", err)
+			return r, err
 		}
 		if what == "" { // the row of counts
 			continue
 		}
 		b := ledger.Break{Account: ledger.AccountID(id), Currency: currency, What: what}
 		if b.Have, b.Want, err = decimals(have, want, scale); err != nil {
-			return ledger.Report{}, fmt.Errorf("pgledger: verify: %w", err)
+			return r, err
 		}
 		r.Breaks = append(r.Breaks, b)
 	}
-	if err := rows.Err(); err != nil {
-		return ledger.Report{}, fmt.Errorf("pgledger: verify: %w", err)
-	}
-	return r, nil
+	return r, rows.Err()
 }
 
 func decimals(have, want string, scale int32) (h, w decimal.Decimal, err error) {
