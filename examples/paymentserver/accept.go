@@ -55,17 +55,18 @@ type request struct {
 // second time by three layers: the cache's record, the primary key of its
 // reference, and the ledger's transaction id.
 type accepter struct {
-	store  store
-	cache  idempotency.Store // nil: none
-	queue  queue.Queue       // references to post; nil: the sweep finds them
-	spill  queue.Queue       // whole payments while the database is down; nil: none
-	db     *breaker.Breaker
-	redis  *breaker.Breaker
-	wake   *queue.Waker
-	missed chan struct{} // tells the sweep that a push has failed
-	m      *metrics
-	log    *slog.Logger
-	joiner *join.Joiner[*request]
+	store   store
+	cache   idempotency.Store           // nil: none
+	queue   queue.Queue                 // references to post; nil: the sweep finds them
+	spill   queue.Queue                 // whole payments while the database is down; nil: none
+	durable func(context.Context) error // tells why the spill list cannot be trusted
+	db      *breaker.Breaker
+	redis   *breaker.Breaker
+	wake    *queue.Waker
+	missed  chan struct{} // tells the sweep that a push has failed
+	m       *metrics
+	log     *slog.Logger
+	joiner  *join.Joiner[*request]
 }
 
 // submit waits until the payment is durable or refused. A client that hangs up
@@ -249,8 +250,8 @@ func (a *accepter) divert(ctx context.Context, requests []*request, cause error)
 			bodies, open = append(bodies, body), append(open, r)
 		}
 	}
-	err := errUnavailable
-	if a.spill != nil {
+	err := a.durable(ctx)
+	if err == nil {
 		err = guarded(ctx, a.redis, func(ctx context.Context) error { return a.spill.Push(ctx, bodies...) })
 	}
 	if err != nil {

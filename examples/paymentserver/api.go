@@ -25,7 +25,7 @@ const (
 	maxBody      = 64 << 10
 	maxPage      = 1000
 	maxSeed      = 100_000
-	requestLimit = 10 * time.Second
+	requestLimit = 4 * time.Second // less than a stop waits for
 )
 
 // api is the HTTP side of the server.
@@ -109,7 +109,8 @@ func (s *api) postPayment(c *gin.Context) {
 		problem.Write(c.Writer, http.StatusUnprocessableEntity, "the payment has faults", faults...)
 		return
 	}
-	ctx, cancel := context.WithTimeout(c.Request.Context(), requestLimit)
+	// What has arrived whole is taken, also from a client that has gone since.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), requestLimit)
 	defer cancel()
 	got := s.submit(ctx, p)
 	switch {
@@ -273,7 +274,7 @@ func (s *api) verify(c *gin.Context) {
 		s.fail(c, err)
 		return
 	}
-	c.JSON(http.StatusOK, gin.H{"ok": report.OK(), "accounts": report.Accounts, "entries": report.Entries, "breaks": report.Breaks})
+	c.JSON(http.StatusOK, gin.H{"ok": report.OK(), "accounts": report.Accounts, "entries": report.Entries, "breaks": append([]ledger.Break{}, report.Breaks...)})
 }
 
 // read runs a query of the database, or answers why it cannot.

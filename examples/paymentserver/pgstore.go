@@ -82,10 +82,18 @@ func (s *pgStore) accept(ctx context.Context, payments []*payment, acknowledged 
 	if err != nil || !slices.ContainsFunc(out, raced) {
 		return out, err
 	}
-	again, err := s.offer(ctx, payments, acknowledged)
-	for i := range again {
+	// Only those are asked again: the others have their answer, and what was
+	// refused a moment ago must not be recorded now.
+	var rest []*payment
+	for i := range out {
 		if raced(out[i]) {
-			out[i] = again[i]
+			rest = append(rest, payments[i])
+		}
+	}
+	again, err := s.offer(ctx, rest, acknowledged)
+	for i := range out {
+		if err == nil && raced(out[i]) {
+			out[i], again = again[0], again[1:]
 		}
 	}
 	return out, err

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -36,7 +38,8 @@ type server struct {
 func newServer(ctx context.Context, o *options, log *slog.Logger) (_ *server, err error) {
 	s := &server{o: o, api: &api{accepter: &accepter{
 		db: breaker.New("database", pg.Unavailable), redis: breaker.New("redis", func(err error) bool { return err != nil }),
-		wake: new(queue.Waker), missed: make(chan struct{}, 1), m: newMetrics(), log: log,
+		durable: func(context.Context) error { return errUnavailable },
+		wake:    new(queue.Waker), missed: make(chan struct{}, 1), m: newMetrics(), log: log,
 	}}}
 	s.joiner = join.New(&join.Options{Size: batchSize}, func(r *request) string { return r.payment.Reference }, s.accept)
 	defer func() {
@@ -102,7 +105,9 @@ func (s *server) openServers(ctx context.Context) (*pgxpool.Pool, *redis.Client,
 	config.ConnConfig.ConnectTimeout = callLimit
 	// Plans are kept for the life of a connection. Made while the tables are small,
 	// they would scan them, and still do so when they have grown.
-	config.ConnConfig.RuntimeParams["enable_seqscan"], config.ConnConfig.RuntimeParams["jit"] = "off", "off"
+	set := config.ConnConfig.RuntimeParams
+	set["enable_seqscan"], set["jit"] = "off", "off"
+	set["idle_in_transaction_session_timeout"] = "10s" // a server that hangs must not hold its payments
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, nil, err
@@ -115,8 +120,14 @@ func (s *server) openServers(ctx context.Context) (*pgxpool.Pool, *redis.Client,
 	} else {
 		err = checkSchema(start, pool)
 	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("%w (-migrate brings the schema up to date)", err)
+	switch {
+	case err != nil && s.o.redis != "" && !s.o.migrate && pg.Unavailable(err):
+		s.log.Warn("PostgreSQL does not answer: payments wait on Redis until it does", slog.Any("error", err))
+	case err != nil:
+		if _, old := errors.AsType[*pg.SchemaError](err); old {
+			err = fmt.Errorf("%w (-migrate brings the schema up to date)", err)
+		}
+		return nil, nil, err
 	}
 	s.store = newPGStore(pool)
 	if s.ledger, err = ledger.New(pgledger.NewStore(pool, nil), nil); err != nil {
@@ -145,25 +156,37 @@ func (s *server) openRedis(ctx context.Context) (*redis.Client, error) {
 	if s.queue, err = redisqueue.New(rdb, "payments", leased); err != nil {
 		return nil, err
 	}
-	spill, err := redisqueue.New(rdb, "spill", leased)
-	if err != nil {
+	if s.spill, err = redisqueue.New(rdb, "spill", leased); err != nil {
 		return nil, err
 	}
-	// What is only in Redis must be on its disk before it is acknowledged.
-	settings, err := rdb.ConfigGet(ctx, "append*").Result()
-	switch {
-	case err != nil:
-		s.log.Warn("Redis does not answer: payments are taken without it, and not while PostgreSQL is down", slog.Any("error", err))
-	case settings["appendonly"] != "yes":
-		s.log.Warn("Redis has no append-only file: an outage of PostgreSQL refuses payments")
-	default:
-		s.spill = spill
-		if settings["appendfsync"] != "always" {
-			s.log.Warn("Redis syncs its file only now and then: payments taken while PostgreSQL is down are safe from a crash of this process, "+
-				"not of the machine; appendfsync always would do", slog.String("appendfsync", settings["appendfsync"]))
-		}
+	s.durable = s.appendOnly(rdb)
+	if err := s.durable(ctx); err != nil {
+		s.log.Warn("payments are refused while PostgreSQL is down", slog.Any("error", err))
 	}
 	return rdb, nil
+}
+
+// appendOnly returns what tells whether Redis writes to disk what it is given:
+// what nobody else has must be there before it is acknowledged.
+func (s *server) appendOnly(rdb *redis.Client) func(context.Context) error {
+	var known atomic.Bool
+	return func(ctx context.Context) error {
+		if known.Load() {
+			return nil
+		}
+		ctx, cancel := context.WithTimeout(ctx, callLimit)
+		defer cancel()
+		settings, err := rdb.ConfigGet(ctx, "append*").Result()
+		if err == nil && settings["appendonly"] != "yes" {
+			err = errors.New("Redis has no append-only file")
+		}
+		if err == nil && settings["appendfsync"] != "always" && known.CompareAndSwap(false, true) {
+			s.log.Warn("Redis syncs its file only now and then: payments taken while PostgreSQL is down are safe from a crash of this process, "+
+				"not of Redis or the machine; appendfsync always would do", slog.String("appendfsync", settings["appendfsync"]))
+		}
+		known.Store(err == nil)
+		return err
+	}
 }
 
 func pingAll(ctx context.Context, pool *pgxpool.Pool, rdb *redis.Client) map[string]error {

@@ -143,12 +143,10 @@ func (m *memoryStore) accept(_ context.Context, payments []*payment, _ bool) ([]
 			out[i].err = errUnknownCustomer
 		case have == nil, completes(have, p):
 			fresh := *p
-			if fresh.AcceptedAt = now; have != nil {
-				fresh.AcceptedAt = have.AcceptedAt
-			}
+			fresh.AcceptedAt = now
 			m.payments[p.Reference] = &fresh
-			out[i].first = fresh.AcceptedAt
-		case have.fingerprint() != p.fingerprint():
+			out[i].first = now
+		case have.fingerprint() != p.fingerprint() && !completes(p, have): // not late news of what is decided either
 			out[i].err = errOtherContent
 		default:
 			out[i] = acceptance{first: have.AcceptedAt, repeat: true}

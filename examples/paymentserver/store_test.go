@@ -209,13 +209,16 @@ func storeCompletes(t *testing.T, s storeUnderTest) {
 			continue
 		}
 		require.False(t, got.repeat, c.name)
-		require.True(t, first.Equal(got.first) && first.Equal(p.AcceptedAt), "%s: the reference was first accepted as pending", c.name)
+		require.True(t, got.first.After(first) && got.first.Equal(p.AcceptedAt), "%s: the wait for the bank is not ours", c.name)
 		require.Equal(t, c.next, p.BankStatus, c.name)
 		require.Equal(t, next.firstState(), p.State, c.name)
 		require.Equal(t, next.Date, p.Date, c.name)
 		again := s.mustAccept(t, next)[0]
 		require.NoError(t, again.err, c.name)
 		require.True(t, again.repeat && again.first.Equal(got.first), c.name)
+		late := s.mustAccept(t, storePayment(c.name, bankPending, "5"))[0]
+		require.NoError(t, late.err, "late news of what is decided is no other payment")
+		require.True(t, late.repeat)
 		// What is settled stays so, whichever way.
 		for _, status := range []string{bankComplete, "FAILED", "CANCELLED"} {
 			if status != c.next {

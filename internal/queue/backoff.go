@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"log/slog"
 	"math/rand/v2"
 	"time"
 )
@@ -13,6 +14,17 @@ type backoff struct {
 }
 
 func (b *backoff) reset() { b.next = 0 }
+
+// running reports whether there was a pause since the last reset.
+func (b *backoff) running() bool { return b.next > 0 }
+
+// level is how loud to be about what makes the next pause: an outage is one error of each worker, not one a second.
+func (b *backoff) level() slog.Level {
+	if b.running() {
+		return slog.LevelDebug
+	}
+	return slog.LevelError
+}
 
 func (b *backoff) pause() time.Duration {
 	d := max(b.next, b.least)

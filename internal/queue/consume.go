@@ -74,7 +74,7 @@ func (c *consumer) reapForEver(ctx context.Context) {
 		cancel()
 		switch {
 		case err != nil:
-			c.Logger.LogAttrs(ctx, slog.LevelError, "queue: reaping failed", slog.Any("error", err))
+			c.Logger.LogAttrs(ctx, slog.LevelWarn, "queue: reaping failed", slog.Any("error", err))
 		case n > 0:
 			c.Logger.LogAttrs(ctx, slog.LevelWarn, "queue: gave back the messages of dead workers", slog.Int("messages", n))
 			c.Wake.Wake()

@@ -35,7 +35,8 @@ type ConsumeOptions struct {
 	// Default: 5 s.
 	Grace time.Duration
 
-	// Logger hears of failing and panicking handlers, errors of the queue and reaped messages. Default: none.
+	// Logger hears of failing and panicking handlers, errors of the queue and reaped messages: the first failure of a row
+	// as an error, those after it at debug level. Default: none.
 	Logger *slog.Logger
 }
 

@@ -44,10 +44,13 @@ func (w *worker) run(ctx, work context.Context) {
 	for ctx.Err() == nil {
 		msgs, err := w.claim(ctx)
 		if err != nil {
-			w.Logger.LogAttrs(ctx, slog.LevelError, "queue: claim failed", slog.Any("error", err))
+			w.Logger.LogAttrs(ctx, w.broken.level(), "queue: claim failed", slog.Any("error", err))
 			w.rename()
 			sleep(ctx.Done(), w.broken.pause())
 			continue
+		}
+		if w.broken.running() {
+			w.Logger.LogAttrs(ctx, slog.LevelInfo, "queue: claims again")
 		}
 		w.broken.reset()
 		switch {
@@ -96,7 +99,7 @@ func (w *worker) batch(work context.Context, msgs []Message) bool {
 	if err == nil {
 		return w.settle(work, "ack", w.q.Ack, msgs)
 	}
-	w.Logger.LogAttrs(work, slog.LevelError, "queue: handler failed", slog.Any("error", err),
+	w.Logger.LogAttrs(work, w.failed.level(), "queue: handler failed", slog.Any("error", err),
 		slog.Int("messages", len(msgs)), slog.Int("attempt", msgs[0].Attempts))
 	w.settle(work, "return", w.q.Return, msgs)
 	return false

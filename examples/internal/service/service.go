@@ -64,7 +64,10 @@ func Run(ctx context.Context, s Service) error {
 	}
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), Limit)
 	defer cancel()
-	err = errors.Join(err, servers[0].Shutdown(ending))
+	if late := servers[0].Shutdown(ending); late != nil { // a client that has sent half a request, say
+		s.Log.Warn("connections closed that did not end by themselves", slog.Any("error", late))
+		err = errors.Join(err, servers[0].Close())
+	}
 	stop()
 	err = errors.Join(err, servers[1].Close())
 	serving.Wait()

@@ -12,7 +12,8 @@ WITH input AS (
            coalesce(i.accepted_at, clock_timestamp())
     FROM input i LEFT JOIN customers c ON c.id = i.customer_id WHERE c.id IS NOT NULL OR $8 ORDER BY i.reference
     ON CONFLICT (reference) DO UPDATE
-    SET payment_status = excluded.payment_status, transaction_date = excluded.transaction_date, state = excluded.state
+    SET payment_status = excluded.payment_status, transaction_date = excluded.transaction_date, state = excluded.state,
+        accepted_at = excluded.accepted_at
     WHERE p.payment_status = 'PENDING' AND excluded.payment_status <> 'PENDING'
       AND p.customer_id = excluded.customer_id AND p.amount = excluded.amount
     RETURNING reference, accepted_at
@@ -21,6 +22,8 @@ SELECT f.reference IS NOT NULL, c.id IS NOT NULL,
        CASE WHEN f.reference IS NULL AND p.payment_status = 'PENDING' AND i.payment_status <> 'PENDING'
              AND p.customer_id = i.customer_id AND p.amount = i.amount THEN NULL
             ELSE coalesce(f.accepted_at, p.accepted_at) END,
-       p.customer_id = i.customer_id AND p.payment_status = i.payment_status AND p.amount = i.amount AND p.transaction_date = i.transaction_date
+       p.customer_id = i.customer_id AND p.amount = i.amount
+       AND (i.payment_status = 'PENDING' AND p.payment_status <> 'PENDING' -- late news of what is decided
+            OR p.payment_status = i.payment_status AND p.transaction_date = i.transaction_date)
 FROM input i LEFT JOIN fresh f USING (reference) LEFT JOIN payments p USING (reference) LEFT JOIN customers c ON c.id = i.customer_id
 ORDER BY i.n

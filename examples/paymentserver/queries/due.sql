@@ -1,4 +1,4 @@
--- Rows that another worker has in hand are skipped: it posts them, or it dies and
--- the sweep finds them.
+-- In the order of their references, so that two workers with the same payments
+-- wait for each other; the second then finds them posted.
 SELECT reference, customer_id, amount, accepted_at, clock_timestamp() FROM payments
-WHERE reference = ANY($1) AND state = 'RECEIVED' FOR NO KEY UPDATE SKIP LOCKED
+WHERE reference = ANY($1) AND state = 'RECEIVED' ORDER BY reference FOR NO KEY UPDATE
