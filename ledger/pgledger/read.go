@@ -53,21 +53,47 @@ func (s *Store) Open(ctx context.Context, accounts []ledger.State) error {
 	return nil
 }
 
-// States is [ledger.Store.States]: one statement.
+// States is [ledger.Store.States]: one round trip.
 func (s *Store) States(ctx context.Context, ids []ledger.AccountID) ([]*ledger.State, error) {
 	names := make([]string, len(ids))
 	for i, id := range ids {
 		names[i] = string(id)
 	}
-	rows, err := s.db.Query(ctx, s.sql.states, names)
+	states := make([]*ledger.State, 0, len(ids))
+	err := s.probe(ctx, func(rows pgx.Rows) error {
+		return eachState(rows, func(s *ledger.State) { states = append(states, s) })
+	}, s.sql.states, names)
 	if err != nil {
 		return nil, fmt.Errorf("pgledger: read %d accounts: %w", len(ids), err)
 	}
-	states := make([]*ledger.State, 0, len(ids))
-	if err := eachState(rows, func(s *ledger.State) { states = append(states, s) }); err != nil {
-		return nil, fmt.Errorf("pgledger: read %d accounts: %w", len(ids), err)
-	}
 	return states, nil
+}
+
+// Cached plans of what is read have to be index probes too, see probesOnly. The
+// settings are local: where nobody began a transaction the three statements are
+// one, and in the caller's the last takes back what the first has set.
+const (
+	scansOff = `SELECT set_config('safetill.seqscan', current_setting('enable_seqscan'), true), set_config('enable_seqscan', 'off', true)`
+	scansOn  = `SELECT set_config('enable_seqscan', current_setting('safetill.seqscan'), true)`
+)
+
+// probe runs a query in one round trip. scan closes the rows.
+func (s *Store) probe(ctx context.Context, scan func(pgx.Rows) error, sql string, args ...any) error {
+	db, ok := s.db.(interface {
+		SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+	})
+	if !ok { // a DB of the caller's own: its plans are its own too
+		rows, err := s.db.Query(ctx, sql, args...)
+		if err != nil {
+			return err
+		}
+		return scan(rows)
+	}
+	b := &pgx.Batch{}
+	b.Queue(scansOff)
+	b.Queue(sql, args...).Query(scan)
+	b.Queue(scansOn)
+	return db.SendBatch(ctx, b).Close()
 }
 
 // eachState scans rows of an account, behind the columns of before, and closes
@@ -107,30 +133,34 @@ func parse(a *ledger.Amount, s *string) (err error) {
 	return err
 }
 
-// Lines is [ledger.Store.Lines]: one statement, two index scans.
+// Lines is [ledger.Store.Lines]: one round trip, two index scans.
 func (s *Store) Lines(ctx context.Context, account ledger.AccountID, after int64, limit int) ([]ledger.Recorded, error) {
-	rows, err := s.db.Query(ctx, s.sql.lines, string(account), after, limit)
+	var page []ledger.Recorded
+	err := s.probe(ctx, func(rows pgx.Rows) (err error) {
+		page, err = readLines(rows)
+		return err
+	}, s.sql.lines, string(account), after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("pgledger: entries: %w", err)
 	}
+	return page, nil
+}
+
+func readLines(rows pgx.Rows) (page []ledger.Recorded, err error) {
 	defer rows.Close()
-	var page []ledger.Recorded
 	for rows.Next() {
 		var r ledger.Recorded
 		var transaction, amount, balance, contra string
 		var posting, side int16
 		if err := rows.Scan(&r.Version, &transaction, &posting, &side, &amount, &balance, &contra, &r.At); err != nil {
-			return nil, fmt.Errorf("pgledger: entries: %w", err)
+			return nil, err
 		}
 		if err := errors.Join(parse(&r.Amount, &amount), parse(&r.Balance, &balance)); err != nil {
-			return nil, fmt.Errorf("pgledger: entries: %w", err)
+			return nil, err
 		}
 		r.Transaction, r.Posting = ledger.TransactionID(transaction), int(posting)
 		r.Side, r.Contra = ledger.Side(side), ledger.AccountID(contra)
 		page = append(page, r)
 	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("pgledger: entries: %w", err)
-	}
-	return page, nil
+	return page, rows.Err()
 }

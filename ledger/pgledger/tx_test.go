@@ -158,6 +158,12 @@ func TestCallersPlannerSettingIsRestored(t *testing.T) {
 		_, err = on(t, tx).Post(t.Context(), []ledger.Transaction{move("poison", "bank", "b", "1")})
 		require.ErrorContains(t, err, "poisoned")
 		require.Equal(t, was, setting(tx), "after a failure")
+		_, err = on(t, tx).Balances(t.Context(), "a")
+		require.NoError(t, err)
+		for _, err := range on(t, tx).Entries(t.Context(), "a", 0) {
+			require.NoError(t, err)
+		}
+		require.Equal(t, was, setting(tx), "after reading")
 		exec(t, tx, "SET LOCAL jit = on")
 		_, err = on(t, tx).Verify(t.Context())
 		require.NoError(t, err)
@@ -166,6 +172,8 @@ func TestCallersPlannerSettingIsRestored(t *testing.T) {
 		require.Equal(t, "on", setting(conn.Conn()), "after the commit")
 
 		want(t, on(t, conn.Conn()), ledger.Posted, move(fmt.Sprint("conn", i), "bank", "a", "1"))
+		_, err = on(t, conn.Conn()).Balances(t.Context(), "a")
+		require.NoError(t, err)
 		require.Equal(t, "on", setting(conn.Conn()), "after a transaction of our own")
 		conn.Release()
 	}
