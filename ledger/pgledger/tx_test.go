@@ -251,3 +251,22 @@ func TestRacedIDWithOtherAccounts(t *testing.T) {
 	f.balance(t, "c", "3", 3)
 	f.verify(t)
 }
+
+// A DB of the caller's own, say one that traces, has the four methods and no more.
+func TestDBOfTheCallersOwn(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	l := on(t, struct{ pgledger.DB }{f.pool})
+	require.NoError(t, l.Open(t.Context(), ledger.Account{ID: "c", Currency: "NGN", Normal: ledger.Debit}))
+	for range 2 {
+		want(t, l, ledger.Posted, move("1", "c", "a", "1"))
+		want(t, l, ledger.InsufficientFunds, move("2", "a", "b", "2"))
+	}
+	f = fixture{Ledger: l, pool: f.pool}
+	f.balance(t, "c", "1", 1)
+	for e, err := range l.Entries(t.Context(), "a", 0) {
+		require.NoError(t, err)
+		require.Equal(t, ledger.AccountID("c"), e.Contra)
+	}
+	require.EqualValues(t, 2, f.verify(t).Transactions)
+}
