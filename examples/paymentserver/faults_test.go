@@ -183,22 +183,26 @@ func query[T any](t testing.TB, db *localdb.Postgres, sql string, args ...any) [
 	return found
 }
 
-// TestServerKilledWhilePostgresIsGone: what it had taken is in Redis alone.
+// TestServerKilledWhilePostgresIsGone: what it had taken is in Redis alone, and
+// the next one takes more.
 func TestServerKilledWhilePostgresIsGone(t *testing.T) {
 	t.Parallel()
-	db := testdb.NewPostgres(t)
-	p := startServer(t, "-migrate", "-postgres", db.URL(), "-redis", syncedRedis(t).URL())
+	db, rdb := testdb.NewPostgres(t), syncedRedis(t)
+	p := startServer(t, "-migrate", "-postgres", db.URL(), "-redis", rdb.URL())
+	p.args = p.args[1:] // the schema is there
 	b := newBank(t, "outage", p)
 	b.during(t, 200, func(ctx context.Context) error {
-		err := errors.Join(pause(ctx, time.Second), db.Stop(ctx), pause(ctx, 3*time.Second))
+		if err := errors.Join(pause(ctx, time.Second), db.Stop(ctx), pause(ctx, 2*time.Second)); err != nil {
+			return err
+		}
 		p.Kill()
-		up := make(chan error, 1)
-		go func() {
-			limit, cancel := context.WithTimeout(ctx, startLimit)
-			defer cancel()
-			up <- p.restart(limit)
-		}()
-		return errors.Join(err, pause(ctx, 2*time.Second), db.Start(ctx), <-up, pause(ctx, time.Second))
+		limit, cancel := context.WithTimeout(ctx, 20*time.Second)
+		err := p.restart(limit)
+		if err == nil {
+			err = b.pay(limit, b.next())
+		}
+		cancel()
+		return errors.Join(err, pause(ctx, 2*time.Second), db.Start(ctx), pause(ctx, time.Second))
 	})
 	b.allAcknowledged(t)
 	b.settle(t, drainLimit)

@@ -133,7 +133,7 @@ func TestStartWithoutRedis(t *testing.T) {
 	for range 50 {
 		require.NoError(t, b.pay(t.Context(), b.next()))
 	}
-	b.settle(t, drainLimit)
+	eventually(t, drainLimit, func() error { return b.agree(t.Context(), p) }) // nobody knows the queues now
 
 	require.NoError(t, rdb.Start(t.Context()))
 	usesRedis(t, b, p)
