@@ -103,7 +103,7 @@ func TestRedisKilledFlushedAndRestarted(t *testing.T) {
 	require.NoError(t, err)
 	client := redis.NewClient(options)
 	t.Cleanup(func() { _ = client.Close() })
-	underLoad(t, p, func(ctx context.Context) error {
+	table := underLoad(t, p, func(ctx context.Context) error {
 		return errors.Join(
 			pause(ctx, 2*time.Second), rdb.Kill(),
 			pause(ctx, 2*time.Second), rdb.Start(ctx),
@@ -111,6 +111,7 @@ func TestRedisKilledFlushedAndRestarted(t *testing.T) {
 			pause(ctx, time.Second), rdb.Kill(), rdb.Start(ctx),
 		)
 	}, "-rate", "300", "-for", "9s", "-duplicates", "0.1", "-settle", "30s")
+	require.Less(t, acceptP99(t, table), 3*time.Second, "of accept: a dead cache is not waited for")
 }
 
 func TestPostgresRestarted(t *testing.T) {
