@@ -64,7 +64,7 @@ func newPGStore(pool *pgxpool.Pool) *pgStore {
 
 // in returns the ledger within a transaction.
 func (s *pgStore) in(tx pgx.Tx) *ledger.Ledger {
-	l, err := ledger.New(s.ledger.With(tx), nil)
+	l, err := ledger.New(s.ledger.In(tx), nil)
 	if err != nil {
 		panic(err) // only bad options are refused, and there are none
 	}

@@ -91,15 +91,18 @@ func (h *hooks) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proces
 	}
 }
 
+// backends connect to what a store can run on.
+var backends = map[string]func(testing.TB) redis.UniversalClient{
+	"one server": func(t testing.TB) redis.UniversalClient { return testdb.Redis(t) },
+	"cluster":    func(t testing.TB) redis.UniversalClient { return testdb.RedisCluster(t) },
+}
+
 // A batch is one command on one server and one pipeline on a cluster.
 func TestOneRoundTrip(t *testing.T) {
 	t.Parallel()
-	for name, connect := range map[string]func() redis.UniversalClient{
-		"one server": func() redis.UniversalClient { return testdb.Redis(t) },
-		"cluster":    func() redis.UniversalClient { return testdb.RedisCluster(t) },
-	} {
+	for name, connect := range backends {
 		t.Run(name, func(t *testing.T) {
-			rdb := connect()
+			rdb := connect(t)
 			store := newStore(t, rdb)
 			batch := requests(100)
 			// Each node has to see each script once.
@@ -121,12 +124,9 @@ func TestOneRoundTrip(t *testing.T) {
 // The client sends a script again when its reply was lost: the owner must not be told that somebody else holds its key.
 func TestResentCommandsAreRecognised(t *testing.T) {
 	t.Parallel()
-	for name, connect := range map[string]func() redis.UniversalClient{
-		"one server": func() redis.UniversalClient { return testdb.Redis(t) },
-		"cluster":    func() redis.UniversalClient { return testdb.RedisCluster(t) },
-	} {
+	for name, connect := range backends {
 		t.Run(name, func(t *testing.T) {
-			rdb := connect()
+			rdb := connect(t)
 			rdb.AddHook(&hooks{resend: true})
 			store := newStore(t, rdb)
 			batch := requests(10)

@@ -108,3 +108,22 @@ func rollback(ctx context.Context, tx pgx.Tx) {
 	defer cancel()
 	_ = tx.Rollback(ctx) // after a commit there is nothing to end, and a broken connection has ended it
 }
+
+// classified is an error that can be asked whether repeating is of use.
+type classified struct{ error }
+
+// Retryable is [Retryable] of the error.
+func (c classified) Retryable() bool { return Retryable(c.error) }
+
+func (c classified) Unwrap() error { return c.error }
+
+// Classify gives an error of the driver a method Retryable() bool, for users,
+// who cannot call this package:
+//
+//	e, ok := errors.AsType[interface { error; Retryable() bool }](err)
+func Classify(err error) error {
+	if err == nil {
+		return nil
+	}
+	return classified{err}
+}

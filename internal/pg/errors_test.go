@@ -176,3 +176,21 @@ func TestALostCommitIsNotSafeToRetry(t *testing.T) {
 	require.NoError(t, server.Kill())
 	class(t, "lost COMMIT", <-lost, false, true)
 }
+
+func TestClassifiedErrorsSayWhetherToRepeat(t *testing.T) {
+	t.Parallel()
+	type retryable interface {
+		error
+		Retryable() bool
+	}
+	for code, want := range map[string]bool{"40001": true, "40P01": true, "23505": false} {
+		err := fmt.Errorf("post: %w", pg.Classify(fmt.Errorf("write: %w", &pgconn.PgError{Code: code})))
+		e, ok := errors.AsType[retryable](err)
+		require.True(t, ok)
+		require.Equal(t, want, e.Retryable(), code)
+		pgErr, ok := errors.AsType[*pgconn.PgError](err)
+		require.True(t, ok, "the driver's error stays in reach")
+		require.Equal(t, code, pgErr.Code)
+	}
+	require.NoError(t, pg.Classify(nil))
+}

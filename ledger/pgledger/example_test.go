@@ -26,7 +26,7 @@ func ExampleNewStore() {
 }
 
 // An order and its money are committed together, or neither is. This needs a server, so it is compiled and not run.
-func ExampleStore_With() {
+func ExampleStore_In() {
 	ctx := context.Background()
 	pool, err := pgxpool.New(ctx, "postgres://127.0.0.1:5432/shop")
 	if err != nil {
@@ -40,7 +40,7 @@ func ExampleStore_With() {
 		if _, err := tx.Exec(ctx, "UPDATE orders SET paid = true WHERE id = 42"); err != nil {
 			return err
 		}
-		l, err := ledger.New(store.With(tx), nil)
+		l, err := ledger.New(store.In(tx), nil)
 		if err != nil {
 			return err
 		}

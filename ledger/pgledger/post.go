@@ -23,7 +23,8 @@ const (
 // Post is [ledger.Store.Post]: one transaction of two round trips and five
 // statements, however many drafts there are; in a transaction of the caller's, a
 // savepoint and four round trips. What PostgreSQL asks to be repeated is, 3
-// times at most; in the caller's transaction only the caller can repeat it.
+// times at most; in the caller's transaction only the caller can repeat it, and
+// the error's method Retryable() bool says whether that is of use.
 func (s *Store) Post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outcome, error) {
 	backoff := firstBackoff
 	for attempt := 1; ; attempt++ {
@@ -32,7 +33,7 @@ func (s *Store) Post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outco
 			return outcomes, nil
 		}
 		if attempt == maxAttempts || !s.again(err) {
-			return nil, err
+			return nil, pg.Classify(err)
 		}
 		select {
 		case <-ctx.Done():
@@ -103,7 +104,7 @@ type posting struct {
 
 	accounts map[ledger.AccountID]*ledger.State
 	numbers  map[ledger.AccountID]int64 // ledger_accounts.no
-	decided  map[ledger.TransactionID]int
+	decided  []bool // by draft: it was decided on before
 	seq      int64
 	at       time.Time
 }
@@ -122,7 +123,7 @@ func (p *posting) lock(ctx context.Context, u *unit, sql *statements) error {
 	accounts = slices.Compact(accounts)
 	p.accounts = make(map[ledger.AccountID]*ledger.State, len(accounts))
 	p.numbers = make(map[ledger.AccountID]int64, len(accounts))
-	p.decided = map[ledger.TransactionID]int{}
+	p.decided = make([]bool, len(p.drafts))
 
 	err := u.first(ctx, func(b *pgx.Batch) {
 		b.Queue(sql.lock, accounts).Query(func(rows pgx.Rows) error {
@@ -162,7 +163,7 @@ func (p *posting) readDecided(rows pgx.Rows) error {
 	for i := range p.drafts {
 		if k, ok := before[p.drafts[i].ID]; ok {
 			p.outcomes[i] = ledger.Again(&p.drafts[i], k.fingerprint, k.outcome)
-			p.decided[p.drafts[i].ID] = i
+			p.decided[i] = true
 		}
 	}
 	return rows.Err()
@@ -179,7 +180,7 @@ func (p *posting) decide() *writes {
 	var lines []ledger.Line
 	for i := range p.drafts {
 		d := &p.drafts[i]
-		if _, ok := p.decided[d.ID]; ok {
+		if p.decided[i] {
 			continue
 		}
 		o := &p.outcomes[i]

@@ -38,7 +38,7 @@ func (s *Store) Open(ctx context.Context, accounts []ledger.State) error {
 	if _, err := tx.Exec(ctx, s.sql.open, names, currencies, scales, normals, floors.String()); err != nil {
 		return fmt.Errorf("pgledger: open %d accounts: %w", len(accounts), err)
 	}
-	have, err := s.With(tx).States(ctx, ids)
+	have, err := s.In(tx).States(ctx, ids)
 	if err != nil {
 		return err
 	}

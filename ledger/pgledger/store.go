@@ -46,9 +46,9 @@ func NewStore(db DB, o *Options) *Store {
 	return &Store{db: db, sql: newStatements(schema)}
 }
 
-// With returns the same store over another DB: usually the transaction that the
+// In returns the same store over another DB: usually the transaction that the
 // next calls shall be part of. It costs nothing.
-func (s *Store) With(db DB) *Store { return &Store{db: db, sql: s.sql} }
+func (s *Store) In(db DB) *Store { return &Store{db: db, sql: s.sql} }
 
 //go:embed migrations/*.sql
 var files embed.FS

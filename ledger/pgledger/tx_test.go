@@ -42,7 +42,7 @@ func TestPostingsShareTheCallersFate(t *testing.T) {
 	ledgers := map[string]func(pgx.Tx) *ledger.Ledger{
 		"NewStore": func(tx pgx.Tx) *ledger.Ledger { return on(t, tx) },
 		"With": func(tx pgx.Tx) *ledger.Ledger {
-			l, err := ledger.New(store.With(tx), nil)
+			l, err := ledger.New(store.In(tx), nil)
 			require.NoError(t, err)
 			return l
 		},

@@ -46,7 +46,10 @@ CREATE TABLE ledger_postings (
     debit_balance  numeric(38,0) NOT NULL CHECK (debit_balance > -1e38 AND debit_balance < 1e38),
     credit_balance numeric(38,0) NOT NULL CHECK (credit_balance > -1e38 AND credit_balance < 1e38),
     transaction_id text COLLATE "C" NOT NULL,
-    PRIMARY KEY (seq, posting),
     UNIQUE (debit_no, debit_version),
     UNIQUE (credit_no, credit_version)
 );
+
+-- A transaction's postings are found by its seq, which grows with the table: a
+-- summary of each few pages does, and costs a post next to nothing.
+CREATE INDEX ledger_postings_seq ON ledger_postings USING brin (seq) WITH (pages_per_range = 16, autosummarize = on);
