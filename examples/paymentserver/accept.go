@@ -17,6 +17,7 @@ import (
 const (
 	batchSize  = 100
 	callLimit  = 3 * time.Second // for one call of a store
+	dbLimit    = 1 * time.Second // for one that clients wait for: the database may hang, and they have somewhere else to go
 	claimLease = 10 * time.Second
 	answerKept = time.Hour // by the cache; the primary key keeps references for ever
 )
@@ -101,7 +102,9 @@ func (a *accepter) accept(requests []*request) {
 	if len(requests) == 0 {
 		return
 	}
-	accepted, err := a.record(ctx, requests, false)
+	limited, cancel := context.WithTimeout(ctx, dbLimit)
+	accepted, err := a.record(limited, requests, false)
+	cancel()
 	switch {
 	case err == nil:
 		a.answer(ctx, requests, accepted)
@@ -115,6 +118,7 @@ func (a *accepter) accept(requests []*request) {
 	}
 }
 
+// record offers payments to the store. Those on the spill list are acknowledged.
 func (a *accepter) record(ctx context.Context, requests []*request, acknowledged bool) (accepted []acceptance, err error) {
 	payments := make([]*payment, len(requests))
 	for i, r := range requests {
