@@ -50,6 +50,34 @@ type request struct {
 	done     chan answer       // holds one, so that nobody waits for a client that is gone
 	token    idempotency.Token // > 0: the claim in the cache is ours
 	mismatch bool              // the cache knows the key with other content
+	copies   []*request        // the same payment again, in the same batch
+}
+
+// reply answers the client, and those that have sent the same.
+func (r *request) reply(got answer) {
+	r.done <- got
+	for _, c := range r.copies {
+		c.done <- got.repeated()
+	}
+}
+
+// distinct returns each reference once: a copy goes with the first, and what has
+// other content under the same reference is for later, when the first is known.
+func distinct(requests []*request) (first, later []*request) {
+	seen := make(map[string]*request, len(requests))
+	for _, r := range requests {
+		f := seen[r.payment.Reference]
+		switch {
+		case f == nil:
+			seen[r.payment.Reference] = r
+			first = append(first, r)
+		case f.payment.fingerprint() == r.payment.fingerprint():
+			f.copies = append(f.copies, r)
+		default:
+			later = append(later, r)
+		}
+	}
+	return first, later
 }
 
 // accepter makes payments durable, many in one commit. A payment is refused a
@@ -97,9 +125,15 @@ func guarded(ctx context.Context, b *breaker.Breaker, f func(context.Context) er
 // accept answers every request of a batch. Its clients may hang up: nothing here
 // depends on them.
 func (a *accepter) accept(requests []*request) {
-	ctx := context.Background()
-	requests = a.claim(ctx, requests)
-	if len(requests) == 0 {
+	for len(requests) > 0 {
+		first, later := distinct(requests)
+		a.acceptDistinct(context.Background(), first)
+		requests = later
+	}
+}
+
+func (a *accepter) acceptDistinct(ctx context.Context, requests []*request) {
+	if requests = a.claim(ctx, requests); len(requests) == 0 {
 		return
 	}
 	limited, cancel := context.WithTimeout(ctx, dbLimit)
@@ -113,7 +147,7 @@ func (a *accepter) accept(requests []*request) {
 	default:
 		a.log.Error("payments could not be accepted", slog.Int("payments", len(requests)), slog.Any("error", err))
 		for _, r := range requests {
-			r.done <- answer{err: err}
+			r.reply(answer{err: err})
 		}
 	}
 }
@@ -154,8 +188,7 @@ func (a *accepter) claim(ctx context.Context, requests []*request) []*request {
 		switch records[i].Outcome {
 		case idempotency.Completed:
 			if err := json.Unmarshal(records[i].Response, &first); err == nil {
-				a.m.accepted.WithLabelValues("repeated").Inc()
-				r.done <- first.repeated()
+				r.reply(first.repeated())
 				continue
 			}
 		case idempotency.Won:
@@ -179,15 +212,12 @@ func (a *accepter) answer(ctx context.Context, requests []*request, accepted []a
 		got := newAnswer(r.payment, accepted[i].first)
 		switch {
 		case accepted[i].err != nil:
-			a.m.accepted.WithLabelValues("refused").Inc()
-			r.done <- answer{err: accepted[i].err}
+			r.reply(answer{err: accepted[i].err})
 			continue
 		case accepted[i].repeat:
-			a.m.accepted.WithLabelValues("repeated").Inc()
-			r.done <- got.repeated()
+			r.reply(got.repeated())
 		default:
-			a.m.accepted.WithLabelValues("accepted").Inc()
-			r.done <- got
+			r.reply(got)
 			if r.payment.posts() {
 				due = append(due, []byte(r.payment.Reference))
 			}
@@ -247,9 +277,9 @@ func (a *accepter) divert(ctx context.Context, requests []*request, cause error)
 		body, err := json.Marshal(&p)
 		switch {
 		case r.mismatch:
-			r.done <- answer{err: errOtherContent}
+			r.reply(answer{err: errOtherContent})
 		case err != nil:
-			r.done <- answer{err: fmt.Errorf("payment %q: %w", p.Reference, err)}
+			r.reply(answer{err: fmt.Errorf("payment %q: %w", p.Reference, err)})
 		default:
 			bodies, open = append(bodies, body), append(open, r)
 		}
@@ -261,8 +291,7 @@ func (a *accepter) divert(ctx context.Context, requests []*request, cause error)
 	if err != nil {
 		a.log.Warn("payments refused: no store", slog.Int("payments", len(open)), slog.Any("database", cause), slog.Any("redis", err))
 		for _, r := range open {
-			a.m.accepted.WithLabelValues("unavailable").Inc()
-			r.done <- answer{err: errUnavailable}
+			r.reply(answer{err: errUnavailable})
 		}
 		return
 	}
@@ -270,7 +299,7 @@ func (a *accepter) divert(ctx context.Context, requests []*request, cause error)
 	for _, r := range open {
 		got := newAnswer(r.payment, now)
 		a.m.accepted.WithLabelValues("spilled").Inc()
-		r.done <- got
+		r.reply(got)
 		done = append(done, r.completion(got)...)
 	}
 	a.settle(ctx, done)

@@ -32,7 +32,7 @@ const (
 type api struct {
 	*accepter
 	ledger   *ledger.Ledger
-	ping     func(context.Context) map[string]error // by server
+	pings    map[string]func(context.Context) error // by server
 	draining atomic.Bool
 }
 
@@ -77,12 +77,9 @@ func (s *api) getHealth(c *gin.Context) {
 	defer cancel()
 	servers := gin.H{}
 	healthy := 0
-	answers := s.ping(ctx)
-	for name, err := range answers {
-		servers[name] = "up"
-		if err != nil {
-			servers[name] = "down"
-		} else {
+	for name, ping := range s.pings {
+		if servers[name] = "down"; ping(ctx) == nil {
+			servers[name] = "up"
 			healthy++
 		}
 	}
@@ -92,7 +89,7 @@ func (s *api) getHealth(c *gin.Context) {
 		status, code = "draining", http.StatusServiceUnavailable
 	case healthy == 0:
 		status, code = "unavailable", http.StatusServiceUnavailable
-	case healthy < len(answers):
+	case healthy < len(s.pings):
 		status = "degraded"
 	}
 	c.JSON(code, gin.H{"status": status, "stores": servers})
@@ -113,20 +110,24 @@ func (s *api) postPayment(c *gin.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), requestLimit)
 	defer cancel()
 	got := s.submit(ctx, p)
+	result := "accepted"
+	refused, ok := errors.AsType[*refusal](got.err)
 	switch {
-	case errors.Is(got.err, errUnknownCustomer):
-		problem.Write(c.Writer, http.StatusUnprocessableEntity, "the payment has faults", problem.Field{Field: "customer_id", Reason: "is unknown"})
-	case errors.Is(got.err, errOtherContent):
-		problem.Write(c.Writer, http.StatusUnprocessableEntity, "the payment has faults", problem.Field{Field: "transaction_reference", Reason: "was used for a payment with other content"})
+	case ok:
+		result = "refused"
+		problem.Write(c.Writer, http.StatusUnprocessableEntity, "the payment has faults", problem.Field(*refused))
 	case got.err != nil:
+		result = "unavailable"
 		s.fail(c, got.err)
 	case got.repeat:
+		result = "repeated"
 		c.JSON(http.StatusOK, got)
 	default:
 		c.Header("Location", got.StatusURL)
 		c.JSON(http.StatusAccepted, got)
 		s.m.accept.Observe(time.Since(start).Seconds())
 	}
+	s.m.accepted.WithLabelValues(result).Inc()
 }
 
 func (s *api) getPayment(c *gin.Context) {

@@ -111,7 +111,7 @@ func TestRedisKilledFlushedAndRestarted(t *testing.T) {
 			pause(ctx, time.Second), rdb.Kill(), rdb.Start(ctx),
 		)
 	}, "-rate", "300", "-for", "9s", "-duplicates", "0.1", "-settle", "30s")
-	require.Less(t, acceptP99(t, table), 3*time.Second, "of accept: a dead cache is not waited for")
+	require.Less(t, acceptP99(t, table), 500*time.Millisecond, "of accept: a dead cache is not waited for")
 }
 
 func TestPostgresRestarted(t *testing.T) {

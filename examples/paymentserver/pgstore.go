@@ -85,9 +85,9 @@ func (s *pgStore) accept(ctx context.Context, payments []*payment, acknowledged 
 	// Only those are asked again: the others have their answer, and what was
 	// refused a moment ago must not be recorded now.
 	var rest []*payment
-	for i := range out {
+	for i, p := range payments {
 		if raced(out[i]) {
-			rest = append(rest, payments[i])
+			rest = append(rest, p)
 		}
 	}
 	again, err := s.offer(ctx, rest, acknowledged)

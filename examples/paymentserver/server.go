@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/safetill/safetill/examples/internal/breaker"
+	"github.com/safetill/safetill/examples/internal/connect"
 	"github.com/safetill/safetill/examples/internal/private"
 	"github.com/safetill/safetill/examples/internal/service"
 	"github.com/safetill/safetill/idempotency/redisidem"
@@ -36,12 +37,12 @@ type server struct {
 
 // newServer opens the stores that the options ask for.
 func newServer(ctx context.Context, o *options, log *slog.Logger) (_ *server, err error) {
-	s := &server{o: o, api: &api{accepter: &accepter{
+	s := &server{o: o, api: &api{pings: map[string]func(context.Context) error{}, accepter: &accepter{
 		db: breaker.New("database", pg.Unavailable), redis: breaker.New("redis", func(err error) bool { return err != nil }),
 		durable: func(context.Context) error { return errUnavailable },
 		wake:    new(queue.Waker), missed: make(chan struct{}, 1), m: newMetrics(), log: log,
 	}}}
-	s.joiner = join.New(&join.Options{Size: batchSize}, func(r *request) string { return r.payment.Reference }, s.accept)
+	s.joiner = join.New(&join.Options{Size: batchSize}, s.accept)
 	defer func() {
 		if err != nil {
 			s.close()
@@ -67,7 +68,6 @@ func newServer(ctx context.Context, o *options, log *slog.Logger) (_ *server, er
 		return nil, err
 	}
 	s.m.watch(s.accepter, pool, rdb)
-	s.ping = func(ctx context.Context) map[string]error { return pingAll(ctx, pool, rdb) }
 	if seeds := o.postgres == "" || o.migrate; seeds && o.seed > 0 {
 		if _, err := s.store.seed(ctx, o.seed); err != nil {
 			return nil, fmt.Errorf("seed customers: %w", err)
@@ -91,26 +91,16 @@ func (s *server) openMemory() (err error) {
 		return err
 	}
 	s.store = newMemoryStore(s.ledger)
+	s.pings["memory"] = func(context.Context) error { return nil }
 	s.log.Warn("everything is in memory and gone when this process ends; -data DIR or -postgres URL keeps it")
 	return nil
 }
 
 // openServers connects to PostgreSQL and, if there is one, Redis.
 func (s *server) openServers(ctx context.Context) (*pgxpool.Pool, *redis.Client, error) {
-	config, err := pgxpool.ParseConfig(s.o.postgres)
+	pool, err := connect.Postgres(ctx, s.o.postgres, s.o.pgConns)
 	if err != nil {
 		return nil, nil, fmt.Errorf("-postgres: %w", err)
-	}
-	config.MaxConns = int32(s.o.pgConns)
-	config.ConnConfig.ConnectTimeout = callLimit
-	// Plans are kept for the life of a connection. Made while the tables are small,
-	// they would scan them, and still do so when they have grown.
-	set := config.ConnConfig.RuntimeParams
-	set["enable_seqscan"], set["jit"] = "off", "off"
-	set["idle_in_transaction_session_timeout"] = "10s" // a server that hangs must not hold its payments
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
-		return nil, nil, err
 	}
 	s.closers = append(s.closers, pool.Close)
 	start, cancel := context.WithTimeout(ctx, time.Minute)
@@ -130,6 +120,7 @@ func (s *server) openServers(ctx context.Context) (*pgxpool.Pool, *redis.Client,
 		return nil, nil, err
 	}
 	s.store = newPGStore(pool)
+	s.pings["postgres"] = pool.Ping
 	if s.ledger, err = ledger.New(pgledger.NewStore(pool, nil), nil); err != nil {
 		return nil, nil, err
 	}
@@ -142,12 +133,10 @@ func (s *server) openServers(ctx context.Context) (*pgxpool.Pool, *redis.Client,
 }
 
 func (s *server) openRedis(ctx context.Context) (*redis.Client, error) {
-	config, err := redis.ParseURL(s.o.redis)
+	rdb, err := connect.Redis(s.o.redis, s.log)
 	if err != nil {
 		return nil, fmt.Errorf("-redis: %w", err)
 	}
-	config.DialTimeout, config.ReadTimeout, config.WriteTimeout, config.MaxRetries = time.Second, 2*time.Second, 2*time.Second, 1
-	rdb := redis.NewClient(config)
 	s.closers = append(s.closers, func() { _ = rdb.Close() })
 	leased := &redisqueue.Options{Lease: queueLease}
 	if s.cache, err = redisidem.NewStore(rdb, nil); err != nil {
@@ -159,6 +148,7 @@ func (s *server) openRedis(ctx context.Context) (*redis.Client, error) {
 	if s.spill, err = redisqueue.New(rdb, "spill", leased); err != nil {
 		return nil, err
 	}
+	s.pings["redis"] = func(ctx context.Context) error { return rdb.Ping(ctx).Err() }
 	s.durable = s.appendOnly(rdb)
 	if err := s.durable(ctx); err != nil {
 		s.log.Warn("payments are refused while PostgreSQL is down", slog.Any("error", err))
@@ -176,30 +166,13 @@ func (s *server) appendOnly(rdb *redis.Client) func(context.Context) error {
 		}
 		ctx, cancel := context.WithTimeout(ctx, callLimit)
 		defer cancel()
-		settings, err := rdb.ConfigGet(ctx, "append*").Result()
-		if err == nil && settings["appendonly"] != "yes" {
-			err = errors.New("Redis has no append-only file")
-		}
-		if err == nil && settings["appendfsync"] != "always" && known.CompareAndSwap(false, true) {
+		fsync, err := connect.AppendOnly(ctx, rdb)
+		if err == nil && !known.Swap(true) && fsync != "always" {
 			s.log.Warn("Redis syncs its file only now and then: payments taken while PostgreSQL is down are safe from a crash of this process, "+
-				"not of Redis or the machine; appendfsync always would do", slog.String("appendfsync", settings["appendfsync"]))
+				"not of Redis or the machine; appendfsync always would do", slog.String("appendfsync", fsync))
 		}
-		known.Store(err == nil)
 		return err
 	}
-}
-
-func pingAll(ctx context.Context, pool *pgxpool.Pool, rdb *redis.Client) map[string]error {
-	answers := map[string]error{}
-	if pool == nil {
-		answers["memory"] = nil
-		return answers
-	}
-	answers["postgres"] = pool.Ping(ctx)
-	if rdb != nil {
-		answers["redis"] = rdb.Ping(ctx).Err()
-	}
-	return answers
 }
 
 // serve runs until ctx ends and then finishes what was taken in.

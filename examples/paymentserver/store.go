@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/shopspring/decimal"
 
+	"github.com/safetill/safetill/examples/internal/problem"
 	"github.com/safetill/safetill/ledger"
 )
 
@@ -28,10 +28,14 @@ func receivable(customer string) ledger.AccountID { return ledger.AccountID("cus
 // assetValue is what each seeded customer owes at first.
 var assetValue = decimal.New(1_000_000, 0)
 
-// errUnknownCustomer and errOtherContent are refusals of one payment.
+// refusal is a payment's field that a store does not take.
+type refusal problem.Field
+
+func (r *refusal) Error() string { return r.Field + " " + r.Reason }
+
 var (
-	errUnknownCustomer = errors.New("unknown customer")
-	errOtherContent    = errors.New("the reference was used for another payment")
+	errUnknownCustomer = &refusal{Field: "customer_id", Reason: "is unknown"}
+	errOtherContent    = &refusal{Field: "transaction_reference", Reason: "was used for a payment with other content"}
 )
 
 // acceptance is what became of one payment offered to a store.
@@ -210,7 +214,7 @@ func (m *memoryStore) seed(ctx context.Context, n int) (int, error) {
 			m.known[id], m.ids = true, append(m.ids, id)
 		}
 	}
-	slices.SortFunc(m.ids, cmp.Compare[string])
+	slices.Sort(m.ids)
 	return len(missing), nil
 }
 

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/safetill/safetill/internal/join"
 	"github.com/safetill/safetill/internal/queue"
 )
 
@@ -20,24 +19,19 @@ const sweepAge = 5 * time.Second
 // work posts payments until ctx ends, and returns when nothing is in hand.
 func (a *accepter) work(ctx context.Context, workers int) error {
 	var running sync.WaitGroup
-	faults := make([]error, 2)
 	running.Go(func() { a.sweep(ctx) })
-	if a.spill != nil {
-		running.Go(func() {
-			faults[0] = queue.Consume(ctx, a.spill, &queue.ConsumeOptions{
-				Name: "drain", Workers: 1, Batch: batchSize, PollMax: 500 * time.Millisecond, ErrorMax: time.Second, Logger: a.log,
-			}, a.drain)
-		})
+	faults := make(chan error, 2)
+	consume := func(q queue.Queue, handle queue.Handler, o queue.ConsumeOptions) {
+		if q != nil {
+			o.Batch, o.ErrorMax, o.Logger = batchSize, time.Second, a.log
+			running.Go(func() { faults <- queue.Consume(ctx, q, &o, handle) })
+		}
 	}
-	if a.queue != nil {
-		running.Go(func() {
-			faults[1] = queue.Consume(ctx, a.queue, &queue.ConsumeOptions{
-				Name: "post", Workers: workers, Batch: batchSize, Wake: a.wake, ErrorMax: time.Second, Logger: a.log,
-			}, a.postMessages)
-		})
-	}
+	consume(a.queue, a.postMessages, queue.ConsumeOptions{Name: "post", Workers: workers, Wake: a.wake})
+	consume(a.spill, a.drain, queue.ConsumeOptions{Name: "drain", Workers: 1, PollMax: 500 * time.Millisecond})
 	running.Wait()
-	return errors.Join(faults...)
+	close(faults)
+	return errors.Join(<-faults, <-faults)
 }
 
 func (a *accepter) postMessages(ctx context.Context, msgs []queue.Message) error {
@@ -83,6 +77,12 @@ func (a *accepter) sweep(ctx context.Context) {
 			age = 0
 		case <-pause.C:
 		}
+		if a.queue != nil && !a.redis.Closed() { // is it back? No payment may come to find out
+			_ = guarded(ctx, a.redis, func(ctx context.Context) error {
+				_, err := a.queue.Stats(ctx)
+				return err
+			})
+		}
 		if a.queue == nil || !a.redis.Closed() {
 			age, every = 0, 10*time.Millisecond
 		}
@@ -115,31 +115,39 @@ func (a *accepter) sweepOnce(ctx context.Context, age time.Duration) (n int, err
 // drain moves spilled payments into the store, in order, each reference after
 // the one before it.
 func (a *accepter) drain(ctx context.Context, msgs []queue.Message) error {
-	var b join.Batch[*request]
-	for _, m := range msgs {
-		p := new(payment)
-		if err := json.Unmarshal(m.Body, p); err != nil {
+	requests := make([]*request, len(msgs))
+	for i, m := range msgs {
+		requests[i] = &request{payment: new(payment)}
+		if err := json.Unmarshal(m.Body, requests[i].payment); err != nil {
 			return fmt.Errorf("spilled payment %s: %w", m.ID, err)
 		}
-		b.Add(&request{payment: p}, p.Reference)
 	}
-	for ; len(b.Items) > 0; b = b.Next(batchSize) {
-		accepted, err := a.record(ctx, b.Items, true)
-		if err != nil {
-			return fmt.Errorf("drain %d payments: %w", len(b.Items), err)
+	for len(requests) > 0 {
+		first, later := distinct(requests)
+		if err := a.drainDistinct(ctx, first); err != nil {
+			return fmt.Errorf("drain %d payments: %w", len(first), err)
 		}
-		var due [][]byte
-		for i, r := range b.Items {
-			if accepted[i].err != nil {
-				// It was acknowledged when nobody could look it up, so a person
-				// has to see it. An unknown customer's is kept as REJECTED, too.
-				a.m.accepted.WithLabelValues("drain_refused").Inc()
-				a.log.Error("a spilled payment was refused", slog.String("reference", r.payment.Reference), slog.Any("error", accepted[i].err))
-			} else if r.payment.posts() {
-				due = append(due, []byte(r.payment.Reference))
-			}
-		}
-		a.enqueue(ctx, due)
+		requests = later
 	}
+	return nil
+}
+
+func (a *accepter) drainDistinct(ctx context.Context, requests []*request) error {
+	accepted, err := a.record(ctx, requests, true)
+	if err != nil {
+		return err
+	}
+	var due [][]byte
+	for i, r := range requests {
+		if accepted[i].err != nil {
+			// It was acknowledged when nobody could look it up, so a person has
+			// to see it. An unknown customer's is kept as REJECTED, too.
+			a.m.accepted.WithLabelValues("drain_refused").Inc()
+			a.log.Error("a spilled payment was refused", slog.String("reference", r.payment.Reference), slog.Any("error", accepted[i].err))
+		} else if r.payment.posts() {
+			due = append(due, []byte(r.payment.Reference))
+		}
+	}
+	a.enqueue(ctx, due)
 	return nil
 }

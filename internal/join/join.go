@@ -5,10 +5,10 @@
 // full. While as many batches as allowed are under way, the next one grows
 // instead: under load batches get larger by themselves.
 //
-// Guaranteed: an item that [Joiner.Put] has taken is handed on exactly once, in
-// the order of arrival of items with the same key, and never beside another with
-// its key in one batch. Not guaranteed: anything across processes, or that an
-// item's batch succeeds; that is for the handler to report to whoever waits.
+// Guaranteed: an item that [Joiner.Put] has taken is handed on exactly once, and
+// batches are begun in the order of arrival. Not guaranteed: anything across
+// processes, or that an item's batch succeeds; that is for the handler to report
+// to whoever waits.
 package join
 
 import (
@@ -34,16 +34,14 @@ type Options struct {
 // Joiner joins items. Make one with [New].
 type Joiner[T any] struct {
 	o      Options
-	key    func(T) string
 	handle func([]T)
 	in     chan T // unbuffered: what is in it has been taken
 	done   chan struct{}
 }
 
-// New returns a joiner that hands batches to handle. No two items of a batch have
-// the same key: the second waits for the next batch. nil options are the defaults.
-func New[T any](o *Options, key func(T) string, handle func([]T)) *Joiner[T] {
-	j := &Joiner[T]{o: Options{Size: 100, Window: 2 * time.Millisecond, AtOnce: 2}, key: key, handle: handle, in: make(chan T), done: make(chan struct{})}
+// New returns a joiner that hands batches to handle. nil options are the defaults.
+func New[T any](o *Options, handle func([]T)) *Joiner[T] {
+	j := &Joiner[T]{o: Options{Size: 100, Window: 2 * time.Millisecond, AtOnce: 2}, handle: handle, in: make(chan T), done: make(chan struct{})}
 	if o == nil {
 		return j
 	}
@@ -80,78 +78,35 @@ func (j *Joiner[T]) Run(ctx context.Context) error {
 	defer handling.Wait()
 	slots := make(chan struct{}, j.o.AtOnce)
 	window := time.NewTimer(j.o.Window)
-	var b Batch[T]
+	var batch []T
 	due, stop := false, ctx.Done()
-	for stop != nil || b.Len() > 0 {
+	for stop != nil || len(batch) > 0 {
 		in, slot := j.in, chan<- struct{}(nil)
-		if len(b.Items) >= j.o.Size || stop == nil {
+		if len(batch) >= j.o.Size || stop == nil {
 			in = nil
 		}
-		if b.Len() > 0 && (due || in == nil) {
+		if len(batch) > 0 && (due || in == nil) {
 			slot = slots
 		}
 		select {
 		case item := <-in:
-			if b.Len() == 0 {
+			if len(batch) == 0 {
 				due = false
 				window.Reset(j.o.Window)
 			}
-			b.Add(item, j.key(item))
+			batch = append(batch, item)
 		case <-window.C:
 			due = true
 		case slot <- struct{}{}:
-			items := b.Items
+			items := batch
 			handling.Go(func() {
 				j.handle(items)
 				<-slots
 			})
-			b = b.Next(j.o.Size)
-			due = false
-			window.Reset(j.o.Window)
+			batch = nil
 		case <-stop:
 			stop = nil
 		}
 	}
 	return nil
-}
-
-// Batch is a list of items with distinct keys, and those that come after it.
-type Batch[T any] struct {
-	Items []T
-	keys  map[string]struct{}
-	later []keyed[T]
-}
-
-type keyed[T any] struct {
-	item T
-	key  string
-}
-
-// Len is how many items there are, later ones included.
-func (b *Batch[T]) Len() int { return len(b.Items) + len(b.later) }
-
-// Add adds an item: to Items, or for later if its key is there already.
-func (b *Batch[T]) Add(item T, key string) {
-	if b.keys == nil {
-		b.keys = map[string]struct{}{}
-	}
-	if _, ok := b.keys[key]; ok {
-		b.later = append(b.later, keyed[T]{item, key})
-		return
-	}
-	b.keys[key] = struct{}{}
-	b.Items = append(b.Items, item)
-}
-
-// Next returns the batch of what was to come later, with up to size Items.
-func (b *Batch[T]) Next(size int) Batch[T] {
-	var n Batch[T]
-	for _, l := range b.later {
-		if len(n.Items) < size {
-			n.Add(l.item, l.key)
-		} else {
-			n.later = append(n.later, l)
-		}
-	}
-	return n
 }

@@ -1,0 +1,65 @@
+// Package connect opens PostgreSQL and Redis as a server wants them: with every
+// wait bounded, and no retries behind a circuit breaker's back.
+package connect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
+)
+
+// Postgres returns a pool of at most conns connections. It does not dial.
+func Postgres(ctx context.Context, url string, conns int) (*pgxpool.Pool, error) {
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, err
+	}
+	config.MaxConns = int32(conns)
+	config.ConnConfig.ConnectTimeout = 3 * time.Second
+	set := config.ConnConfig.RuntimeParams
+	// Plans are kept for the life of a connection. Made while the tables are small,
+	// they would scan them, and still do so when they have grown.
+	set["enable_seqscan"], set["jit"] = "off", "off"
+	set["idle_in_transaction_session_timeout"] = "10s" // a server that hangs must not hold its rows
+	return pgxpool.NewWithConfig(ctx, config)
+}
+
+// Redis returns a client that logs through log. It does not dial.
+func Redis(url string, log *slog.Logger) (*redis.Client, error) {
+	config, err := redis.ParseURL(url)
+	if err != nil {
+		return nil, err
+	}
+	config.DialTimeout, config.ReadTimeout, config.WriteTimeout = time.Second, 2*time.Second, 2*time.Second
+	config.MaxRetries, config.DialerRetries = 1, 1 // its default of five dials takes half a second
+	redisLog.Do(func() { redis.SetLogger(printer{log}) })
+	return redis.NewClient(config), nil
+}
+
+var redisLog sync.Once // the client has one logger for all
+
+type printer struct{ log *slog.Logger }
+
+// Printf is what the client calls.
+func (p printer) Printf(ctx context.Context, format string, args ...any) {
+	p.log.LogAttrs(ctx, slog.LevelDebug, "redis client", slog.String("said", fmt.Sprintf(format, args...)))
+}
+
+// ErrNotDurable says that Redis keeps what it is given in memory alone.
+var ErrNotDurable = errors.New("appendonly is off in Redis")
+
+// AppendOnly tells whether Redis writes what it is given to a file, else an
+// error, and its appendfsync: "always" survives a crash of the machine.
+func AppendOnly(ctx context.Context, rdb *redis.Client) (fsync string, err error) {
+	settings, err := rdb.ConfigGet(ctx, "append*").Result()
+	if err == nil && settings["appendonly"] != "yes" {
+		err = ErrNotDurable
+	}
+	return settings["appendfsync"], err
+}
