@@ -104,7 +104,7 @@ type posting struct {
 
 	accounts map[ledger.AccountID]*ledger.State
 	numbers  map[ledger.AccountID]int64 // ledger_accounts.no
-	decided  []bool // by draft: it was decided on before
+	decided  []bool                     // by draft: it was decided on before
 	seq      int64
 	at       time.Time
 }
