@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/safetill/safetill/idempotency"
+	"github.com/safetill/safetill/internal/pg"
 )
 
 // looks bounds how often a claim looks again after lost races. Each one but the last was lost to a transaction that
@@ -66,10 +67,12 @@ func (s *Store) look(
 		keys[i], prints[i], leases[i] = it.key, q.Fingerprint[:], q.Lease.Microseconds()
 		leads[i] = leadsItsKey(items, i)
 	}
-	rows, err := s.db.Query(ctx, s.sql.claim, keys, prints, leases, leads)
-	if err != nil {
-		return err
-	}
+	return pg.Probe(ctx, s.db, func(rows pgx.Rows) error {
+		return readRecords(rows, items, records)
+	}, s.sql.claim, keys, prints, leases, leads)
+}
+
+func readRecords(rows pgx.Rows, items []item, records []idempotency.Record) error {
 	var (
 		n               int64
 		token, left     *int64
@@ -77,7 +80,7 @@ func (s *Store) look(
 		status          *int32
 		response        []byte
 	)
-	_, err = pgx.ForEachRow(rows, []any{&n, &token, &same, &completed, &status, &response, &left}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&n, &token, &same, &completed, &status, &response, &left}, func() error {
 		r := &records[items[n-1].at]
 		switch {
 		case token != nil:

@@ -113,16 +113,15 @@ func (s *Store) each(ctx context.Context, op string, items int, sql string, args
 	if items == 0 {
 		return nil, nil
 	}
-	rows, err := s.db.Query(ctx, sql, args...)
-	if err != nil {
-		return nil, fmt.Errorf("pgidem: %s: %w", op, err)
-	}
 	results := slices.Repeat([]error{idempotency.ErrLost}, items)
-	var n int64
-	_, err = pgx.ForEachRow(rows, []any{&n}, func() error {
-		results[n-1] = nil
-		return nil
-	})
+	err := pg.Probe(ctx, s.db, func(rows pgx.Rows) error {
+		var n int64
+		_, err := pgx.ForEachRow(rows, []any{&n}, func() error {
+			results[n-1] = nil
+			return nil
+		})
+		return err
+	}, sql, args...)
 	if err != nil {
 		return nil, fmt.Errorf("pgidem: %s: %w", op, err)
 	}

@@ -19,8 +19,9 @@ import (
 const (
 	poolConns  = 16 // of a test's pool
 	adminConns = 2  // of the pool that creates and drops schemas
-	// closeLimit is how long a test's pool may wait for connections that the test has not given back.
-	closeLimit = 15 * time.Second
+	// closeLimit is how long a test's pool may wait for connections that the test has not given back. The driver takes up to
+	// 15 s to give up one whose statement was cancelled before the server had read it.
+	closeLimit = 30 * time.Second
 )
 
 // postgresServer is the server that the test binary shares, and a pool that makes schemas on it.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/safetill/safetill/internal/pg"
 	"github.com/safetill/safetill/ledger"
 )
 
@@ -60,40 +61,13 @@ func (s *Store) States(ctx context.Context, ids []ledger.AccountID) ([]*ledger.S
 		names[i] = string(id)
 	}
 	states := make([]*ledger.State, 0, len(ids))
-	err := s.probe(ctx, func(rows pgx.Rows) error {
+	err := pg.Probe(ctx, s.db, func(rows pgx.Rows) error {
 		return eachState(rows, func(s *ledger.State) { states = append(states, s) })
 	}, s.sql.states, names)
 	if err != nil {
 		return nil, fmt.Errorf("pgledger: read %d accounts: %w", len(ids), err)
 	}
 	return states, nil
-}
-
-// Cached plans of what is read have to be index probes too, see probesOnly. The
-// settings are local: where nobody began a transaction the three statements are
-// one, and in the caller's the last takes back what the first has set.
-const (
-	scansOff = `SELECT set_config('safetill.seqscan', current_setting('enable_seqscan'), true), set_config('enable_seqscan', 'off', true)`
-	scansOn  = `SELECT set_config('enable_seqscan', current_setting('safetill.seqscan'), true)`
-)
-
-// probe runs a query in one round trip. scan closes the rows.
-func (s *Store) probe(ctx context.Context, scan func(pgx.Rows) error, sql string, args ...any) error {
-	db, ok := s.db.(interface {
-		SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
-	})
-	if !ok { // a DB of the caller's own: its plans are its own too
-		rows, err := s.db.Query(ctx, sql, args...)
-		if err != nil {
-			return err
-		}
-		return scan(rows)
-	}
-	b := &pgx.Batch{}
-	b.Queue(scansOff)
-	b.Queue(sql, args...).Query(scan)
-	b.Queue(scansOn)
-	return db.SendBatch(ctx, b).Close()
 }
 
 // eachState scans rows of an account, behind the columns of before, and closes
@@ -136,7 +110,7 @@ func parse(a *ledger.Amount, s *string) (err error) {
 // Lines is [ledger.Store.Lines]: one round trip, two index scans.
 func (s *Store) Lines(ctx context.Context, account ledger.AccountID, after int64, limit int) ([]ledger.Recorded, error) {
 	var page []ledger.Recorded
-	err := s.probe(ctx, func(rows pgx.Rows) (err error) {
+	err := pg.Probe(ctx, s.db, func(rows pgx.Rows) (err error) {
 		page, err = readLines(rows)
 		return err
 	}, s.sql.lines, string(account), after, limit)

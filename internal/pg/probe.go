@@ -1,0 +1,37 @@
+package pg
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// The settings are local: where nobody began a transaction the three statements
+// are one, and in the caller's the last takes back what the first has set.
+const (
+	scansOff = `SELECT set_config('safetill.seqscan', current_setting('enable_seqscan'), true), set_config('enable_seqscan', 'off', true)`
+	scansOn  = `SELECT set_config('enable_seqscan', current_setting('safetill.seqscan'), true)`
+)
+
+// Probe runs one statement whose plan must be index probes, in one round trip.
+// scan reads its rows and closes them.
+//
+// The driver keeps a statement's plan for as long as its connection lives. Made
+// while the tables are new and small, it would be a sequential scan, and stay so
+// for the minutes until PostgreSQL analyzes what has grown meanwhile: the cost of
+// a call would grow with the table.
+func Probe(ctx context.Context, db DB, scan func(pgx.Rows) error, sql string, args ...any) error {
+	batcher, ok := db.(Batcher)
+	if !ok { // a DB of the caller's own: its plans are its own too
+		rows, err := db.Query(ctx, sql, args...)
+		if err != nil {
+			return err
+		}
+		return scan(rows)
+	}
+	b := &pgx.Batch{}
+	b.Queue(scansOff)
+	b.Queue(sql, args...).Query(scan)
+	b.Queue(scansOn)
+	return batcher.SendBatch(ctx, b).Close()
+}
