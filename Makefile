@@ -43,7 +43,7 @@ curl: ## run the READMEs' curl transcripts against fresh servers
 
 .PHONY: bench
 bench: ## measure against the peers; docs/benchmarks.md holds the last run
-	cd internal/bench && GOWORK=off $(GO) run .
+	cd internal/bench && GOWORK=off $(GO) run . -o ../../docs/benchmarks.md
 
 .PHONY: tidy
 tidy: ## go mod tidy in every module
