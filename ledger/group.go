@@ -1,0 +1,347 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/bits"
+	"runtime"
+	"sync"
+	"time"
+)
+
+// ErrGroupStopped is what [Group.Post] returns once the group's Run has been
+// told to end: nothing was posted.
+var ErrGroupStopped = errors.New("ledger: group is stopped")
+
+// Group joins callers that post one or a few transactions each into batches, so
+// that a commit is shared by all who arrive while others are under way. An idle
+// caller is posted at once; under load batches grow by themselves. It is safe
+// for concurrent use. [Group.Run] must run meanwhile.
+//
+// What a caller hears is what [Ledger.Post] would have told it alone. Its
+// transactions stay together and in order, in one commit, with those of others
+// before and behind them; an id that two callers give at once is decided once,
+// and one of them hears that it is a duplicate.
+//
+// Since commits are shared, so are waits: a row lock that somebody outside the
+// group holds on an account keeps those of the same commit waiting too. Such
+// transactions should be short, and the database have a lock_timeout.
+type Group struct {
+	ledger *Ledger
+	o      GroupOptions
+	wake   chan struct{} // holds one: look at the queue again
+	spare  sync.Pool     // of *call
+
+	mu      sync.Mutex
+	queue   callQueue
+	running bool
+	stopped time.Time // zero: it is not
+}
+
+// GroupOptions are the optional settings of a [Group].
+type GroupOptions struct {
+	// MaxBatch is how many transactions a commit has at most, 1 to [MaxBatch];
+	// one with several postings counts as so many. A caller with more has a
+	// commit of its own. Default: 1,000.
+	MaxBatch int
+	// AtOnce is how many commits are under way at most. Default: 2.
+	AtOnce int
+	// Window is how long the first of a commit waits for others even when
+	// nothing is under way. Default: 0, not at all.
+	Window time.Duration
+	// Timeout bounds each commit, and how long Run goes on once its context has
+	// ended. Default: 30 s.
+	Timeout time.Duration
+}
+
+// NewGroup returns a group that posts to l. It starts nothing. Its error joins
+// an [*InputError] for each fault.
+func NewGroup(l *Ledger, o *GroupOptions) (*Group, error) {
+	var faults []error
+	refuse := func(bad bool, field, reason string) {
+		if bad {
+			faults = append(faults, &InputError{Field: field, Reason: reason})
+		}
+	}
+	if o == nil {
+		o = &GroupOptions{}
+	}
+	refuse(l == nil, "ledger", "is nil")
+	refuse(o.MaxBatch < 0 || o.MaxBatch > MaxBatch, "GroupOptions.MaxBatch", fmt.Sprintf("is not 1 to %d", MaxBatch))
+	refuse(o.AtOnce < 0, "GroupOptions.AtOnce", "is negative")
+	refuse(o.Window < 0, "GroupOptions.Window", "is negative")
+	refuse(o.Timeout < 0, "GroupOptions.Timeout", "is negative")
+	if len(faults) > 0 {
+		return nil, errors.Join(faults...)
+	}
+	g := &Group{ledger: l, o: *o, wake: make(chan struct{}, 1)}
+	if g.o.MaxBatch == 0 {
+		g.o.MaxBatch = 1000
+	}
+	if g.o.AtOnce == 0 {
+		g.o.AtOnce = 2
+	}
+	if g.o.Timeout == 0 {
+		g.o.Timeout = 30 * time.Second
+	}
+	return g, nil
+}
+
+// Post is [Ledger.Post] in a commit shared with others. It waits for [Group.Run]
+// where that has not begun.
+//
+// A caller whose ctx ends gets ctx.Err(). Its transactions may or may not be
+// posted then; posting them again is safe. The store does not see ctx, since the
+// commit is others' too. txs is the caller's again when Post returns.
+//
+// An error of the store that one caller's transactions may have caused does not
+// reach the others: the batch is posted again in halves until those that fail
+// are alone. A failed commit that was done after all is then met as a duplicate,
+// so [Result.Duplicate] may be said of a first call. Errors that say of
+// themselves that they are Retryable() are everybody's.
+func (g *Group) Post(ctx context.Context, txs []Transaction) ([]Result, error) {
+	if len(txs) == 0 || len(txs) > MaxBatch {
+		return g.ledger.Post(ctx, txs) // which touches no store
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	c := g.newCall(txs)
+	if !g.put(c) {
+		return nil, ErrGroupStopped
+	}
+	select {
+	case <-c.done:
+		results, err := c.results, c.err
+		g.free(c)
+		return results, err
+	case <-ctx.Done():
+		if g.withdraw(c) {
+			g.free(c)
+		}
+		return nil, ctx.Err()
+	}
+}
+
+// PostOne is [Group.Post] of one transaction, with a refusal as a
+// [*VerdictError].
+func (g *Group) PostOne(ctx context.Context, tx Transaction) (Result, error) {
+	results, err := g.Post(ctx, []Transaction{tx})
+	if err != nil {
+		return Result{ID: tx.ID}, err
+	}
+	return results[0], results[0].Err()
+}
+
+// Run posts what callers bring until ctx ends, and returns nil when all that was
+// taken by then is answered, after Timeout at the latest. Call it once.
+func (g *Group) Run(ctx context.Context) error {
+	g.mu.Lock()
+	again := g.running
+	g.running = true
+	g.mu.Unlock()
+	if again {
+		return errors.New("ledger: Group.Run is called twice")
+	}
+	context.AfterFunc(ctx, g.stop)
+	commit := context.WithoutCancel(ctx) // what was taken is posted
+	slots := make(chan struct{}, g.o.AtOnce)
+	var commits sync.WaitGroup
+	for g.some() {
+		slots <- struct{}{} // the queue grows meanwhile
+		g.gather(ctx)
+		calls := g.take()
+		commits.Go(func() {
+			g.post(commit, calls)
+			<-slots
+		})
+	}
+	commits.Wait()
+	return nil
+}
+
+// stop lets nobody in any more.
+func (g *Group) stop() {
+	g.mu.Lock()
+	g.stopped = time.Now()
+	g.mu.Unlock()
+	g.nudge()
+}
+
+func (g *Group) nudge() {
+	select {
+	case g.wake <- struct{}{}:
+	default:
+	}
+}
+
+// some waits until there is something in the queue. False: there never will be.
+func (g *Group) some() bool {
+	for {
+		g.mu.Lock()
+		some, stopped := g.queue.size > 0, !g.stopped.IsZero()
+		g.mu.Unlock()
+		if some || stopped {
+			return some
+		}
+		<-g.wake
+	}
+}
+
+// gather lets the next batch grow for the window, and by those who are about to
+// call: a commit has just answered its callers, the first of them is back with
+// its next transaction, and the others have not had the processor yet. Without
+// this every other batch would be of one.
+func (g *Group) gather(ctx context.Context) {
+	if g.o.Window > 0 {
+		window := time.NewTimer(g.o.Window)
+		defer window.Stop()
+		for g.size() < g.o.MaxBatch {
+			select {
+			case <-g.wake:
+				continue
+			case <-window.C:
+			case <-ctx.Done():
+			}
+			break
+		}
+	}
+	for before := -1; ; {
+		n := g.size()
+		if n == before || n >= g.o.MaxBatch {
+			return
+		}
+		before = n
+		runtime.Gosched()
+	}
+}
+
+func (g *Group) size() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.queue.size
+}
+
+// put queues a call. False: the group is stopped.
+func (g *Group) put(c *call) bool {
+	g.mu.Lock()
+	in := g.stopped.IsZero()
+	if in {
+		g.queue.push(c)
+	}
+	g.mu.Unlock()
+	if in {
+		g.nudge()
+	}
+	return in
+}
+
+// withdraw takes a call out of the queue. False: it is under way.
+func (g *Group) withdraw(c *call) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !c.queued {
+		return false
+	}
+	g.queue.remove(c)
+	return true
+}
+
+// take takes the next batch out of the queue; it may be empty, if all who were
+// in it have hung up.
+func (g *Group) take() (calls []*call) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for n := 0; ; {
+		c := g.queue.first
+		if c == nil || n > 0 && n+c.size > g.o.MaxBatch {
+			return calls
+		}
+		n += c.size
+		g.queue.remove(c)
+		calls = append(calls, c)
+	}
+}
+
+// post posts a batch and answers its callers.
+func (g *Group) post(ctx context.Context, calls []*call) {
+	g.mu.Lock()
+	begin := g.stopped
+	g.mu.Unlock()
+	if begin.IsZero() {
+		begin = time.Now()
+	}
+	ctx, cancel := context.WithDeadline(ctx, begin.Add(g.o.Timeout))
+	defer cancel()
+	a := attempts{ledger: g.ledger, patience: bits.Len(uint(len(calls))) + 2}
+	a.post(ctx, calls)
+}
+
+// attempts posts a batch, and where that fails its halves, as long as there is
+// hope that the failure is that of some of the callers only.
+type attempts struct {
+	ledger   *Ledger
+	failed   int   // posts in a row
+	patience int   // how many of those one bad caller can cause, and two more
+	hopeless error // what all who are left are told
+}
+
+func (a *attempts) post(ctx context.Context, calls []*call) {
+	if len(calls) == 0 {
+		return
+	}
+	var results []Result
+	err := a.hopeless
+	if err == nil {
+		results, err = a.ledger.Post(ctx, joined(calls))
+	}
+	if err == nil {
+		a.failed = 0
+		for _, c := range calls {
+			n := len(c.txs) // read before c is the caller's again
+			c.answer(results[:n:n], nil)
+			results = results[n:]
+		}
+		return
+	}
+	a.failed++
+	if a.hopeless == nil && (a.failed > a.patience || ctx.Err() != nil || everybodys(err)) {
+		a.hopeless = err
+	}
+	if len(calls) == 1 || a.hopeless != nil {
+		for _, c := range calls {
+			c.answer(nil, err)
+		}
+		return
+	}
+	half := len(calls) / 2
+	a.post(ctx, calls[:half])
+	a.post(ctx, calls[half:])
+}
+
+// everybodys tells whether an error says that the same would have succeeded at
+// another moment: then it is not about what was posted.
+func everybodys(err error) bool {
+	e, ok := errors.AsType[interface {
+		error
+		Retryable() bool
+	}](err)
+	return ok && e.Retryable()
+}
+
+// joined returns the transactions of calls, one caller's behind the other's.
+func joined(calls []*call) []Transaction {
+	if len(calls) == 1 {
+		return calls[0].txs
+	}
+	n := 0
+	for _, c := range calls {
+		n += len(c.txs)
+	}
+	txs := make([]Transaction, 0, n)
+	for _, c := range calls {
+		txs = append(txs, c.txs...)
+	}
+	return txs
+}
