@@ -36,8 +36,9 @@ type Account struct {
 	Currency string // ISO 4217 code, or one of Options.Currencies
 	Normal   Side   // the side on which the balance grows
 
-	// Floor is the least balance that a posting may leave, on the account's
-	// normal side: 0 for "never overdrawn", −500 for an overdraft of 500.
+	// Floor is the least that a transaction may leave available, on the account's
+	// normal side: 0 for "never overdrawn", −500 for an overdraft of 500. What is
+	// held counts as gone.
 	// It cannot be positive, since an account starts at 0.
 	// Default: nil, no floor.
 	Floor *decimal.Decimal
@@ -51,7 +52,12 @@ type Balance struct {
 	Debits   decimal.Decimal // sum of all debits
 	Credits  decimal.Decimal // sum of all credits
 	Posted   decimal.Decimal // what the normal side has over the other
-	Version  int64           // how many entries the account has
+
+	HeldDebits  decimal.Decimal // what open holds may still debit
+	HeldCredits decimal.Decimal // what they may still credit
+	Available   decimal.Decimal // Posted, less what holds may take from it
+
+	Version int64 // how many entries the account has
 }
 
 // Entry is one side of a posting: what an account's statement lists.

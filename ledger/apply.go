@@ -1,15 +1,19 @@
 package ledger
 
-// State is an account as [Apply] decides on it.
+import "time"
+
+// State is an account as [Book.Apply] decides on it.
 type State struct {
-	ID       AccountID
-	Currency string
-	Scale    uint8 // decimal places of Currency
-	Normal   Side
-	Floor    *Amount // nil: none
-	Debits   Amount
-	Credits  Amount
-	Version  int64
+	ID          AccountID
+	Currency    string
+	Scale       uint8 // decimal places of Currency
+	Normal      Side
+	Floor       *Amount // nil: none
+	Debits      Amount  // posted, since the account was opened
+	Credits     Amount
+	HeldDebits  Amount // reserved by open holds
+	HeldCredits Amount
+	Version     int64 // how many entries the account has
 }
 
 // Balance returns what the normal side has over the other.
@@ -22,84 +26,267 @@ func (s *State) Balance() Amount {
 	return b
 }
 
-// Line is one posting as it was made: what a store writes down.
-type Line struct {
-	Debit, Credit               *State
-	Amount                      Amount
-	DebitVersion, CreditVersion int64  // of the account, after this posting
-	DebitBalance, CreditBalance Amount // of the account, after this posting
+// Available returns the balance less what holds may still take from it. What
+// they may bring does not count. It has 38 digits at the most, or is that far
+// below 0.
+func (s *State) Available() Amount {
+	held := s.HeldCredits
+	if s.Normal == Credit {
+		held = s.HeldDebits
+	}
+	b, ok := s.Balance().Sub(held)
+	if !ok {
+		return maxAmount.Neg()
+	}
+	return b
 }
 
-// Apply decides on one transaction and makes its postings in accounts. It
-// appends a line for each posting to lines and returns them with [Posted]; any
-// other verdict leaves accounts and lines as they were. The int is the index of
-// the posting that a refusal is about.
+func (s *State) belowFloor() bool {
+	return s.Floor != nil && s.Available().Cmp(*s.Floor) < 0
+}
+
+// Book is what transactions are decided on. The caller sees to it that nobody
+// else changes it meanwhile.
+type Book struct {
+	Accounts map[AccountID]*State
+
+	// Target returns what a transaction's Of names, nil if there is none. It is
+	// called for the kinds that have one. Default: nil, there are none.
+	Target func(TransactionID) *Target
+
+	Now time.Time // by the store's clock: holds expire by it
+}
+
+// Target is an earlier transaction that another one refers to.
+type Target struct {
+	Kind     Kind
+	Verdict  Verdict
+	Postings []DraftPosting // as they were held or made
+	Expires  time.Time      // of a hold; zero: never
+	Closed   bool           // captured, released or reversed
+}
+
+// LineKind is what a [Line] does.
+type LineKind uint8
+
+// The kinds of lines.
+const (
+	LinePosted LineKind = iota // an entry on both accounts
+	LineHeld                   // an amount reserved
+	LineFreed                  // an amount no longer reserved
+)
+
+// Line is one effect of a transaction: what a store writes down. Versions and
+// balances are those of a posted line, and of the account after it.
+type Line struct {
+	Kind                        LineKind
+	Debit, Credit               *State
+	Amount                      Amount
+	DebitVersion, CreditVersion int64
+	DebitBalance, CreditBalance Amount
+}
+
+// Apply decides on one transaction and carries it out in the book. It appends
+// its lines to lines and returns them with [Posted]; any other verdict leaves book
+// and lines as they were. The int is the index of the posting that a refusal is
+// about.
 //
 // It is the one place where the rules of money stand, shared by every store:
-// pure, without a clock, and the caller sees to it that nobody else changes the
-// accounts meanwhile. Cost: O(postings), no allocation but for the lines.
-func Apply(accounts map[AccountID]*State, d *Draft, lines []Line) ([]Line, Verdict, int) {
+// pure, without a clock of its own. Cost: O(postings), no allocation but for the
+// lines.
+func (b *Book) Apply(d *Draft, lines []Line) ([]Line, Verdict, int) {
 	made := len(lines)
-	for i := range d.Postings {
-		line, v := resolve(accounts, &d.Postings[i])
-		if v != Posted {
-			return lines[:made], v, i
-		}
-		lines = append(lines, line)
+	target, v := b.target(d)
+	if v != Posted {
+		return lines, v, 0
 	}
+	lines, v, posting := b.plan(d, target, lines)
+	if v == Posted {
+		v, posting = b.check(d)
+	}
+	if v != Posted {
+		return lines[:made], v, posting
+	}
+	first := made // the line of the first posting
 	for i := made; i < len(lines); i++ {
-		if !lines[i].post() {
+		if lines[i].Kind == LineFreed {
+			first = i + 1
+		}
+		if !lines[i].apply() {
 			revert(lines[made:i])
-			return lines[:made], BalanceOverflow, i - made
+			return lines[:made], BalanceOverflow, max(i-first, 0)
 		}
 	}
 	// The floor is looked at when all postings are made: a transaction is one
 	// event, and money that only passes through an account may arrive second.
-	for i, line := range lines[made:] {
-		if line.Debit.belowFloor() || line.Credit.belowFloor() {
+	for i := made; i < len(lines); i++ {
+		if lines[i].Debit.belowFloor() || lines[i].Credit.belowFloor() {
 			revert(lines[made:])
-			return lines[:made], InsufficientFunds, i
+			return lines[:made], InsufficientFunds, max(i-first, 0)
 		}
+	}
+	if target != nil {
+		target.Closed = true
 	}
 	return lines, Posted, 0
 }
 
-// resolve finds a posting's accounts.
-func resolve(accounts map[AccountID]*State, p *DraftPosting) (Line, Verdict) {
-	debit, credit := accounts[p.Debit], accounts[p.Credit]
-	if debit == nil || credit == nil {
-		return Line{}, UnknownAccount
+// Revert takes back what Apply did, of the last transactions first.
+func (b *Book) Revert(d *Draft, lines []Line) {
+	revert(lines)
+	if d.Of != "" {
+		b.Target(d.Of).Closed = false
 	}
-	if debit.Currency != p.Currency || credit.Currency != p.Currency {
-		return Line{}, CurrencyMismatch
-	}
-	return Line{Debit: debit, Credit: credit, Amount: p.Amount}, Posted
 }
 
-// post makes the posting, or changes nothing and returns false.
-func (l *Line) post() bool {
-	debits, ok := l.Debit.Debits.Add(l.Amount)
-	credits, ok2 := l.Credit.Credits.Add(l.Amount)
+// target finds what the transaction refers to, and tells whether it may.
+func (b *Book) target(d *Draft) (*Target, Verdict) {
+	if d.Of == "" {
+		return nil, Posted
+	}
+	var t *Target
+	if b.Target != nil {
+		t = b.Target(d.Of)
+	}
+	holds := d.Kind != KindReverse
+	switch {
+	case t == nil, t.Verdict != Posted, holds != (t.Kind == KindHold), t.Kind == KindRelease:
+		return nil, UnknownTarget
+	case t.Closed:
+		return nil, TargetClosed
+	case d.Kind == KindCapture && !t.Expires.IsZero() && !b.Now.Before(t.Expires):
+		return nil, HoldExpired
+	}
+	return t, Posted
+}
+
+// plan appends the lines that the transaction would make.
+func (b *Book) plan(d *Draft, t *Target, lines []Line) ([]Line, Verdict, int) {
+	switch d.Kind {
+	case KindHold:
+		return b.resolve(LineHeld, d.Postings, lines)
+	case KindRelease:
+		return b.resolve(LineFreed, t.Postings, lines)
+	case KindReverse:
+		made := len(lines)
+		lines, v, i := b.resolve(LinePosted, t.Postings, lines)
+		for k := made; k < len(lines); k++ {
+			lines[k].Debit, lines[k].Credit = lines[k].Credit, lines[k].Debit
+		}
+		return lines, v, i
+	case KindCapture:
+		if i, ok := within(d.Postings, t.Postings); !ok {
+			return lines, NotHeld, i
+		}
+		lines, v, i := b.resolve(LineFreed, t.Postings, lines)
+		if v != Posted {
+			return lines, v, i
+		}
+		captured := d.Postings
+		if len(captured) == 0 {
+			captured = t.Postings
+		}
+		return b.resolve(LinePosted, captured, lines)
+	default:
+		return b.resolve(LinePosted, d.Postings, lines)
+	}
+}
+
+// resolve finds the postings' accounts.
+func (b *Book) resolve(kind LineKind, postings []DraftPosting, lines []Line) ([]Line, Verdict, int) {
+	mismatch := -1
+	for i := range postings {
+		p := &postings[i]
+		debit, credit := b.Accounts[p.Debit], b.Accounts[p.Credit]
+		switch {
+		case debit == nil || credit == nil:
+			return lines, UnknownAccount, i
+		case mismatch < 0 && (debit.Currency != p.Currency || credit.Currency != p.Currency):
+			mismatch = i
+		}
+		lines = append(lines, Line{Kind: kind, Debit: debit, Credit: credit, Amount: p.Amount})
+	}
+	if mismatch >= 0 {
+		return lines, CurrencyMismatch, mismatch
+	}
+	return lines, Posted, 0
+}
+
+// within tells whether what is captured is part of what is held, in its order.
+func within(captured, held []DraftPosting) (int, bool) {
+	for i, c := range captured {
+		for len(held) > 0 && (held[0].Debit != c.Debit || held[0].Credit != c.Credit || held[0].Currency != c.Currency) {
+			held = held[1:]
+		}
+		if len(held) == 0 || c.Amount.Cmp(held[0].Amount) > 0 {
+			return i, false
+		}
+		held = held[1:]
+	}
+	return 0, true
+}
+
+// check looks at the conditions.
+func (b *Book) check(d *Draft) (Verdict, int) {
+	failed := false
+	for _, c := range d.If {
+		s := b.Accounts[c.Account]
+		if s == nil {
+			return UnknownAccount, 0
+		}
+		if c.Version != nil && *c.Version != s.Version {
+			failed = true
+		}
+		if c.Available != nil && s.Available().Decimal(s.Scale).LessThan(*c.Available) {
+			failed = true
+		}
+	}
+	if failed {
+		return ConditionFailed, 0
+	}
+	return Posted, 0
+}
+
+// apply makes the line, or changes nothing and returns false.
+func (l *Line) apply() bool {
+	if l.Kind == LineFreed {
+		l.Debit.HeldDebits, _ = l.Debit.HeldDebits.Sub(l.Amount)
+		l.Credit.HeldCredits, _ = l.Credit.HeldCredits.Sub(l.Amount)
+		return true
+	}
+	toDebit, toCredit := &l.Debit.Debits, &l.Credit.Credits
+	if l.Kind == LineHeld {
+		toDebit, toCredit = &l.Debit.HeldDebits, &l.Credit.HeldCredits
+	}
+	debits, ok := toDebit.Add(l.Amount)
+	credits, ok2 := toCredit.Add(l.Amount)
 	if !ok || !ok2 {
 		return false
 	}
-	l.Debit.Debits, l.Credit.Credits = debits, credits
-	l.Debit.Version++
-	l.Credit.Version++
-	l.DebitVersion, l.CreditVersion = l.Debit.Version, l.Credit.Version
-	l.DebitBalance, l.CreditBalance = l.Debit.Balance(), l.Credit.Balance()
+	*toDebit, *toCredit = debits, credits
+	if l.Kind == LinePosted {
+		l.Debit.Version++
+		l.Credit.Version++
+		l.DebitVersion, l.CreditVersion = l.Debit.Version, l.Credit.Version
+		l.DebitBalance, l.CreditBalance = l.Debit.Balance(), l.Credit.Balance()
+	}
 	return true
 }
 
 func revert(lines []Line) {
 	for _, l := range lines {
-		l.Debit.Debits, _ = l.Debit.Debits.Sub(l.Amount)
-		l.Credit.Credits, _ = l.Credit.Credits.Sub(l.Amount)
-		l.Debit.Version--
-		l.Credit.Version--
+		switch l.Kind {
+		case LinePosted:
+			l.Debit.Debits, _ = l.Debit.Debits.Sub(l.Amount)
+			l.Credit.Credits, _ = l.Credit.Credits.Sub(l.Amount)
+			l.Debit.Version--
+			l.Credit.Version--
+		case LineHeld:
+			l.Debit.HeldDebits, _ = l.Debit.HeldDebits.Sub(l.Amount)
+			l.Credit.HeldCredits, _ = l.Credit.HeldCredits.Sub(l.Amount)
+		case LineFreed: // it was there before, so it fits
+			l.Debit.HeldDebits, _ = l.Debit.HeldDebits.Add(l.Amount)
+			l.Credit.HeldCredits, _ = l.Credit.HeldCredits.Add(l.Amount)
+		}
 	}
-}
-
-func (s *State) belowFloor() bool {
-	return s.Floor != nil && s.Balance().Cmp(*s.Floor) < 0
 }

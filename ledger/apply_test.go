@@ -74,31 +74,31 @@ func TestApply(t *testing.T) {
 		verdict ledger.Verdict
 		posting int
 	}{
-		"one posting":                              {draft(ngn("x", "y", 5)), ledger.Posted, 0},
-		"unknown debit":                            {draft(ngn("nobody", "y", 5)), ledger.UnknownAccount, 0},
-		"unknown credit, second posting":           {draft(ngn("x", "y", 5), ngn("x", "nobody", 5)), ledger.UnknownAccount, 1},
-		"account in another currency":              {draft(ngn("x", "usd", 5)), ledger.CurrencyMismatch, 0},
-		"posting in another currency":              {draft(ngn("x", "y", 1), usd), ledger.CurrencyMismatch, 1},
-		"below the floor":                          {draft(ngn("y", "x", 1)), ledger.InsufficientFunds, 0},
-		"below the floor of a debit account":       {draft(ngn("x", "z", 1)), ledger.InsufficientFunds, 0},
-		"on the floor":                             {draft(ngn("low", "x", 100)), ledger.Posted, 0},
-		"below a negative floor":                   {draft(ngn("low", "x", 101)), ledger.InsufficientFunds, 0},
-		"below the floor in between":               {draft(ngn("y", "x", 5), ngn("x", "y", 5)), ledger.Posted, 0},
-		"below the floor at last":                  {draft(ngn("x", "y", 5), ngn("x", "z", 1), ngn("y", "x", 4)), ledger.InsufficientFunds, 1},
-		"the last that fits":                       {draft(ngn("full", "x", 10), ngn("x", "full", 10)), ledger.Posted, 0},
-		"overflow of debits":                       {draft(ngn("full", "x", 11)), ledger.BalanceOverflow, 0},
-		"overflow of credits, after others":        {draft(ngn("x", "y", 1), ngn("x", "full", 9), ngn("x", "full", 2)), ledger.BalanceOverflow, 2},
-		"overflow of the debit side by huge":       {draft(huge, huge), ledger.BalanceOverflow, 1},
-		"unknown comes before the floor":           {draft(ngn("y", "x", 1), ngn("nobody", "x", 1)), ledger.UnknownAccount, 1},
-		"first posting decides among the resolved": {draft(usd, ngn("nobody", "x", 1)), ledger.CurrencyMismatch, 0},
-		"overflow comes before the floor":          {draft(ngn("y", "x", 1), ngn("full", "x", 11)), ledger.BalanceOverflow, 1},
+		"one posting":                        {draft(ngn("x", "y", 5)), ledger.Posted, 0},
+		"unknown debit":                      {draft(ngn("nobody", "y", 5)), ledger.UnknownAccount, 0},
+		"unknown credit, second posting":     {draft(ngn("x", "y", 5), ngn("x", "nobody", 5)), ledger.UnknownAccount, 1},
+		"account in another currency":        {draft(ngn("x", "usd", 5)), ledger.CurrencyMismatch, 0},
+		"posting in another currency":        {draft(ngn("x", "y", 1), usd), ledger.CurrencyMismatch, 1},
+		"below the floor":                    {draft(ngn("y", "x", 1)), ledger.InsufficientFunds, 0},
+		"below the floor of a debit account": {draft(ngn("x", "z", 1)), ledger.InsufficientFunds, 0},
+		"on the floor":                       {draft(ngn("low", "x", 100)), ledger.Posted, 0},
+		"below a negative floor":             {draft(ngn("low", "x", 101)), ledger.InsufficientFunds, 0},
+		"below the floor in between":         {draft(ngn("y", "x", 5), ngn("x", "y", 5)), ledger.Posted, 0},
+		"below the floor at last":            {draft(ngn("x", "y", 5), ngn("x", "z", 1), ngn("y", "x", 4)), ledger.InsufficientFunds, 1},
+		"the last that fits":                 {draft(ngn("full", "x", 10), ngn("x", "full", 10)), ledger.Posted, 0},
+		"overflow of debits":                 {draft(ngn("full", "x", 11)), ledger.BalanceOverflow, 0},
+		"overflow of credits, after others":  {draft(ngn("x", "y", 1), ngn("x", "full", 9), ngn("x", "full", 2)), ledger.BalanceOverflow, 2},
+		"overflow of the debit side by huge": {draft(huge, huge), ledger.BalanceOverflow, 1},
+		"unknown comes before the floor":     {draft(ngn("y", "x", 1), ngn("nobody", "x", 1)), ledger.UnknownAccount, 1},
+		"unknown comes before a mismatch":    {draft(usd, ngn("nobody", "x", 1)), ledger.UnknownAccount, 1},
+		"overflow comes before the floor":    {draft(ngn("y", "x", 1), ngn("full", "x", 11)), ledger.BalanceOverflow, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			m := newAccounts(t)
 			before := m.copy()
 			earlier := []ledger.Line{{Amount: ledger.Minor(77)}}
-			lines, verdict, posting := ledger.Apply(m, c.draft, earlier)
+			lines, verdict, posting := (&ledger.Book{Accounts: m}).Apply(c.draft, earlier)
 			require.Equal(t, c.verdict, verdict)
 			require.Equal(t, c.posting, posting)
 			require.Equal(t, ledger.Minor(77), lines[0].Amount)
@@ -137,7 +137,7 @@ func (m accounts) sides(tb testing.TB) map[string][2]string {
 func applyOne(tb testing.TB, m accounts, d *ledger.Draft) ledger.Verdict {
 	tb.Helper()
 	before := m.copy()
-	lines, verdict, posting := ledger.Apply(m, d, nil)
+	lines, verdict, posting := (&ledger.Book{Accounts: m}).Apply(d, nil)
 	if verdict != ledger.Posted {
 		require.Empty(tb, lines)
 		require.Equal(tb, before, m.copy(), "%v left a trace", verdict)

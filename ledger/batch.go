@@ -2,51 +2,103 @@ package ledger
 
 // batch is one call of Post on its way to the store and back.
 type batch struct {
-	txs     []Transaction
 	results []Result
 	drafts  []Draft
-	index   []int // of each draft's transaction in txs
+	index   []int // of each draft's transaction in the call
 	repeats []repeat
+	later   []group
 }
 
-// repeat is a transaction whose id came before in the same batch.
+// repeat is a transaction whose id came before in the same call.
 type repeat struct {
-	at, draft   int // index in txs, and in drafts of the first with that id
+	at, draft   int // its index, and that of the first's draft
 	fingerprint Fingerprint
 }
+
+// group is a transaction or chain of the call that has to wait for the rest of
+// it: only when that is decided can the store say what an id of both comes to.
+type group struct{ from, to int }
 
 // newBatch gives malformed transactions their verdict and drafts the others,
 // each id once.
 func (l *Ledger) newBatch(txs []Transaction) *batch {
 	b := &batch{
-		txs:     txs,
 		results: make([]Result, len(txs)),
 		drafts:  make([]Draft, 0, len(txs)),
 		index:   make([]int, 0, len(txs)),
 	}
 	n := 0
 	for i := range txs {
+		b.results[i].ID = txs[i].ID
 		n += min(len(txs[i].Postings), MaxPostings)
 	}
-	postings := make([]DraftPosting, 0, n) // one piece of memory for all drafts
+	room := make([]DraftPosting, 0, n) // one piece of memory for all drafts
 	seen := make(map[TransactionID]int, len(txs))
-	for i := range txs {
-		b.results[i].ID = txs[i].ID
-		d, verdict, posting := txs[i].draft(postings[len(postings):], l.scale)
-		if verdict != Posted {
-			b.results[i].Verdict, b.results[i].Posting = verdict, posting
-			continue
+	for from := 0; from < len(txs); {
+		to := from + 1
+		for txs[to-1].Linked && to < len(txs) {
+			to++
 		}
-		if first, ok := seen[d.ID]; ok {
-			b.repeats = append(b.repeats, repeat{at: i, draft: first, fingerprint: d.Fingerprint})
-			continue
+		if to-from == 1 && !txs[from].Linked {
+			room = b.add(txs, from, seen, room, l.scale)
+		} else {
+			room = b.addChain(txs, group{from, to}, seen, room, l.scale)
 		}
-		postings = postings[:len(postings)+len(d.Postings)]
-		seen[d.ID] = len(b.drafts)
-		b.drafts = append(b.drafts, d)
-		b.index = append(b.index, i)
+		from = to
 	}
 	return b
+}
+
+func (b *batch) add(txs []Transaction, i int, seen map[TransactionID]int, room []DraftPosting, scale func(string) (uint8, bool)) []DraftPosting {
+	d, verdict, posting := txs[i].draft(room[len(room):], scale)
+	if verdict != Posted {
+		b.results[i].Verdict, b.results[i].Posting = verdict, posting
+		return room
+	}
+	if first, ok := seen[d.ID]; ok {
+		b.repeats = append(b.repeats, repeat{at: i, draft: first, fingerprint: d.Fingerprint})
+		return room
+	}
+	seen[d.ID] = len(b.drafts)
+	b.drafts, b.index = append(b.drafts, d), append(b.index, i)
+	return room[:len(room)+len(d.Postings)]
+}
+
+// addChain adds a chain as a whole. One with a malformed transaction, with an id
+// twice or without an end is refused as a whole.
+func (b *batch) addChain(txs []Transaction, g group, seen map[TransactionID]int, room []DraftPosting, scale func(string) (uint8, bool)) []DraftPosting {
+	whole, repeats := !txs[g.to-1].Linked, false
+	drafts := make([]Draft, 0, g.to-g.from)
+	own := make(map[TransactionID]bool, g.to-g.from)
+	used := len(room)
+	for i := g.from; i < g.to; i++ {
+		b.results[i].Verdict = LinkFailed
+		d, verdict, posting := txs[i].draft(room[used:used:cap(room)], scale)
+		if verdict == Posted && (own[txs[i].ID] || i == g.to-1 && txs[i].Linked) {
+			verdict = InvalidKind
+		}
+		if verdict != Posted {
+			b.results[i].Verdict, b.results[i].Posting, whole = verdict, posting, false
+			continue
+		}
+		_, before := seen[d.ID]
+		repeats = repeats || before
+		own[d.ID] = true
+		drafts = append(drafts, d)
+		used += len(d.Postings)
+	}
+	switch {
+	case !whole:
+		return room
+	case repeats:
+		b.later = append(b.later, g)
+		return room
+	}
+	for k, d := range drafts {
+		seen[d.ID] = len(b.drafts)
+		b.drafts, b.index = append(b.drafts, d), append(b.index, g.from+k)
+	}
+	return room[:used]
 }
 
 func (l *Ledger) scale(currency string) (uint8, bool) {
@@ -54,24 +106,20 @@ func (l *Ledger) scale(currency string) (uint8, bool) {
 	return s, ok
 }
 
-// settle writes the store's outcomes into the results. It returns the indices
-// in txs of transactions that are still open: those that repeat an id of the
-// batch with other content. Only the store can say whether that content is the
-// one that has the id, so they go to it afterwards.
-func (b *batch) settle(outcomes []Outcome) (open []int) {
+// settle writes the store's outcomes into the results.
+func (b *batch) settle(outcomes []Outcome) {
 	for k, o := range outcomes {
 		b.results[b.index[k]].take(o)
 	}
 	for _, r := range b.repeats {
 		if b.drafts[r.draft].Fingerprint != r.fingerprint {
-			open = append(open, r.at)
+			b.later = append(b.later, group{r.at, r.at + 1})
 			continue
 		}
 		o := outcomes[r.draft]
-		o.Duplicate = o.Verdict != Conflict
+		o.Duplicate = o.Verdict != Conflict && o.Verdict != LinkFailed
 		b.results[r.at].take(o)
 	}
-	return open
 }
 
 func (r *Result) take(o Outcome) {

@@ -127,13 +127,14 @@ func (l *Ledger) state(field string, a Account) (State, error) {
 //
 // An error means that no result is known: the store failed, and posting the
 // same batch again is safe. Cost: one commit, however many transactions there
-// are (and one more for each that has an id of the batch with other content).
+// are (and one more for each that has an id of the batch with other content, and
+// each chain that has one at all).
 func (l *Ledger) Post(ctx context.Context, txs []Transaction) ([]Result, error) {
 	if len(txs) > MaxBatch {
 		return nil, &InputError{Field: "txs", Reason: fmt.Sprintf("has %d transactions, more than %d", len(txs), MaxBatch)}
 	}
 	b := l.newBatch(txs)
-	if len(b.drafts) == 0 {
+	if len(b.drafts) == 0 { // then nothing repeats an id of it either
 		return b.results, nil
 	}
 	outcomes, err := l.store.Post(ctx, b.drafts)
@@ -143,12 +144,13 @@ func (l *Ledger) Post(ctx context.Context, txs []Transaction) ([]Result, error) 
 	if len(outcomes) != len(b.drafts) {
 		return nil, fmt.Errorf("ledger: store gave %d outcomes for %d drafts", len(outcomes), len(b.drafts))
 	}
-	for _, i := range b.settle(outcomes) {
-		r, err := l.Post(ctx, txs[i:i+1])
+	b.settle(outcomes)
+	for _, g := range b.later {
+		results, err := l.Post(ctx, txs[g.from:g.to])
 		if err != nil {
 			return nil, err
 		}
-		b.results[i] = r[0]
+		copy(b.results[g.from:g.to], results)
 	}
 	return b.results, nil
 }
@@ -181,6 +183,8 @@ func (l *Ledger) Balances(ctx context.Context, ids ...AccountID) ([]Balance, err
 		balances[i] = Balance{
 			Account: s.ID, Currency: s.Currency, Normal: s.Normal, Version: s.Version,
 			Debits: s.Debits.Decimal(s.Scale), Credits: s.Credits.Decimal(s.Scale), Posted: s.Balance().Decimal(s.Scale),
+			HeldDebits: s.HeldDebits.Decimal(s.Scale), HeldCredits: s.HeldCredits.Decimal(s.Scale),
+			Available: s.Available().Decimal(s.Scale),
 		}
 	}
 	return balances, nil

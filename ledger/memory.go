@@ -15,7 +15,7 @@ type Memory struct {
 	accounts map[AccountID]*memoryAccount
 	states   map[AccountID]*State // what Apply works on; the same accounts
 	decided  map[TransactionID]decided
-	lines    []Line // scratch of Post
+	targets  map[TransactionID]*Target // those of decided that were referred to
 }
 
 type memoryAccount struct {
@@ -26,6 +26,9 @@ type memoryAccount struct {
 type decided struct {
 	fingerprint Fingerprint
 	outcome     Outcome
+	kind        Kind
+	postings    []DraftPosting // as they were held or made
+	expires     time.Duration
 }
 
 // MemoryOptions are the optional settings of [NewMemory].
@@ -40,6 +43,7 @@ func NewMemory(o *MemoryOptions) *Memory {
 		accounts: map[AccountID]*memoryAccount{},
 		states:   map[AccountID]*State{},
 		decided:  map[TransactionID]decided{},
+		targets:  map[TransactionID]*Target{},
 	}
 	if o != nil && o.Now != nil {
 		m.now = o.Now
@@ -88,28 +92,71 @@ func (m *Memory) Post(ctx context.Context, drafts []Draft) ([]Outcome, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	outcomes := make([]Outcome, len(drafts))
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := m.now()
-	for i := range drafts {
-		outcomes[i] = m.post(&drafts[i], now)
+	outcomes := make([]Outcome, len(drafts))
+	book := Book{Accounts: m.states, Target: m.target, Now: m.now()}
+	before := func(i int) bool {
+		was, ok := m.decided[drafts[i].ID]
+		if ok && outcomes[i].At.IsZero() {
+			outcomes[i] = Again(&drafts[i], was.fingerprint, was.outcome)
+		}
+		return ok
 	}
+	book.Decide(drafts, before, func(i int, v Verdict, posting int, lines []Line) {
+		outcomes[i] = m.record(&drafts[i], v, posting, lines, book.Now)
+	})
 	return outcomes, nil
 }
 
-func (m *Memory) post(d *Draft, now time.Time) Outcome {
-	if was, ok := m.decided[d.ID]; ok {
-		return Again(d, was.fingerprint, was.outcome)
+func (m *Memory) target(id TransactionID) *Target {
+	if t := m.targets[id]; t != nil {
+		return t
 	}
-	lines, verdict, posting := Apply(m.states, d, m.lines[:0])
-	m.lines = lines
+	d, ok := m.decided[id]
+	if !ok {
+		return nil
+	}
+	t := &Target{Kind: d.kind, Verdict: d.outcome.Verdict, Postings: d.postings}
+	if d.expires > 0 {
+		t.Expires = d.outcome.At.Add(d.expires)
+	}
+	m.targets[id] = t
+	return t
+}
+
+// record writes down what was decided.
+func (m *Memory) record(d *Draft, v Verdict, posting int, lines []Line, now time.Time) Outcome {
+	if v == LinkFailed {
+		return Outcome{Verdict: v}
+	}
+	n := 0
 	for i := range lines {
-		m.write(d.ID, i, &lines[i], now)
+		if lines[i].Kind == LinePosted {
+			m.write(d.ID, n, &lines[i], now)
+			n++
+		}
 	}
-	o := Outcome{Verdict: verdict, Posting: posting, At: now}
-	m.decided[d.ID] = decided{fingerprint: d.Fingerprint, outcome: o}
-	return o
+	was := decided{
+		fingerprint: d.Fingerprint, outcome: Outcome{Verdict: v, Posting: posting, At: now},
+		kind: d.Kind, postings: d.Postings, expires: d.Expires,
+	}
+	if d.Kind == KindReverse || d.Kind == KindCapture {
+		was.postings = Made(lines)
+	}
+	m.decided[d.ID] = was
+	return was.outcome
+}
+
+// Made returns the postings that lines made.
+func Made(lines []Line) []DraftPosting {
+	var made []DraftPosting
+	for _, l := range lines {
+		if l.Kind == LinePosted {
+			made = append(made, DraftPosting{Debit: l.Debit.ID, Credit: l.Credit.ID, Amount: l.Amount, Currency: l.Debit.Currency})
+		}
+	}
+	return made
 }
 
 // Again returns the outcome of a draft whose id was decided on before: the

@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -26,7 +28,56 @@ type TransactionID string
 // Transaction is a set of postings that stand or fall together.
 type Transaction struct {
 	ID       TransactionID
+	Kind     Kind // Default: KindPost.
 	Postings []Posting
+
+	// Of names the hold that is captured or released, or the transaction whose
+	// postings are reversed.
+	Of TransactionID
+
+	// Expires is how long a hold can be captured, by the store's clock, in whole
+	// microseconds. Default: 0, for ever.
+	Expires time.Duration
+
+	// If are conditions, which must hold just before the transaction.
+	If []Condition
+
+	// Linked ties the transaction to the next one of the same call: a chain of
+	// them is done as a whole or refused as a whole. The last one is not linked.
+	Linked bool
+}
+
+// Kind is what a transaction does.
+type Kind uint8
+
+// The kinds. The numbers are stored: they never change.
+const (
+	// KindPost makes the postings.
+	KindPost Kind = 0
+	// KindHold reserves their amounts: they are not available to others, but
+	// neither account has an entry yet.
+	KindHold Kind = 1
+	// KindCapture posts what the hold Of has, or less: Postings name the accounts
+	// in the hold's order and how much of each. None stands for all. What is not
+	// captured is released; a hold is captured once.
+	KindCapture Kind = 2
+	// KindRelease gives up the hold Of.
+	KindRelease Kind = 3
+	// KindReverse makes the postings of the transaction Of the other way round,
+	// once.
+	KindReverse Kind = 4
+)
+
+// Condition is what must be so for a transaction to be done.
+type Condition struct {
+	Account AccountID
+
+	// Available is the least that must be available on the account, on its
+	// normal side. Default: nil, any.
+	Available *decimal.Decimal
+
+	// Version is the version that the account must have. Default: nil, any.
+	Version *int64
 }
 
 // Posting moves Amount from Credit to Debit: the first is credited, the second
@@ -58,8 +109,21 @@ func (r Result) Err() error {
 // is given.
 type Draft struct {
 	ID          TransactionID
-	Fingerprint Fingerprint // of the postings; equal for equal content
+	Fingerprint Fingerprint // of all but the id; equal for equal content
+	Kind        Kind
 	Postings    []DraftPosting
+	Of          TransactionID
+	Expires     time.Duration
+	If          []DraftCondition
+	Linked      bool // the next draft belongs to the same chain
+}
+
+// DraftCondition is a [Condition]. Its amount stays as it was given: the currency
+// is the account's, which only the store knows.
+type DraftCondition struct {
+	Account   AccountID
+	Available *decimal.Decimal // in the account's currency
+	Version   *int64
 }
 
 // DraftPosting is a [Posting] in minor units.
@@ -73,23 +137,48 @@ type DraftPosting struct {
 // the first half of a SHA-256.
 type Fingerprint [16]byte
 
-// draft checks what can be checked without the ledger's state. scales maps a
-// currency to its decimal places.
-func (t *Transaction) draft(postings []DraftPosting, scale func(string) (uint8, bool)) (Draft, Verdict, int) {
-	if checkID("", string(t.ID)) != nil {
-		return Draft{}, InvalidID, 0
-	}
-	if len(t.Postings) == 0 || len(t.Postings) > MaxPostings {
-		return Draft{}, InvalidPostings, 0
+// draft checks what can be checked without the ledger's state, and appends the
+// postings in minor units to room. scale maps a currency to its decimal places.
+func (t *Transaction) draft(room []DraftPosting, scale func(string) (uint8, bool)) (Draft, Verdict, int) {
+	if v := t.shape(); v != Posted {
+		return Draft{}, v, 0
 	}
 	for i, p := range t.Postings {
 		d, v := p.draft(scale)
 		if v != Posted {
 			return Draft{}, v, i
 		}
-		postings = append(postings, d)
+		room = append(room, d)
 	}
-	return Draft{ID: t.ID, Postings: postings, Fingerprint: fingerprint(postings)}, Posted, 0
+	d := Draft{ID: t.ID, Kind: t.Kind, Postings: room, Of: t.Of, Expires: t.Expires, Linked: t.Linked}
+	for _, c := range t.If {
+		d.If = append(d.If, DraftCondition(c))
+	}
+	d.Fingerprint = d.fingerprint()
+	return d, Posted, 0
+}
+
+// shape checks that the transaction has what its kind needs and nothing else.
+func (t *Transaction) shape() Verdict {
+	refers := t.Kind == KindCapture || t.Kind == KindRelease || t.Kind == KindReverse
+	bad := func(id string) bool { return checkID("", id) != nil }
+	switch {
+	case bad(string(t.ID)), refers && bad(string(t.Of)),
+		slices.ContainsFunc(t.If, func(c Condition) bool { return bad(string(c.Account)) }):
+		return InvalidID
+	case t.Kind > KindReverse, !refers && t.Of != "", t.Expires < 0, t.Expires > 0 && t.Kind != KindHold,
+		t.Expires%time.Microsecond != 0, t.Of == t.ID:
+		return InvalidKind
+	case len(t.Postings) > MaxPostings, len(t.If) > MaxPostings:
+		return InvalidPostings
+	case t.Kind == KindRelease || t.Kind == KindReverse:
+		if len(t.Postings) > 0 {
+			return InvalidPostings
+		}
+	case len(t.Postings) == 0 && t.Kind != KindCapture:
+		return InvalidPostings
+	}
+	return Posted
 }
 
 func (p *Posting) draft(scaleOf func(string) (uint8, bool)) (DraftPosting, Verdict) {
@@ -116,21 +205,45 @@ func (p *Posting) draft(scaleOf func(string) (uint8, bool)) (DraftPosting, Verdi
 	return DraftPosting{Debit: p.Debit, Credit: p.Credit, Amount: amount, Currency: p.Currency}, Posted
 }
 
-// fingerprint hashes the postings with every part behind its length, so that no
-// two contents run together into one.
-func fingerprint(postings []DraftPosting) Fingerprint {
+// fingerprint hashes the content with every part behind its length, so that no
+// two contents run together into one. A plain post has its postings alone.
+func (d *Draft) fingerprint() Fingerprint {
 	var room [256]byte
 	b := room[:0]
-	for _, p := range postings {
-		for _, part := range [...]string{string(p.Debit), string(p.Credit), p.Currency} {
+	text := func(parts ...string) {
+		for _, part := range parts {
 			b = binary.AppendUvarint(b, uint64(len(part)))
 			b = append(b, part...)
 		}
+	}
+	for _, p := range d.Postings {
+		text(string(p.Debit), string(p.Credit), p.Currency)
 		b = binary.BigEndian.AppendUint64(b, uint64(p.Amount.hi))
 		b = binary.BigEndian.AppendUint64(b, p.Amount.lo)
 	}
+	if d.Kind != KindPost || len(d.If) > 0 || d.Linked {
+		b = append(b, 0, byte(d.Kind)) // no posting begins with an empty id
+		text(string(d.Of))
+		b = binary.AppendVarint(b, int64(d.Expires))
+		b = strconv.AppendBool(b, d.Linked)
+		for _, c := range d.If {
+			text(string(c.Account), c.String())
+		}
+	}
 	sum := sha256.Sum256(b)
 	return Fingerprint(sum[:16])
+}
+
+// String returns what is asked of the account.
+func (c *DraftCondition) String() string {
+	var asked []byte
+	if c.Available != nil {
+		asked = append(append(asked, " available "...), c.Available.String()...)
+	}
+	if c.Version != nil {
+		asked = strconv.AppendInt(append(asked, " version "...), *c.Version, 10)
+	}
+	return string(asked)
 }
 
 func checkID(what, id string) error {

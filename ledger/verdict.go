@@ -10,25 +10,34 @@ import (
 // the first posting that it applies to.
 type Verdict uint8
 
-// The verdicts. The first group needs only the transaction and is not recorded;
-// the others need the ledger's state, and but for [Conflict] they are recorded
-// under the transaction's id for ever. The numbers are stored: they never change.
+// The verdicts. Those of the first group need only the transaction, and those of
+// the second its neighbours or an earlier one of its id; neither is recorded. The
+// last group needs the ledger's state, and is recorded under the transaction's id
+// for ever. The numbers are stored: they never change.
 const (
-	Posted Verdict = 0 // every posting was made
+	Posted Verdict = 0 // done, whatever the kind asked for
 
 	InvalidID       Verdict = 1 // an id is empty, over 128 bytes, not UTF-8, or has a control character
-	InvalidPostings Verdict = 2 // no postings, or more than MaxPostings
+	InvalidPostings Verdict = 2 // no postings, more than MaxPostings, or some where the kind has none
 	SameAccount     Verdict = 3 // a posting debits and credits one account
 	UnknownCurrency Verdict = 4 // neither ISO 4217 nor one of Options.Currencies
 	InvalidAmount   Verdict = 5 // 0 or negative
 	OverScale       Verdict = 6 // more decimals than the currency has
 	Overflow        Verdict = 7 // more than 38 digits
+	InvalidKind     Verdict = 8 // no such kind, Of or Expires where it has none, or a chain without an end
 
-	Conflict          Verdict = 8  // the id is taken by a transaction with other content
-	UnknownAccount    Verdict = 9  // no such account
-	CurrencyMismatch  Verdict = 10 // an account is in another currency than the posting
-	BalanceOverflow   Verdict = 11 // an account's total would pass 38 digits
-	InsufficientFunds Verdict = 12 // a balance would pass its account's floor
+	LinkFailed Verdict = 9  // another transaction of its chain was refused
+	Conflict   Verdict = 10 // the id is taken by a transaction with other content
+
+	UnknownTarget     Verdict = 11 // Of is no such hold, or nothing that was posted
+	TargetClosed      Verdict = 12 // the hold is captured or released, the posting reversed
+	HoldExpired       Verdict = 13 // the hold's time is over
+	NotHeld           Verdict = 14 // a capture of more, or from other accounts, than the hold has
+	UnknownAccount    Verdict = 15 // no such account
+	CurrencyMismatch  Verdict = 16 // an account is in another currency than the posting
+	ConditionFailed   Verdict = 17 // one of If does not hold
+	BalanceOverflow   Verdict = 18 // an account's total would pass 38 digits
+	InsufficientFunds Verdict = 19 // what is available would pass an account's floor
 )
 
 // What [VerdictError] is, for errors.Is: one for each refusal.
@@ -38,7 +47,14 @@ var (
 	ErrSameAccount       = errors.New("ledger: debit and credit are one account")
 	ErrUnknownCurrency   = errors.New("ledger: unknown currency")
 	ErrInvalidAmount     = errors.New("ledger: amount must be more than 0")
+	ErrInvalidKind       = errors.New("ledger: invalid kind, target, expiry or chain")
+	ErrLinkFailed        = errors.New("ledger: another transaction of the chain was refused")
 	ErrConflict          = errors.New("ledger: id is taken by other content")
+	ErrUnknownTarget     = errors.New("ledger: unknown hold or transaction")
+	ErrTargetClosed      = errors.New("ledger: captured, released or reversed before")
+	ErrHoldExpired       = errors.New("ledger: hold has expired")
+	ErrNotHeld           = errors.New("ledger: more than is held, or from other accounts")
+	ErrConditionFailed   = errors.New("ledger: condition does not hold")
 	ErrUnknownAccount    = errors.New("ledger: unknown account")
 	ErrCurrencyMismatch  = errors.New("ledger: currency mismatch")
 	ErrBalanceOverflow   = errors.New("ledger: balance would have more than 38 digits")
@@ -57,7 +73,14 @@ var verdicts = [...]struct {
 	InvalidAmount:     {"invalid_amount", ErrInvalidAmount},
 	OverScale:         {"over_scale", ErrOverScale},
 	Overflow:          {"overflow", ErrOverflow},
+	InvalidKind:       {"invalid_kind", ErrInvalidKind},
+	LinkFailed:        {"link_failed", ErrLinkFailed},
 	Conflict:          {"conflict", ErrConflict},
+	UnknownTarget:     {"unknown_target", ErrUnknownTarget},
+	TargetClosed:      {"target_closed", ErrTargetClosed},
+	HoldExpired:       {"hold_expired", ErrHoldExpired},
+	NotHeld:           {"not_held", ErrNotHeld},
+	ConditionFailed:   {"condition_failed", ErrConditionFailed},
 	UnknownAccount:    {"unknown_account", ErrUnknownAccount},
 	CurrencyMismatch:  {"currency_mismatch", ErrCurrencyMismatch},
 	BalanceOverflow:   {"balance_overflow", ErrBalanceOverflow},

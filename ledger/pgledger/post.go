@@ -47,6 +47,9 @@ func (s *Store) Post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outco
 // again tells whether another attempt can do better. In the caller's transaction
 // the locks of its earlier statements stay, and so may its snapshot.
 func (s *Store) again(err error) bool {
+	if errors.Is(err, errLateTarget) {
+		return true
+	}
 	if _, callers := s.db.(pgx.Tx); callers {
 		return raced(err)
 	}
@@ -71,19 +74,23 @@ func stale(err error) error {
 }
 
 func (s *Store) post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outcome, error) {
+	p := posting{drafts: drafts, outcomes: make([]ledger.Outcome, len(drafts))}
+	if err := p.readTargets(ctx, s); err != nil {
+		return nil, err
+	}
 	u, err := s.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer u.end(ctx)
-	p := posting{drafts: drafts, outcomes: make([]ledger.Outcome, len(drafts))}
 
 	// Why this order cannot post an id twice:
 	//   A locks its accounts, B (same id, same accounts) waits for them;
 	//   A sees the id is free, posts, commits;
 	//   B gets the locks, and only then looks for the id, with a new snapshot.
 	// With other accounts B does not wait: the primary key then refuses its
-	// insert, and it starts again.
+	// insert, and it starts again. Two captures of one hold have its accounts in
+	// common, and the second finds it closed.
 	if err := p.lock(ctx, u, &s.sql); err != nil {
 		return nil, err
 	}
@@ -103,24 +110,16 @@ type posting struct {
 	outcomes []ledger.Outcome
 
 	accounts map[ledger.AccountID]*ledger.State
-	numbers  map[ledger.AccountID]int64 // ledger_accounts.no
-	decided  []bool                     // by draft: it was decided on before
+	numbers  map[ledger.AccountID]int64              // ledger_accounts.no
+	decided  []bool                                  // by draft: it was decided on before
+	targets  map[ledger.TransactionID]*ledger.Target // what drafts refer to; nil: there is no such thing
 	seq      int64
 	at       time.Time
 }
 
 // lock locks the accounts and reads what was decided of the ids before.
 func (p *posting) lock(ctx context.Context, u *unit, sql *statements) error {
-	ids := make([]string, len(p.drafts))
-	accounts := make([]string, 0, 2*len(p.drafts))
-	for i, d := range p.drafts {
-		ids[i] = string(d.ID)
-		for _, m := range d.Postings {
-			accounts = append(accounts, string(m.Debit), string(m.Credit))
-		}
-	}
-	slices.Sort(accounts)
-	accounts = slices.Compact(accounts)
+	ids, accounts := p.names()
 	p.accounts = make(map[ledger.AccountID]*ledger.State, len(accounts))
 	p.numbers = make(map[ledger.AccountID]int64, len(accounts))
 	p.decided = make([]bool, len(p.drafts))
@@ -140,6 +139,33 @@ func (p *posting) lock(ctx context.Context, u *unit, sql *statements) error {
 	return nil
 }
 
+// names returns the ids to look up, and the accounts to lock: those of the
+// postings, of the conditions, and of what is referred to.
+func (p *posting) names() (ids, accounts []string) {
+	ids = make([]string, len(p.drafts), len(p.drafts)+len(p.targets))
+	accounts = make([]string, 0, 2*len(p.drafts))
+	add := func(postings []ledger.DraftPosting) {
+		for _, m := range postings {
+			accounts = append(accounts, string(m.Debit), string(m.Credit))
+		}
+	}
+	for i, d := range p.drafts {
+		ids[i] = string(d.ID)
+		add(d.Postings)
+		for _, c := range d.If {
+			accounts = append(accounts, string(c.Account))
+		}
+	}
+	for id, t := range p.targets {
+		ids = append(ids, string(id))
+		if t != nil {
+			add(t.Postings)
+		}
+	}
+	slices.Sort(accounts)
+	return ids, slices.Compact(accounts)
+}
+
 // readDecided reads the first outcome of the ids that have one.
 func (p *posting) readDecided(rows pgx.Rows) error {
 	defer rows.Close()
@@ -150,7 +176,8 @@ func (p *posting) readDecided(rows pgx.Rows) error {
 		var fingerprint []byte
 		var verdict, posting *int16
 		var at *time.Time
-		if err := rows.Scan(&id, &fingerprint, &verdict, &posting, &at, &p.seq, &p.at); err != nil {
+		var closed bool
+		if err := rows.Scan(&id, &fingerprint, &verdict, &posting, &at, &closed, &p.seq, &p.at); err != nil {
 			return err
 		}
 		if id == nil { // none of the ids has one
@@ -159,6 +186,12 @@ func (p *posting) readDecided(rows pgx.Rows) error {
 		copy(k.fingerprint[:], fingerprint)
 		k.outcome = ledger.Outcome{Verdict: ledger.Verdict(*verdict), Posting: int(*posting), At: *at}
 		before[ledger.TransactionID(*id)] = k
+		if t, ok := p.targets[ledger.TransactionID(*id)]; ok {
+			if t == nil { // it came after we looked, and its accounts are not locked
+				return errLateTarget
+			}
+			t.Closed = closed
+		}
 	}
 	for i := range p.drafts {
 		if k, ok := before[p.drafts[i].ID]; ok {
@@ -174,23 +207,22 @@ type known struct {
 	outcome     ledger.Outcome
 }
 
-// decide applies the drafts that are not decided yet.
+// decide decides on the drafts that are not decided yet.
 func (p *posting) decide() *writes {
 	w := newWrites(len(p.drafts))
-	var lines []ledger.Line
-	for i := range p.drafts {
-		d := &p.drafts[i]
-		if p.decided[i] {
-			continue
+	book := ledger.Book{Accounts: p.accounts, Now: p.at, Target: func(id ledger.TransactionID) *ledger.Target { return p.targets[id] }}
+	before := func(i int) bool { return p.decided[i] }
+	book.Decide(p.drafts, before, func(i int, v ledger.Verdict, posting int, lines []ledger.Line) {
+		d, o := &p.drafts[i], &p.outcomes[i]
+		o.Verdict, o.Posting = v, posting
+		if v == ledger.LinkFailed { // not recorded: it was not about this one
+			return
 		}
-		o := &p.outcomes[i]
-		lines, o.Verdict, o.Posting = ledger.Apply(p.accounts, d, lines[:0])
 		o.At = p.at
-		seq := p.seq + int64(i)
-		w.addDecided(d, seq, o)
-		for k := range lines {
-			w.addLine(d.ID, seq, k, &lines[k], p.numbers)
+		w.add(d, p.seq+int64(i), o, lines, p.numbers)
+		if _, wanted := p.targets[d.ID]; wanted && v == ledger.Posted { // by a later one of this batch
+			p.targets[d.ID] = asTarget(d, lines, p.at)
 		}
-	}
+	})
 	return w
 }

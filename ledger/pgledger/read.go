@@ -75,10 +75,10 @@ func (s *Store) States(ctx context.Context, ids []ledger.AccountID) ([]*ledger.S
 func eachState(rows pgx.Rows, f func(*ledger.State), before ...any) error {
 	defer rows.Close()
 	for rows.Next() {
-		var id, currency, floor, debits, credits *string
+		var id, currency, floor, debits, credits, heldDebits, heldCredits *string
 		var scale, normal *int16
 		var version *int64
-		if err := rows.Scan(append(before, &id, &currency, &scale, &normal, &floor, &debits, &credits, &version)...); err != nil {
+		if err := rows.Scan(append(before, &id, &currency, &scale, &normal, &floor, &debits, &credits, &heldDebits, &heldCredits, &version)...); err != nil {
 			return err
 		}
 		if id == nil {
@@ -88,7 +88,8 @@ func eachState(rows pgx.Rows, f func(*ledger.State), before ...any) error {
 		s := &ledger.State{
 			ID: ledger.AccountID(*id), Currency: *currency, Scale: uint8(*scale), Normal: ledger.Side(*normal), Version: *version,
 		}
-		if err := errors.Join(parse(&s.Debits, debits), parse(&s.Credits, credits)); err != nil {
+		if err := errors.Join(parse(&s.Debits, debits), parse(&s.Credits, credits),
+			parse(&s.HeldDebits, heldDebits), parse(&s.HeldCredits, heldCredits)); err != nil {
 			return err
 		}
 		if floor != nil {

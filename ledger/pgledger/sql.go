@@ -11,8 +11,9 @@ type statements struct {
 	schema string
 
 	open, states, lines, verify   string
-	lock, decided                 string
+	targets, lock, decided        string
 	insertDecided, update, insert string
+	updateHeld, hold, close       string
 }
 
 func newStatements(schema string) statements {
@@ -20,13 +21,15 @@ func newStatements(schema string) statements {
 		"{accounts}", pg.Table(schema, "ledger_accounts"),
 		"{transactions}", pg.Table(schema, "ledger_transactions"),
 		"{postings}", pg.Table(schema, "ledger_postings"),
+		"{holds}", pg.Table(schema, "ledger_holds"),
 		"{seq}", strings.ReplaceAll(pg.Table(schema, "ledger_transaction_seq"), "'", "''"),
 	).Replace
 	return statements{
 		schema: schema,
 		open:   names(openSQL), states: names(statesSQL), lines: names(linesSQL), verify: names(verifySQL),
-		lock: names(lockSQL), decided: names(decidedSQL),
+		targets: names(targetsSQL), lock: names(lockSQL), decided: names(decidedSQL),
 		insertDecided: names(insertDecidedSQL), update: names(updateSQL), insert: names(insertSQL),
+		updateHeld: names(updateHeldSQL), hold: names(holdSQL), close: names(closeSQL),
 	}
 }
 
@@ -40,7 +43,7 @@ ON CONFLICT (id) DO NOTHING`
 
 	// One row for each id asked for, in their order, nulls where there is none.
 	statesSQL = `
-SELECT a.id, a.currency, a.scale, a.normal, a.floor::text, a.debits::text, a.credits::text, a.version
+SELECT a.id, a.currency, a.scale, a.normal, a.floor::text, a.debits::text, a.credits::text, a.held_debits::text, a.held_credits::text, a.version
 FROM unnest($1::text[]) WITH ORDINALITY AS q(id, n) LEFT JOIN {accounts} a ON a.id = q.id
 ORDER BY q.n`
 
@@ -59,24 +62,52 @@ ORDER BY p.version LIMIT $3`
 
 	// Sorted, so that any two batches lock what they share in one order.
 	lockSQL = `
-SELECT no, id, currency, scale, normal, floor::text, debits::text, credits::text, version
+SELECT no, id, currency, scale, normal, floor::text, debits::text, credits::text, held_debits::text, held_credits::text, version
 FROM {accounts} WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE`
 
 	// The clock and the number are read with the accounts locked: along an
 	// account's versions neither goes back.
 	decidedSQL = `
-SELECT t.id, t.fingerprint, t.verdict, t.posting, t.at, c.seq, c.at
+SELECT t.id, t.fingerprint, t.verdict, t.posting, t.at, t.closed_by IS NOT NULL, c.seq, c.at
 FROM (SELECT nextval('{seq}') AS seq, clock_timestamp() AS at) c
 LEFT JOIN {transactions} t ON t.id = ANY($1)`
 
-	insertDecidedSQL = `
-INSERT INTO {transactions} (id, seq, fingerprint, verdict, posting, at)
-SELECT u.id, u.seq, u.fingerprint, u.verdict, u.posting, $6
-FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::smallint[], $5::smallint[]) AS u(id, seq, fingerprint, verdict, posting)`
+	// What a transaction has posted or held never changes, so it is read before
+	// anything is locked: it says what to lock.
+	targetsSQL = `
+SELECT t.id, t.kind, t.verdict, t.expires_at, d.id, c.id, p.amount::text, d.currency
+FROM {transactions} t
+LEFT JOIN LATERAL (
+    SELECT posting, debit_no, credit_no, amount FROM {postings} WHERE seq = t.seq AND t.kind <> 1
+    UNION ALL
+    SELECT posting, debit_no, credit_no, amount FROM {holds} WHERE transaction_id = t.id
+) p ON true
+LEFT JOIN {accounts} d ON d.no = p.debit_no LEFT JOIN {accounts} c ON c.no = p.credit_no
+WHERE t.id = ANY($1) ORDER BY t.id, p.posting`
 
+	insertDecidedSQL = `
+INSERT INTO {transactions} (id, seq, fingerprint, verdict, posting, at, kind, target, expires_at)
+SELECT u.id, u.seq, u.fingerprint, u.verdict, u.posting, $9, u.kind, u.target, u.expires_at
+FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::smallint[], $5::smallint[], $6::smallint[], $7::text[], $8::timestamptz[])
+AS u(id, seq, fingerprint, verdict, posting, kind, target, expires_at)`
+
+	holdSQL = `
+INSERT INTO {holds} (transaction_id, posting, debit_no, credit_no, amount)
+SELECT * FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::bigint[], $5::numeric[])`
+
+	closeSQL = `
+UPDATE {transactions} t SET closed_by = u.closed_by FROM unnest($1::text[], $2::text[]) AS u(id, closed_by) WHERE t.id = u.id`
+
+	// Most batches hold and free nothing.
 	updateSQL = `
 UPDATE {accounts} a SET debits = u.debits, credits = u.credits, version = u.version
-FROM unnest($1::bigint[], $2::numeric[], $3::numeric[], $4::bigint[]) AS u(no, debits, credits, version)
+FROM unnest($1::bigint[], $2::bigint[], $3::numeric[], $4::numeric[]) AS u(no, version, debits, credits)
+WHERE a.no = u.no`
+
+	updateHeldSQL = `
+UPDATE {accounts} a SET debits = u.debits, credits = u.credits, held_debits = u.held_debits, held_credits = u.held_credits, version = u.version
+FROM unnest($1::bigint[], $2::bigint[], $3::numeric[], $4::numeric[], $5::numeric[], $6::numeric[])
+AS u(no, version, debits, credits, held_debits, held_credits)
 WHERE a.no = u.no`
 
 	insertSQL = `

@@ -11,7 +11,7 @@ import (
 )
 
 // verifySQL goes through every account's entries in the order of their versions
-// and compares neighbours, and lays postings beside transactions, in one
+// and compares neighbours, and lays postings and holds beside transactions, in one
 // statement and so in one snapshot. It returns a row for each break, and at last
 // one of counts. The arrays are a version, what is there and what should be:
 // their least is that of the first break.
@@ -31,18 +31,27 @@ WITH entries AS (
            min(ARRAY[version, balance, before + credit - debit]) FILTER (WHERE balance - before <> credit - debit) AS credit_break
     FROM neighbours GROUP BY no
 ), checked AS (
-    SELECT coalesce(no, s.no) AS no, a.id, a.currency, a.scale, a.debits, a.credits, a.version, coalesce(s.debits, 0) AS want_debits,
+    SELECT coalesce(no, s.no) AS no, a.id, a.currency, a.scale, a.debits, a.credits, a.held_debits, a.held_credits, a.version, coalesce(s.debits, 0) AS want_debits,
            coalesce(s.credits, 0) AS want_credits, coalesce(s.n, 0) AS n, s.gap,
            CASE a.normal WHEN 1 THEN s.debit_break ELSE s.credit_break END AS broken
     FROM {accounts} a FULL JOIN sums s USING (no)
+), held AS (
+    SELECT no, sum(debit) AS debits, sum(credit) AS credits FROM (
+        SELECT h.debit_no AS no, h.amount AS debit, 0::numeric AS credit, h.transaction_id FROM {holds} h
+        UNION ALL SELECT h.credit_no, 0, h.amount, h.transaction_id FROM {holds} h
+    ) h JOIN {transactions} t ON t.id = h.transaction_id AND t.verdict = 0 AND t.closed_by IS NULL GROUP BY no
 ), strays AS (
     SELECT p.debit_no, p.transaction_id, t.id AS transaction, d.id, d.currency, c.currency AS other
-    FROM {postings} p FULL JOIN (SELECT seq, id FROM {transactions} WHERE verdict = 0) t ON t.seq = p.seq
+    FROM {postings} p FULL JOIN (SELECT seq, id FROM {transactions} WHERE verdict = 0 AND kind IN (0, 2, 4)) t ON t.seq = p.seq
     LEFT JOIN {accounts} d ON d.no = p.debit_no LEFT JOIN {accounts} c ON c.no = p.credit_no
     WHERE p.transaction_id IS DISTINCT FROM t.id OR d.currency <> c.currency
 ), breaks AS (
     SELECT id, currency, scale, 'debits' AS what, debits AS have, want_debits AS want FROM checked WHERE debits <> want_debits
     UNION ALL SELECT id, currency, scale, 'credits', credits, want_credits FROM checked WHERE credits <> want_credits
+    UNION ALL SELECT id, currency, scale, 'held debits', held_debits, coalesce(h.debits, 0)
+              FROM checked c LEFT JOIN held h USING (no) WHERE held_debits <> coalesce(h.debits, 0)
+    UNION ALL SELECT id, currency, scale, 'held credits', held_credits, coalesce(h.credits, 0)
+              FROM checked c LEFT JOIN held h USING (no) WHERE held_credits <> coalesce(h.credits, 0)
     UNION ALL SELECT id, currency, 0, 'version', version, n FROM checked WHERE version <> n
     UNION ALL SELECT id, currency, 0, 'entry', gap[2], gap[3] FROM checked WHERE id IS NOT NULL AND gap IS NOT NULL
     UNION ALL SELECT id, currency, scale, 'balance of entry ' || broken[1], broken[2], broken[3] FROM checked WHERE id IS NOT NULL AND broken IS NOT NULL

@@ -16,12 +16,10 @@ import (
 type writes struct {
 	decided []decidedRow
 	moved   map[*ledger.State]int64 // ledger_accounts.no
-
-	seqs                                               []int64
-	postings                                           []int16
-	debitNos, creditNos, debitVersions, creditVersions []int64
-	amounts, debitBalances, creditBalances             numerics
-	transactions                                       []string
+	posted  columns
+	held    columns
+	freed   bool
+	closed  [2][]string // targets, and what closes them
 }
 
 type decidedRow struct {
@@ -30,71 +28,122 @@ type decidedRow struct {
 	fingerprint []byte
 	verdict     int16
 	posting     int16
+	kind        int16
+	target      *string
+	expires     *time.Time
+}
+
+// columns are those of ledger_postings; ledger_holds has some of them.
+type columns struct {
+	seqs                                   []int64
+	postings                               []int16
+	debitNos, creditNos                    []int64
+	debitVersions, creditVersions          []int64
+	amounts, debitBalances, creditBalances numerics
+	transactions                           []string
 }
 
 func newWrites(n int) *writes {
-	return &writes{
-		decided: make([]decidedRow, 0, n), moved: make(map[*ledger.State]int64, 2*n),
-		seqs: make([]int64, 0, n), postings: make([]int16, 0, n),
-		debitNos: make([]int64, 0, n), creditNos: make([]int64, 0, n),
-		debitVersions: make([]int64, 0, n), creditVersions: make([]int64, 0, n),
-		transactions: make([]string, 0, n),
+	return &writes{decided: make([]decidedRow, 0, n), moved: make(map[*ledger.State]int64, 2*n)}
+}
+
+// add adds what was decided of a draft.
+func (w *writes) add(d *ledger.Draft, seq int64, o *ledger.Outcome, lines []ledger.Line, numbers map[ledger.AccountID]int64) {
+	row := decidedRow{
+		id: string(d.ID), seq: seq, fingerprint: d.Fingerprint[:], verdict: int16(o.Verdict), posting: int16(o.Posting), kind: int16(d.Kind),
+	}
+	if d.Of != "" {
+		row.target = new(string(d.Of))
+		if o.Verdict == ledger.Posted {
+			w.closed[0], w.closed[1] = append(w.closed[0], string(d.Of)), append(w.closed[1], string(d.ID))
+		}
+	}
+	if d.Expires > 0 {
+		row.expires = new(o.At.Add(d.Expires))
+	}
+	w.decided = append(w.decided, row)
+	var posted, held int16
+	for i := range lines {
+		l := &lines[i]
+		debit, credit := numbers[l.Debit.ID], numbers[l.Credit.ID]
+		w.moved[l.Debit], w.moved[l.Credit] = debit, credit
+		switch l.Kind {
+		case ledger.LinePosted:
+			w.posted.add(row.id, seq, posted, l, debit, credit)
+			posted++
+		case ledger.LineHeld:
+			w.held.add(row.id, seq, held, l, debit, credit)
+			held++
+		case ledger.LineFreed: // the account's sums say it all
+			w.freed = true
+		}
 	}
 }
 
-func (w *writes) addDecided(d *ledger.Draft, seq int64, o *ledger.Outcome) {
-	w.decided = append(w.decided, decidedRow{
-		id: string(d.ID), seq: seq, fingerprint: d.Fingerprint[:], verdict: int16(o.Verdict), posting: int16(o.Posting),
-	})
-}
-
-func (w *writes) addLine(id ledger.TransactionID, seq int64, posting int, l *ledger.Line, numbers map[ledger.AccountID]int64) {
-	debit, credit := numbers[l.Debit.ID], numbers[l.Credit.ID]
-	w.moved[l.Debit], w.moved[l.Credit] = debit, credit
-	w.seqs = append(w.seqs, seq)
-	w.postings = append(w.postings, int16(posting))
-	w.debitNos = append(w.debitNos, debit)
-	w.creditNos = append(w.creditNos, credit)
-	w.debitVersions = append(w.debitVersions, l.DebitVersion)
-	w.creditVersions = append(w.creditVersions, l.CreditVersion)
-	w.amounts.add(l.Amount)
-	w.debitBalances.add(l.DebitBalance)
-	w.creditBalances.add(l.CreditBalance)
-	w.transactions = append(w.transactions, string(id))
+func (c *columns) add(id string, seq int64, posting int16, l *ledger.Line, debit, credit int64) {
+	c.seqs = append(c.seqs, seq)
+	c.postings = append(c.postings, posting)
+	c.debitNos = append(c.debitNos, debit)
+	c.creditNos = append(c.creditNos, credit)
+	c.debitVersions = append(c.debitVersions, l.DebitVersion)
+	c.creditVersions = append(c.creditVersions, l.CreditVersion)
+	c.amounts.add(l.Amount)
+	c.debitBalances.add(l.DebitBalance)
+	c.creditBalances.add(l.CreditBalance)
+	c.transactions = append(c.transactions, id)
 }
 
 // queue adds the statements that write it all.
 func (w *writes) queue(b *pgx.Batch, sql *statements, at time.Time) {
 	if len(w.decided) > 0 {
-		ids, seqs, fingerprints, verdicts, postings := w.decidedColumns()
-		b.Queue(sql.insertDecided, ids, seqs, fingerprints, verdicts, postings, at)
+		b.Queue(sql.insertDecided, append(w.decidedColumns(), at)...)
 	}
-	if len(w.seqs) > 0 {
-		nos, debits, credits, versions := w.movedColumns()
-		b.Queue(sql.update, nos, debits.String(), credits.String(), versions)
-		b.Queue(sql.insert, at, w.seqs, w.postings, w.debitNos, w.creditNos, w.debitVersions, w.creditVersions,
-			w.amounts.String(), w.debitBalances.String(), w.creditBalances.String(), w.transactions)
+	switch columns := w.movedColumns(); {
+	case len(w.moved) == 0:
+	case w.freed || len(w.held.seqs) > 0:
+		b.Queue(sql.updateHeld, columns...)
+	default:
+		b.Queue(sql.update, columns[:4]...)
+	}
+	if p := &w.posted; len(p.seqs) > 0 {
+		b.Queue(sql.insert, at, p.seqs, p.postings, p.debitNos, p.creditNos, p.debitVersions, p.creditVersions,
+			p.amounts.String(), p.debitBalances.String(), p.creditBalances.String(), p.transactions)
+	}
+	if h := &w.held; len(h.seqs) > 0 {
+		b.Queue(sql.hold, h.transactions, h.postings, h.debitNos, h.creditNos, h.amounts.String())
+	}
+	if len(w.closed[0]) > 0 {
+		b.Queue(sql.close, w.closed[0], w.closed[1])
 	}
 }
 
 // decidedColumns sorts by id: two batches that insert the same ids must not wait
 // for each other in a circle.
-func (w *writes) decidedColumns() (ids []string, seqs []int64, fingerprints [][]byte, verdicts, postings []int16) {
+func (w *writes) decidedColumns() []any {
 	slices.SortFunc(w.decided, func(a, b decidedRow) int { return cmp.Compare(a.id, b.id) })
-	for _, r := range w.decided {
-		ids, seqs, fingerprints = append(ids, r.id), append(seqs, r.seq), append(fingerprints, r.fingerprint)
-		verdicts, postings = append(verdicts, r.verdict), append(postings, r.posting)
+	n := len(w.decided)
+	ids, seqs, fingerprints := make([]string, n), make([]int64, n), make([][]byte, n)
+	verdicts, postings, kinds := make([]int16, n), make([]int16, n), make([]int16, n)
+	targets, expires := make([]*string, n), make([]*time.Time, n)
+	for i, r := range w.decided {
+		ids[i], seqs[i], fingerprints[i] = r.id, r.seq, r.fingerprint
+		verdicts[i], postings[i], kinds[i] = r.verdict, r.posting, r.kind
+		targets[i], expires[i] = r.target, r.expires
 	}
-	return ids, seqs, fingerprints, verdicts, postings
+	return []any{ids, seqs, fingerprints, verdicts, postings, kinds, targets, expires}
 }
 
-func (w *writes) movedColumns() (nos []int64, debits, credits numerics, versions []int64) {
+func (w *writes) movedColumns() []any {
+	var nos, versions []int64
+	var debits, credits, heldDebits, heldCredits numerics
 	for s, no := range w.moved {
 		nos, versions = append(nos, no), append(versions, s.Version)
 		debits.add(s.Debits)
 		credits.add(s.Credits)
+		heldDebits.add(s.HeldDebits)
+		heldCredits.add(s.HeldCredits)
 	}
-	return nos, debits, credits, versions
+	return []any{nos, versions, debits.String(), credits.String(), heldDebits.String(), heldCredits.String()}
 }
 
 // numerics is the literal of a numeric[].

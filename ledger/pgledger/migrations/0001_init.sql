@@ -10,10 +10,12 @@ CREATE TABLE ledger_accounts (
     floor    numeric(38,0) CHECK (floor <= 0),
     debits   numeric(38,0) NOT NULL DEFAULT 0 CHECK (debits >= 0 AND debits < 1e38),
     credits  numeric(38,0) NOT NULL DEFAULT 0 CHECK (credits >= 0 AND credits < 1e38),
+    held_debits  numeric(38,0) NOT NULL DEFAULT 0 CHECK (held_debits >= 0 AND held_debits < 1e38),
+    held_credits numeric(38,0) NOT NULL DEFAULT 0 CHECK (held_credits >= 0 AND held_credits < 1e38),
     version  bigint   NOT NULL DEFAULT 0 CHECK (version >= 0),
     opened_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT ledger_accounts_above_floor
-        CHECK (floor IS NULL OR CASE normal WHEN 1 THEN debits - credits ELSE credits - debits END >= floor)
+        CHECK (floor IS NULL OR CASE normal WHEN 1 THEN debits - credits - held_credits ELSE credits - debits - held_debits END >= floor)
 ) WITH (fillfactor = 50); -- room for the next version on the same page: balances change in place
 
 -- One number for each batch: the batch's first transaction gets it, the others
@@ -28,7 +30,22 @@ CREATE TABLE ledger_transactions (
     fingerprint bytea       NOT NULL CHECK (octet_length(fingerprint) = 16),
     verdict     smallint    NOT NULL,
     posting     smallint    NOT NULL, -- which one a refusal is about
-    at          timestamptz NOT NULL
+    at          timestamptz NOT NULL,
+    kind        smallint    NOT NULL DEFAULT 0 CHECK (kind BETWEEN 0 AND 4), -- post, hold, capture, release, reverse
+    target      text        COLLATE "C", -- what a capture, release or reverse is of
+    expires_at  timestamptz CHECK (expires_at IS NULL OR kind = 1),
+    closed_by   text        COLLATE "C", -- what has captured, released or reversed this one
+    CHECK ((target IS NOT NULL) = (kind IN (2, 3, 4)))
+);
+
+-- What holds reserve. They are open while their transaction is not closed.
+CREATE TABLE ledger_holds (
+    transaction_id text          COLLATE "C" NOT NULL,
+    posting        smallint      NOT NULL,
+    debit_no       bigint        NOT NULL,
+    credit_no      bigint        NOT NULL CHECK (credit_no <> debit_no),
+    amount         numeric(38,0) NOT NULL CHECK (amount > 0 AND amount < 1e38),
+    PRIMARY KEY (transaction_id, posting)
 );
 
 -- One row a posting, with both accounts' version and balance after it: an
