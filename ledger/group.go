@@ -249,7 +249,8 @@ func (g *Group) withdraw(c *call) bool {
 }
 
 // take takes the next batch out of the queue; it may be empty, if all who were
-// in it have hung up.
+// in it have hung up. A chain that its caller has left without an end ends the
+// batch: with another caller behind it, it would go on into that one's.
 func (g *Group) take() (calls []*call) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -261,6 +262,9 @@ func (g *Group) take() (calls []*call) {
 		n += c.size
 		g.queue.remove(c)
 		calls = append(calls, c)
+		if c.open() {
+			return calls
+		}
 	}
 }
 

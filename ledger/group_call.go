@@ -1,5 +1,7 @@
 package ledger
 
+import "slices"
+
 // call is one caller of a [Group], from Post to its answer.
 type call struct {
 	txs      []Transaction
@@ -34,9 +36,27 @@ func (g *Group) newCall(txs []Transaction) *call {
 		from := len(c.postings)
 		c.postings = append(c.postings, c.txs[i].Postings...)
 		c.txs[i].Postings = c.postings[from:len(c.postings):len(c.postings)]
+		c.txs[i].If = copied(c.txs[i].If)
 	}
 	return c
 }
+
+func copied(conditions []Condition) []Condition {
+	conditions = slices.Clone(conditions)
+	for i := range conditions {
+		if a := conditions[i].Available; a != nil {
+			conditions[i].Available = new(*a)
+		}
+		if v := conditions[i].Version; v != nil {
+			conditions[i].Version = new(*v)
+		}
+	}
+	return conditions
+}
+
+// open tells whether the last transaction is linked to a next one, which the
+// caller has not given.
+func (c *call) open() bool { return c.txs[len(c.txs)-1].Linked }
 
 // free keeps a call for the next caller. It must be one that no batch has.
 func (g *Group) free(c *call) {

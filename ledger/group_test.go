@@ -240,12 +240,21 @@ func TestGroupCallerHangsUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &slow{Store: ledger.NewMemory(nil), takes: time.Second}
 		l, g := newGroup(t, s, &ledger.GroupOptions{AtOnce: 1})
+		conditional := func(ids ...string) []ledger.Transaction {
+			txs := payAll(ids...)
+			for i := range txs {
+				txs[i].If = []ledger.Condition{{Account: "bank", Available: new(decimal.Zero)}, {Account: "shop", Version: new(int64(0))}}
+			}
+			return txs
+		}
 		post := func(patience time.Duration, id string) error {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
-			txs := payAll(id)
+			txs := conditional(id)
 			_, err := g.Post(ctx, txs)
-			txs[0].ID, txs[0].Postings[0].Credit = "used again", "nobody"
+			tx := &txs[0]
+			tx.ID, tx.Postings[0].Credit, *tx.If[0].Available, *tx.If[1].Version = "used again", "nobody", decimal.New(99, 0), 99
+			tx.If[0].Account = "nobody"
 			return err
 		}
 		require.ErrorIs(t, post(time.Minute, "nobody runs it"), context.DeadlineExceeded)
@@ -259,10 +268,11 @@ func TestGroupCallerHangsUp(t *testing.T) {
 		require.ErrorIs(t, err, context.Canceled)
 		stop()
 		require.Equal(t, []int{1, 1}, s.posts())
-		results, err := l.Post(t.Context(), payAll("nobody runs it", "under way", "in the queue", "patient", "gone before"))
+		results, err := l.Post(t.Context(), conditional("nobody runs it", "under way", "in the queue", "patient", "gone before"))
 		require.NoError(t, err)
 		for i, before := range []bool{false, true, false, true, false} {
 			require.Equal(t, before, results[i].Duplicate, results[i].ID)
+			require.Equal(t, i == 1, results[i].Verdict == ledger.Posted, results[i].ID)
 		}
 	})
 }
@@ -362,6 +372,36 @@ func TestGroupLostAnswer(t *testing.T) {
 	})
 }
 
+// A chain that lacks its end is refused, and does not take the next caller's transaction for it.
+func TestGroupChains(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		_, g := newGroup(t, ledger.NewMemory(nil), nil)
+		calls := [][]ledger.Transaction{payAll("a", "b"), payAll("c", "d"), payAll("e", "f"), payAll("g")}
+		calls[0][0].Linked = true
+		calls[1][0].Linked, calls[1][1].Linked = true, true
+		results := make([][]ledger.Result, len(calls))
+		var wg sync.WaitGroup
+		for i, txs := range calls {
+			wg.Go(func() {
+				var err error
+				if results[i], err = g.Post(t.Context(), txs); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		stop := running(t, g)
+		wg.Wait()
+		stop()
+		for i, of := range results {
+			for _, r := range of {
+				require.Equal(t, i != 1, r.Verdict == ledger.Posted, "%+v", r)
+			}
+		}
+	})
+}
+
 // 64 callers, every id from two of them at once: decided once, heard right by both.
 func TestGroupManyCallers(t *testing.T) {
 	t.Parallel()
@@ -441,7 +481,7 @@ func TestGroupCopiesAllThatATransactionPointsTo(t *testing.T) {
 		}
 	}
 	walk("Transaction", reflect.TypeFor[ledger.Transaction]())
-	require.Equal(t, []string{"Transaction.Postings"}, shared)
+	require.Equal(t, []string{"Transaction.Postings", "Transaction.If", "Transaction.If.Available", "Transaction.If.Version"}, shared)
 }
 
 // Not parallel: AllocsPerRun counts what the whole process allocates.
