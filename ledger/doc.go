@@ -13,17 +13,24 @@
 //     content is refused as [Conflict].
 //   - Each transaction of a batch gets a [Verdict] of its own. A bad one never
 //     fails its neighbours, and a later one sees what an earlier one moved.
-//   - No balance passes its account's floor, however many post at once.
+//   - What is available never passes an account's floor, however many post at
+//     once. What a hold reserves is not available.
+//   - A hold is captured or released once, and a transaction is reversed once.
+//   - A chain of linked transactions is done as a whole, or none of it is.
 //   - An account's version counts its entries without a gap, and its balance is
 //     their sum: [Ledger.Verify] proves both.
 //
 // Verdicts that depend on the ledger's state are permanent. A transaction that
 // is malformed in itself (no postings, an amount of 0, too many decimals) gets
-// its verdict without being recorded, since it would get the same one again.
+// its verdict without being recorded, since it would get the same one again. Nor
+// is one recorded that fails only with its chain.
 //
 // # What is not
 //
-// Within one transaction the floor holds at its end, not between its postings.
+// Within one transaction the floor holds at its end, not between its postings;
+// within a chain, at the end of each of its transactions. A hold cannot be
+// captured in the chain that made it. An expired hold cannot be captured either,
+// but reserves its amount until [Ledger.ExpireHolds] or a release frees it.
 // Transactions of different batches are ordered as the store commits them.
 //
 // # When the store is down

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -16,6 +17,7 @@ type Memory struct {
 	states   map[AccountID]*State // what Apply works on; the same accounts
 	decided  map[TransactionID]decided
 	targets  map[TransactionID]*Target // those of decided that were referred to
+	expiring []TransactionID           // holds that were made with an end
 }
 
 type memoryAccount struct {
@@ -145,7 +147,25 @@ func (m *Memory) record(d *Draft, v Verdict, posting int, lines []Line, now time
 		was.postings = Made(lines)
 	}
 	m.decided[d.ID] = was
+	if v == Posted && d.Expires > 0 {
+		m.expiring = append(m.expiring, d.ID)
+	}
 	return was.outcome
+}
+
+// ExpiredHolds is [Expirer.ExpiredHolds]. Cost: O(open holds that can expire).
+func (m *Memory) ExpiredHolds(_ context.Context, limit int) ([]TransactionID, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.now()
+	m.expiring = slices.DeleteFunc(m.expiring, func(id TransactionID) bool { return m.target(id).Closed })
+	var expired []TransactionID
+	for _, id := range m.expiring {
+		if len(expired) < limit && !now.Before(m.target(id).Expires) {
+			expired = append(expired, id)
+		}
+	}
+	return expired, nil
 }
 
 // Made returns the postings that lines made.
@@ -215,7 +235,8 @@ func (m *Memory) Verify(ctx context.Context) (Report, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	c := check{sums: map[string]*sum{}}
-	for _, a := range m.accounts {
+	held := m.held()
+	for id, a := range m.accounts {
 		if err := ctx.Err(); err != nil {
 			return Report{}, err
 		}
@@ -228,6 +249,25 @@ func (m *Memory) Verify(ctx context.Context) (Report, error) {
 			}
 		}
 		c.account(&a.state, debits, credits, int64(len(a.entries)))
+		c.differ(&a.state, "held debits", a.state.HeldDebits.Decimal(a.state.Scale), held[id].HeldDebits.Decimal(a.state.Scale))
+		c.differ(&a.state, "held credits", a.state.HeldCredits.Decimal(a.state.Scale), held[id].HeldCredits.Decimal(a.state.Scale))
 	}
 	return c.report(int64(len(m.decided))), nil
+}
+
+// held adds up the open holds by account.
+func (m *Memory) held() map[AccountID]State {
+	sums := map[AccountID]State{}
+	for id, d := range m.decided {
+		if t := m.targets[id]; d.kind != KindHold || d.outcome.Verdict != Posted || t != nil && t.Closed {
+			continue
+		}
+		for _, p := range d.postings {
+			debit, credit := sums[p.Debit], sums[p.Credit]
+			debit.HeldDebits, _ = debit.HeldDebits.Add(p.Amount)
+			credit.HeldCredits, _ = credit.HeldCredits.Add(p.Amount)
+			sums[p.Debit], sums[p.Credit] = debit, credit
+		}
+	}
+	return sums
 }

@@ -2,6 +2,7 @@ package ledgertest
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -98,6 +99,70 @@ func testHoldExpiry(t *testing.T, f *fixture) {
 	f.want(t, ledger.HoldExpired, of(ledger.KindCapture, "late", "short"))
 	f.want(t, ledger.Posted, of(ledger.KindCapture, "in time", "long"))
 	f.has(t, wallet(0), "10", "10", 1)
+	f.verify(t)
+}
+
+func testExpireHolds(t *testing.T, f *fixture) {
+	if _, ok := f.store.(ledger.Expirer); !ok {
+		t.Skip("its holds never expire")
+	}
+	f.want(t, ledger.Posted, move("fund", "bank", wallet(0), "100"))
+	const n = 20
+	var holds []ledger.Transaction
+	for i := range n {
+		h := hold(fmt.Sprintf("%0128d", i), ngn(wallet(0), wallet(1), "5")) // the longest ids
+		h.Expires = time.Microsecond
+		holds = append(holds, h)
+	}
+	long := hold("long", ngn("bank", wallet(0), "1"))
+	long.Expires = time.Hour
+	f.want(t, ledger.Posted, append(holds, long, hold("for ever", ngn("bank", wallet(0), "1")))...)
+	f.has(t, wallet(0), "100", "0", 1)
+	time.Sleep(2 * time.Millisecond)
+	f.want(t, ledger.Posted, of(ledger.KindRelease, "by hand", string(holds[0].ID)))
+
+	var released atomic.Int64
+	atOnce(4, func(int) { // several processes do it
+		for range n {
+			k, err := f.ExpireHolds(t.Context(), 7)
+			if err != nil {
+				t.Errorf("expire: %v", err)
+			}
+			released.Add(int64(k))
+		}
+	})
+	if released.Load() != n-1 {
+		t.Errorf("%d holds expired, want %d", released.Load(), n-1)
+	}
+	f.has(t, wallet(0), "100", "100", 1)
+	f.want(t, ledger.TargetClosed, of(ledger.KindCapture, "late", string(holds[1].ID)))
+	f.verify(t)
+}
+
+// 64 capture and release one hold at once: one of them does.
+func testHoldClosedOnce(t *testing.T, f *fixture) {
+	f.want(t, ledger.Posted, move("fund", "bank", wallet(0), "100"), hold("h", ngn(wallet(0), wallet(1), "100")))
+	var closed, posted atomic.Int64
+	atOnce(64, func(i int) {
+		tx := of(ledger.KindCapture, fmt.Sprint("c", i), "h", ngn(wallet(0), wallet(1), "60"))
+		if i%2 == 1 {
+			tx = of(ledger.KindRelease, fmt.Sprint("r", i), "h")
+		}
+		switch r := f.postOne(t, tx); r.Verdict {
+		case ledger.Posted:
+			closed.Add(1)
+			if i%2 == 0 {
+				posted.Add(60)
+			}
+		case ledger.TargetClosed:
+		default:
+			t.Errorf("%q: %v", tx.ID, r.Verdict)
+		}
+	})
+	if closed.Load() != 1 {
+		t.Errorf("the hold was closed %d times", closed.Load())
+	}
+	f.has(t, wallet(1), fmt.Sprint(posted.Load()), fmt.Sprint(posted.Load()), posted.Load()/60)
 	f.verify(t)
 }
 

@@ -41,6 +41,8 @@ func Run(t *testing.T, newStore func(testing.TB) ledger.Store) {
 		{"Holds", testHolds},
 		{"HoldRefusals", testHoldRefusals},
 		{"HoldExpiry", testHoldExpiry},
+		{"ExpireHolds", testExpireHolds},
+		{"HoldClosedOnce", testHoldClosedOnce},
 		{"Reverse", testReverse},
 		{"Conditions", testConditions},
 		{"Chains", testChains},

@@ -12,6 +12,7 @@ type statements struct {
 
 	open, states, lines, verify   string
 	targets, lock, decided        string
+	expired                       string
 	insertDecided, update, insert string
 	updateHeld, hold, close       string
 }
@@ -27,7 +28,7 @@ func newStatements(schema string) statements {
 	return statements{
 		schema: schema,
 		open:   names(openSQL), states: names(statesSQL), lines: names(linesSQL), verify: names(verifySQL),
-		targets: names(targetsSQL), lock: names(lockSQL), decided: names(decidedSQL),
+		expired: names(expiredSQL), targets: names(targetsSQL), lock: names(lockSQL), decided: names(decidedSQL),
 		insertDecided: names(insertDecidedSQL), update: names(updateSQL), insert: names(insertSQL),
 		updateHeld: names(updateHeldSQL), hold: names(holdSQL), close: names(closeSQL),
 	}
@@ -71,6 +72,10 @@ FROM {accounts} WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE`
 SELECT t.id, t.fingerprint, t.verdict, t.posting, t.at, t.closed_by IS NOT NULL, c.seq, c.at
 FROM (SELECT nextval('{seq}') AS seq, clock_timestamp() AS at) c
 LEFT JOIN {transactions} t ON t.id = ANY($1)`
+
+	expiredSQL = `
+SELECT id FROM {transactions} WHERE expires_at <= clock_timestamp() AND closed_by IS NULL AND verdict = 0
+ORDER BY expires_at LIMIT $1`
 
 	// What a transaction has posted or held never changes, so it is read before
 	// anything is locked: it says what to lock.

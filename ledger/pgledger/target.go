@@ -79,3 +79,16 @@ func asTarget(d *ledger.Draft, lines []ledger.Line, now time.Time) *ledger.Targe
 	}
 	return t
 }
+
+// ExpiredHolds is [ledger.Expirer.ExpiredHolds]: one statement on an index of
+// the open holds that can expire.
+func (s *Store) ExpiredHolds(ctx context.Context, limit int) (ids []ledger.TransactionID, err error) {
+	err = pg.Probe(ctx, s.db, func(rows pgx.Rows) error {
+		ids, err = pgx.CollectRows(rows, pgx.RowTo[ledger.TransactionID])
+		return err
+	}, s.sql.expired, limit)
+	if err != nil {
+		return nil, fmt.Errorf("pgledger: expired holds: %w", err)
+	}
+	return ids, nil
+}

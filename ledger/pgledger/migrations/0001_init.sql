@@ -25,7 +25,7 @@ CREATE SEQUENCE ledger_transaction_seq AS bigint INCREMENT BY 8192;
 
 -- What was decided of an id, for ever: the refused ones too.
 CREATE TABLE ledger_transactions (
-    id          text        COLLATE "C" PRIMARY KEY CHECK (octet_length(id) BETWEEN 1 AND 128),
+    id          text        COLLATE "C" PRIMARY KEY CHECK (octet_length(id) BETWEEN 1 AND 160), -- a client's has 128 at most
     seq         bigint      NOT NULL,
     fingerprint bytea       NOT NULL CHECK (octet_length(fingerprint) = 16),
     verdict     smallint    NOT NULL,
@@ -37,6 +37,9 @@ CREATE TABLE ledger_transactions (
     closed_by   text        COLLATE "C", -- what has captured, released or reversed this one
     CHECK ((target IS NOT NULL) = (kind IN (2, 3, 4)))
 );
+
+CREATE INDEX ledger_transactions_expiring ON ledger_transactions (expires_at)
+    WHERE expires_at IS NOT NULL AND closed_by IS NULL AND verdict = 0;
 
 -- What holds reserve. They are open while their transaction is not closed.
 CREATE TABLE ledger_holds (
