@@ -27,6 +27,7 @@ type section struct {
 
 var sections = []section{
 	{"ledger", benchLedger},
+	{"group", benchGroup},
 	{"server", benchServer},
 }
 
