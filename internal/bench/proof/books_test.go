@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/shopspring/decimal"
@@ -79,10 +80,8 @@ func (s *simulation) check() error {
 func (s *simulation) sends(tx simTx) bool {
 	for _, c := range s.clients {
 		for _, batch := range c.batches {
-			for _, other := range batch {
-				if other == tx {
-					return true
-				}
+			if slices.Contains(batch, tx) {
+				return true
 			}
 		}
 	}
