@@ -34,7 +34,7 @@ func TestOppositeOrders(t *testing.T) {
 	l := newLedger(t, migrated(t, pool))
 	openWallets(t, l)
 
-	var made, errs atomic.Int64
+	var made, taken, errs atomic.Int64
 	start := time.Now()
 	var wg sync.WaitGroup
 	for c := range clients {
@@ -55,7 +55,9 @@ func TestOppositeOrders(t *testing.T) {
 						made.Add(perTransaction)
 					case r.Verdict == ledger.Posted && !r.Duplicate:
 						made.Add(1)
-					case r.Verdict != ledger.Conflict || i >= contested:
+					case r.Verdict == ledger.Conflict && i < contested:
+						taken.Add(1)
+					default:
 						t.Errorf("caller %d, batch %d: %+v", c, n, r)
 					}
 				}
@@ -67,16 +69,14 @@ func TestOppositeOrders(t *testing.T) {
 	report := verified(t, l)
 	require.Equal(t, 2*made.Load(), report.Entries)
 	took := time.Since(start)
-	watch := newPool(t, server.URL(), "watch", 2)
-	pool.Close()
-	require.Eventually(t, func() bool { return connections(t, watch, t.Name()) == 0 }, patience, 20*time.Millisecond,
-		"a connection that ends has told what it counted")
-	found := deadlocks(t, watch)
-	t.Logf("%d postings in %v, %d deadlocks", made.Load(), took.Round(time.Millisecond), found)
+	watch := newPool(t, server.URL(), "watch", 1)
+	found := deadlocks(t, watch, pool)
+	t.Logf("%d postings in %v, %d deadlocks; %d times an id was another's", made.Load(), took.Round(time.Millisecond), found, taken.Load())
 	require.Zero(t, found)
 
-	deadlock(t, watch)
-	require.Eventually(t, func() bool { return deadlocks(t, watch) == 1 }, patience, 50*time.Millisecond, "the counter counts")
+	pool = newPool(t, server.URL(), t.Name(), 2)
+	deadlock(t, pool)
+	require.EqualValues(t, 1, deadlocks(t, watch, pool), "so the counter counts")
 }
 
 // crossing is a batch that touches all accounts in an order, or in the opposite one. Its first transactions have ids that every
@@ -107,15 +107,19 @@ func crossing(caller, n int, perm []int) []ledger.Transaction {
 	return append(shared, own...)
 }
 
-func deadlocks(t *testing.T, pool *pgxpool.Pool) (n int64) {
+// deadlocks closes the pool and returns how many deadlocks PostgreSQL has counted: a connection tells what it saw when it ends.
+func deadlocks(t *testing.T, watch, pool *pgxpool.Pool) (n int64) {
 	t.Helper()
-	require.NoError(t, pool.QueryRow(t.Context(), "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").Scan(&n))
-	return n
-}
-
-func connections(t *testing.T, pool *pgxpool.Pool, name string) (n int) {
-	t.Helper()
-	require.NoError(t, pool.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1", name).Scan(&n))
+	pool.Close()
+	number := func(sql string, args ...any) {
+		require.NoError(t, watch.QueryRow(t.Context(), sql, args...).Scan(&n))
+	}
+	end := time.Now().Add(patience)
+	for n = 1; n > 0; number("SELECT count(*) FROM pg_stat_activity WHERE application_name = $1", t.Name()) {
+		require.True(t, time.Now().Before(end), "%d connections do not end", n)
+		require.NoError(t, pause(t.Context(), 10*time.Millisecond))
+	}
+	number("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
 	return n
 }
 
