@@ -1,0 +1,240 @@
+package statement_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/xml"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/shopspring/decimal"
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/ledger"
+	"github.com/safetill/safetill/ledger/statement"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+var start = time.Date(2026, 1, 1, 9, 0, 0, 0, time.UTC)
+
+// newLedger returns a ledger whose clock goes on by step with each batch.
+func newLedger(tb testing.TB, step time.Duration, accounts ...ledger.AccountID) *ledger.Ledger {
+	tb.Helper()
+	now := start
+	l, err := ledger.New(ledger.NewMemory(&ledger.MemoryOptions{Now: func() time.Time {
+		now = now.Add(step)
+		return now
+	}}), nil)
+	require.NoError(tb, err)
+	require.NoError(tb, l.Open(tb.Context(), ledger.Account{ID: "bank", Currency: "NGN", Normal: ledger.Debit}))
+	for _, id := range accounts {
+		require.NoError(tb, l.Open(tb.Context(), ledger.Account{ID: id, Currency: "NGN", Normal: ledger.Credit}))
+	}
+	return l
+}
+
+// pay moves amount, in kobo, from the bank to an account, or back where it is negative.
+func pay(tb testing.TB, l *ledger.Ledger, id string, account ledger.AccountID, kobo int64) {
+	tb.Helper()
+	p := ledger.Posting{Debit: "bank", Credit: account, Amount: decimal.New(kobo, -2), Currency: "NGN"}
+	if kobo < 0 {
+		p.Debit, p.Credit, p.Amount = p.Credit, p.Debit, p.Amount.Neg()
+	}
+	_, err := l.PostOne(tb.Context(), ledger.Transaction{ID: ledger.TransactionID(id), Postings: []ledger.Posting{p}})
+	require.NoError(tb, err)
+}
+
+// random pays n times, from a fixed seed.
+func random(tb testing.TB, l *ledger.Ledger, account ledger.AccountID, n int) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := range n {
+		pay(tb, l, fmt.Sprintf("pay:%05d", i), account, r.Int64N(900_000)-400_000)
+	}
+}
+
+func TestRead(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t, time.Hour, "ada")
+	for i := range 10 {
+		pay(t, l, fmt.Sprint(i), "ada", int64(100*(i+1)))
+	}
+	hour := func(n int) time.Time { return start.Add(time.Duration(n) * time.Hour) }
+	for _, c := range []struct {
+		o                *statement.Options
+		entries          int
+		opening, closing string
+	}{
+		{nil, 10, "0", "55"},
+		{&statement.Options{From: hour(1)}, 10, "0", "55"},
+		{&statement.Options{From: hour(2)}, 9, "1", "55"}, // the first moment of the period is in it
+		{&statement.Options{From: hour(2).Add(1)}, 8, "3", "55"},
+		{&statement.Options{To: hour(4)}, 3, "0", "6"}, // the first moment after it is not
+		{&statement.Options{From: hour(2), To: hour(4)}, 2, "1", "6"},
+		{&statement.Options{From: hour(99)}, 0, "55", "55"},
+		{&statement.Options{To: start}, 0, "0", "0"},
+	} {
+		s, err := statement.Read(t.Context(), l, "ada", c.o)
+		require.NoError(t, err)
+		require.Len(t, s.Entries, c.entries)
+		require.Equal(t, c.opening, s.Opening.String())
+		require.Equal(t, c.closing, s.Closing.String())
+		require.True(t, s.Opening.Add(s.Credits).Sub(s.Debits).Equal(s.Closing))
+	}
+}
+
+func TestReadErrors(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t, time.Hour)
+	for _, from := range []time.Time{{}, start} {
+		_, err := statement.Read(t.Context(), l, "nobody", &statement.Options{From: from})
+		_, ok := errors.AsType[*ledger.UnknownAccountError](err)
+		require.True(t, ok, "%v", err)
+	}
+	_, err := statement.Read(t.Context(), l, "bank", &statement.Options{From: start, To: start})
+	bad, ok := errors.AsType[*ledger.InputError](err)
+	require.True(t, ok)
+	require.Equal(t, "Options.To", bad.Field)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = statement.Read(ctx, l, "bank", nil)
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+func render(tb testing.TB, l *ledger.Ledger, account ledger.AccountID, o *statement.Options, h *statement.HTMLOptions) string {
+	tb.Helper()
+	s, err := statement.Read(tb.Context(), l, account, o)
+	require.NoError(tb, err)
+	var b bytes.Buffer
+	require.NoError(tb, statement.WriteHTML(&b, s, h))
+	wellFormed(tb, b.String())
+	return b.String()
+}
+
+// wellFormed checks that every element is closed, and that nothing is fetched or run.
+func wellFormed(tb testing.TB, page string) {
+	tb.Helper()
+	d := xml.NewDecoder(strings.NewReader(page))
+	d.Strict, d.AutoClose, d.Entity = false, xml.HTMLAutoClose, xml.HTMLEntity
+	for {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		require.NoError(tb, err)
+		e, ok := token.(xml.StartElement)
+		if !ok {
+			continue
+		}
+		require.NotContains(tb, []string{"script", "link", "img", "iframe", "object", "embed", "use", "image", "a", "form", "base"}, e.Name.Local)
+		for _, a := range e.Attr {
+			require.NotContains(tb, []string{"src", "href", "srcset", "action", "style"}, a.Name.Local)
+			require.False(tb, strings.HasPrefix(a.Name.Local, "on"), a.Name.Local)
+		}
+	}
+}
+
+func TestPage(t *testing.T) {
+	t.Parallel()
+	small := newLedger(t, 26*time.Hour, "wallet:ada")
+	random(t, small, "wallet:ada", 24)
+	empty := newLedger(t, time.Hour, "new")
+	for name, page := range map[string]string{
+		"small.html": render(t, small, "wallet:ada", nil, nil),
+		"period.html": render(t, small, "wallet:ada",
+			&statement.Options{From: start.Truncate(24*time.Hour).AddDate(0, 0, 4), To: start.Truncate(24*time.Hour).AddDate(0, 0, 11)},
+			&statement.HTMLOptions{Title: "Kontoauszug", Language: "de", Location: time.FixedZone("CET", 3600)}),
+		"empty.html": render(t, empty, "new", nil, nil),
+	} {
+		path := filepath.Join("testdata", name)
+		if *update {
+			require.NoError(t, os.WriteFile(path, []byte(page), 0o644))
+		}
+		want, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.Equal(t, string(want), page, name)
+	}
+}
+
+func TestIDsAreTextInThePage(t *testing.T) {
+	t.Parallel()
+	const evil = `</title><script>alert(1)</script>"'&`
+	l := newLedger(t, time.Hour, evil)
+	pay(t, l, evil, evil, 100)
+	page := render(t, l, evil, nil, &statement.HTMLOptions{Title: evil, Language: evil})
+	require.NotContains(t, page, "<script")
+	require.GreaterOrEqual(t, strings.Count(page, "&lt;script&gt;"), 4)
+}
+
+// Far more entries than columns: the page's path stays small, and the one peak is in it.
+func TestChartKeepsExtremes(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t, time.Minute, "ada")
+	random(t, l, "ada", 5000)
+	pay(t, l, "peak", "ada", 1e12)
+	pay(t, l, "trough", "ada", -2e12)
+	pay(t, l, "back", "ada", 1e12)
+	random2 := rand.New(rand.NewPCG(3, 4))
+	for i := range 5000 {
+		pay(t, l, fmt.Sprint("more", i), "ada", random2.Int64N(900_000)-400_000)
+	}
+	page := render(t, l, "ada", nil, nil)
+	line := regexp.MustCompile(`<path class="line" d="([^"]+)"`).FindStringSubmatch(page)[1]
+	require.Less(t, len(line), 20_000)
+	heights := map[string]bool{}
+	for _, m := range regexp.MustCompile(`V([0-9.]+)`).FindAllStringSubmatch(line, -1) {
+		heights[m[1]] = true
+	}
+	low, high := decimal.New(1000, 0), decimal.Zero
+	for h := range heights {
+		low, high = decimal.Min(low, decimal.RequireFromString(h)), decimal.Max(high, decimal.RequireFromString(h))
+	}
+	require.True(t, low.LessThan(decimal.New(80, 0)), "the peak is at %s", low)
+	require.True(t, high.GreaterThan(decimal.New(190, 0)), "the trough is at %s", high)
+}
+
+// Whatever is drawn lies within the chart and has a few round marks.
+func TestChartOfAnyLedger(t *testing.T) {
+	t.Parallel()
+	number := regexp.MustCompile(`[MHV ]([-0-9.]+)`)
+	for _, step := range []time.Duration{0, 1, time.Millisecond, time.Second, time.Hour, 24 * time.Hour, 400 * 24 * time.Hour, 40_000 * time.Hour} {
+		for _, amounts := range [][]int64{{1}, {-1}, {1, -1}, {100, 200, -300}, {9e18, -9e18, -9e18}, {-5, 3, 7, 1e15}} {
+			l := newLedger(t, step, "ada")
+			for i, kobo := range amounts {
+				pay(t, l, fmt.Sprint(i), "ada", kobo)
+			}
+			page := render(t, l, "ada", nil, nil)
+			line := regexp.MustCompile(`<path class="line" d="([^"]+)"`).FindStringSubmatch(page)[1]
+			for _, m := range number.FindAllStringSubmatch(line, -1) {
+				v := decimal.RequireFromString(m[1])
+				require.True(t, v.Sign() >= 0 && v.LessThanOrEqual(decimal.New(900, 0)), "%s in %s", v, line)
+			}
+			marks := strings.Count(page, `<text class="label" x="4"`)
+			require.True(t, marks >= 2 && marks <= 7, "%d marks for %v", marks, amounts)
+			times := strings.Count(page, `<text class="label"`) - marks
+			require.True(t, times >= 1 && times <= 8, "%d times for %v", times, step)
+		}
+	}
+}
+
+type full struct{}
+
+var errFull = errors.New("disk full")
+
+func (full) Write([]byte) (int, error) { return 0, errFull }
+
+func TestWriteErrors(t *testing.T) {
+	t.Parallel()
+	s, err := statement.Read(t.Context(), newLedger(t, 1), "bank", nil)
+	require.NoError(t, err)
+	require.ErrorIs(t, statement.WriteHTML(full{}, s, nil), errFull)
+}
