@@ -99,7 +99,11 @@ func NewGroup(l *Ledger, o *GroupOptions) (*Group, error) {
 // reach the others: the batch is posted again in halves until those that fail
 // are alone. A failed commit that was done after all is then met as a duplicate,
 // so [Result.Duplicate] may be said of a first call. Errors that say of
-// themselves that they are Retryable() are everybody's.
+// themselves that they are Retryable() are everybody's. So is the end of
+// [GroupOptions.Timeout], which is a context.DeadlineExceeded.
+//
+// Cost: a share of one commit; idle, some microseconds and 6 allocations more
+// than Ledger.Post.
 func (g *Group) Post(ctx context.Context, txs []Transaction) ([]Result, error) {
 	if len(txs) == 0 || len(txs) > MaxBatch {
 		return g.ledger.Post(ctx, txs) // which touches no store

@@ -438,6 +438,48 @@ func TestGroupManyCallers(t *testing.T) {
 	require.EqualValues(t, callers*rounds*3, r.Entries)
 }
 
+// Callers hang up at any moment: what was answered is there once, and nothing that was not asked for.
+func TestGroupCallersHangUpAtAnyMoment(t *testing.T) {
+	t.Parallel()
+	const callers, rounds = 64, 50
+	s := &slow{Store: ledger.NewMemory(nil), takes: 200 * time.Microsecond}
+	l, g := newGroup(t, s, &ledger.GroupOptions{MaxBatch: 20})
+	stop := running(t, g)
+	var answered, gone atomic.Int64
+	var wg sync.WaitGroup
+	for c := range callers {
+		wg.Go(func() {
+			for n := range rounds {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration((c*n)%40)*50*time.Microsecond)
+				txs := payAll(fmt.Sprint(c, "-", n))
+				id := txs[0].ID
+				results, err := g.Post(ctx, txs)
+				txs[0].ID, txs[0].Postings[0].Debit = "used again", "nobody"
+				cancel()
+				switch {
+				case errors.Is(err, context.DeadlineExceeded):
+					gone.Add(1)
+				case err != nil || results[0].ID != id || results[0].Err() != nil || results[0].Duplicate:
+					t.Errorf("%q heard %+v, %v", id, results, err)
+				default:
+					answered.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	stop()
+	r, err := l.Verify(t.Context())
+	require.NoError(t, err)
+	require.True(t, r.OK())
+	t.Logf("%d answered, %d gone, %d posted", answered.Load(), gone.Load(), r.Transactions)
+	require.GreaterOrEqual(t, r.Transactions, answered.Load())
+	require.LessOrEqual(t, r.Transactions, answered.Load()+gone.Load())
+	b, err := l.Balances(t.Context(), "shop")
+	require.NoError(t, err)
+	require.Equal(t, r.Transactions, b[0].Version, "each posted, and none refused for what it became")
+}
+
 func TestNewGroupRefuses(t *testing.T) {
 	t.Parallel()
 	_, err := ledger.NewGroup(nil, &ledger.GroupOptions{MaxBatch: ledger.MaxBatch + 1, AtOnce: -1, Window: -1, Timeout: -1})
