@@ -2,6 +2,7 @@ package proof
 
 import (
 	"fmt"
+	"hash/maphash"
 
 	"github.com/anishathalye/porcupine"
 
@@ -127,6 +128,8 @@ var lenient = model(func(got, want answer) bool {
 	return got == want
 })
 
+var hashSeed = maphash.MakeSeed()
+
 // model makes a model for porcupine. An operation without an answer never returns: that it may be put behind all others stands for
 // its not having happened.
 func model(equal func(got, want answer) bool) porcupine.Model {
@@ -142,6 +145,7 @@ func model(equal func(got, want answer) bool) porcupine.Model {
 			return got.unknown || equal(got, want), after
 		},
 		Equal: func(a, b any) bool { return a.(state) == b.(state) },
+		Hash:  func(s any) uint64 { return maphash.Comparable(hashSeed, s.(state)) },
 		DescribeOperation: func(input, output any) string {
 			return fmt.Sprintf("%+v: %+v", *input.(*call), output)
 		},
