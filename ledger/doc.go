@@ -20,6 +20,9 @@
 //   - An account's version counts its entries without a gap, and its balance is
 //     their sum: [Ledger.Verify] proves both.
 //
+// [Ledger.Seal] adds a hash chain, apart from posting: whoever keeps a seal's hash
+// elsewhere can tell whether anything before it was changed.
+//
 // Verdicts that depend on the ledger's state are permanent. A transaction that
 // is malformed in itself (no postings, an amount of 0, too many decimals) gets
 // its verdict without being recorded, since it would get the same one again. Nor

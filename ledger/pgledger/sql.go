@@ -15,6 +15,8 @@ type statements struct {
 	expired                       string
 	insertDecided, update, insert string
 	updateHeld, hold, close       string
+
+	horizon, lockSeals, lastSeal, insertSeal, seals, digests string
 }
 
 func newStatements(schema string) statements {
@@ -23,6 +25,8 @@ func newStatements(schema string) statements {
 		"{transactions}", pg.Table(schema, "ledger_transactions"),
 		"{postings}", pg.Table(schema, "ledger_postings"),
 		"{holds}", pg.Table(schema, "ledger_holds"),
+		"{seals}", pg.Table(schema, "ledger_seals"),
+		"{sequence}", pg.Table(schema, "ledger_transaction_seq"),
 		"{seq}", strings.ReplaceAll(pg.Table(schema, "ledger_transaction_seq"), "'", "''"),
 	).Replace
 	return statements{
@@ -31,6 +35,8 @@ func newStatements(schema string) statements {
 		expired: names(expiredSQL), targets: names(targetsSQL), lock: names(lockSQL), decided: names(decidedSQL),
 		insertDecided: names(insertDecidedSQL), update: names(updateSQL), insert: names(insertSQL),
 		updateHeld: names(updateHeldSQL), hold: names(holdSQL), close: names(closeSQL),
+		horizon: names(horizonSQL), lockSeals: names("LOCK TABLE {seals} IN EXCLUSIVE MODE"), lastSeal: names(lastSealSQL),
+		insertSeal: names(insertSealSQL), seals: names(sealsSQL), digests: names(digestsSQL),
 	}
 }
 
@@ -67,10 +73,11 @@ SELECT no, id, currency, scale, normal, floor::text, debits::text, credits::text
 FROM {accounts} WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE`
 
 	// The clock and the number are read with the accounts locked: along an
-	// account's versions neither goes back.
+	// account's versions neither goes back. The transaction has its id before it
+	// draws a number: see Seal.
 	decidedSQL = `
 SELECT t.id, t.fingerprint, t.verdict, t.posting, t.at, t.closed_by IS NOT NULL, c.seq, c.at
-FROM (SELECT nextval('{seq}') AS seq, clock_timestamp() AS at) c
+FROM (SELECT CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval('{seq}') END AS seq, clock_timestamp() AS at) c
 LEFT JOIN {transactions} t ON t.id = ANY($1)`
 
 	expiredSQL = `

@@ -73,3 +73,15 @@ CREATE TABLE ledger_postings (
 -- A transaction's postings are found by its seq, which grows with the table: a
 -- summary of each few pages does, and costs a post next to nothing.
 CREATE INDEX ledger_postings_seq ON ledger_postings USING brin (seq) WITH (pages_per_range = 16, autosummarize = on);
+
+-- By number, for what reads all of them in their order.
+CREATE INDEX ledger_transactions_seq ON ledger_transactions USING brin (seq) WITH (pages_per_range = 16, autosummarize = on);
+
+-- The hash chain: each seal is over the one before it and the transactions since.
+CREATE TABLE ledger_seals (
+    number       bigint      PRIMARY KEY,
+    to_seq       bigint      NOT NULL,
+    transactions bigint      NOT NULL,
+    hash         bytea       NOT NULL CHECK (octet_length(hash) = 32),
+    sealed_at    timestamptz NOT NULL DEFAULT clock_timestamp()
+);

@@ -1,0 +1,192 @@
+package pgledger
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/safetill/safetill/ledger"
+)
+
+var _ ledger.Sealer = (*Store)(nil)
+
+const (
+	sealSize  = 10_000                // batches that a seal is over
+	sealPause = 10 * time.Millisecond // between two looks at who is still writing
+)
+
+// A seal is over the transactions with a seq up to its own. What commits later
+// must have a higher one, or it would be in no seal. The number is drawn in a
+// transaction that has its id by then (decidedSQL), so:
+//
+//	H: the highest number drawn so far; then X: a new transaction id;
+//	every transaction that drew up to H has an id below X;
+//	when all ids below X are done, everything up to H that ever will be is there.
+//
+// That takes no lock and holds up nobody. It waits for the longest transaction
+// that writes anything in this database.
+const (
+	horizonSQL = `SELECT CASE WHEN is_called THEN last_value + 8191 ELSE 0 END FROM {sequence}`
+	nextIDSQL  = `SELECT pg_current_xact_id()::text::bigint` // a snapshot's xmax will not do: it ends at the last that is done
+	doneSQL    = `SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint >= $1`
+
+	lastSealSQL = `
+SELECT number, to_seq, transactions, hash, sealed_at FROM {seals} ORDER BY number DESC LIMIT 1`
+
+	insertSealSQL = `
+INSERT INTO {seals} (number, to_seq, transactions, hash) VALUES ($1, $2, $3, $4) RETURNING sealed_at`
+
+	sealsSQL = `SELECT number, to_seq, transactions, hash, sealed_at FROM {seals} ORDER BY number`
+
+	// A digest a transaction, of all that never changes, in the order of their
+	// numbers. Texts stand behind their length, so that no two contents run
+	// together into one.
+	digestsSQL = `
+SELECT sha256(convert_to(concat_ws(' ', octet_length(t.id), t.id, t.seq, encode(t.fingerprint, 'hex'), t.verdict, t.posting,
+    extract(epoch FROM t.at), t.kind, coalesce(octet_length(t.target), 0), coalesce(t.target, ''), coalesce(extract(epoch FROM t.expires_at), 0),
+    coalesce(p.postings, 'none'), coalesce(h.holds, 'none')), 'UTF8'))
+FROM {transactions} t
+LEFT JOIN (
+    SELECT seq, string_agg(concat_ws(' ', posting, debit_no, credit_no, debit_version, credit_version, extract(epoch FROM at), amount,
+        debit_balance, credit_balance, octet_length(transaction_id), transaction_id), ' ' ORDER BY posting) AS postings
+    FROM {postings} WHERE seq > $1 AND seq <= $2 GROUP BY seq
+) p ON p.seq = t.seq
+LEFT JOIN LATERAL (
+    SELECT string_agg(concat_ws(' ', posting, debit_no, credit_no, amount), ' ' ORDER BY posting) AS holds
+    FROM {holds} WHERE transaction_id = t.id
+) h ON t.kind = 1
+WHERE t.seq > $1 AND t.seq <= $2 ORDER BY t.seq`
+)
+
+// errOwnTransaction is why a transaction cannot seal: it would wait for itself.
+var errOwnTransaction = errors.New("pgledger: seal: not within a transaction")
+
+// Seal is [ledger.Sealer.Seal]: it waits until everybody who has begun to write
+// is done, then reads what is not sealed yet, in transactions of its own.
+func (s *Store) Seal(ctx context.Context) (ledger.Seal, error) {
+	if _, callers := s.db.(pgx.Tx); callers {
+		return ledger.Seal{}, errOwnTransaction
+	}
+	var horizon, next int64
+	if err := s.db.QueryRow(ctx, s.sql.horizon).Scan(&horizon); err != nil {
+		return ledger.Seal{}, fmt.Errorf("pgledger: seal: %w", err)
+	}
+	if err := s.db.QueryRow(ctx, nextIDSQL).Scan(&next); err != nil {
+		return ledger.Seal{}, fmt.Errorf("pgledger: seal: %w", err)
+	}
+	for done := false; !done; {
+		if err := s.db.QueryRow(ctx, doneSQL, next).Scan(&done); err != nil {
+			return ledger.Seal{}, fmt.Errorf("pgledger: seal: %w", err)
+		}
+		if !done {
+			select {
+			case <-ctx.Done():
+				return ledger.Seal{}, fmt.Errorf("pgledger: seal: others are still writing: %w", ctx.Err())
+			case <-time.After(sealPause):
+			}
+		}
+	}
+	for {
+		last, err := s.sealOnce(ctx, horizon)
+		if err != nil {
+			return ledger.Seal{}, fmt.Errorf("pgledger: seal: %w", err)
+		}
+		if last.to >= horizon {
+			return last.Seal, nil
+		}
+	}
+}
+
+// sealed is a seal and the number that it goes up to.
+type sealed struct {
+	ledger.Seal
+	to int64
+}
+
+func (s *Store) sealOnce(ctx context.Context, horizon int64) (last sealed, err error) {
+	err = pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
+		// One sealer at a time: the next one finds what this one has sealed.
+		if _, err := tx.Exec(ctx, s.sql.lockSeals); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, s.sql.lastSeal)
+		if err != nil {
+			return err
+		}
+		if last, err = pgx.CollectOneRow(rows, scanSeal); err != nil && !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
+		if last.to >= horizon {
+			return nil
+		}
+		from := last.to
+		last.to = min(horizon, from+sealSize*ledger.MaxBatch)
+		n, hash, err := s.digest(ctx, tx, last.Hash, from, last.to)
+		if err != nil || n == 0 {
+			return err // nothing was decided there: the next seal goes further
+		}
+		last.Number, last.Transactions, last.Hash = last.Number+1, n, hash
+		return tx.QueryRow(ctx, s.sql.insertSeal, last.Number, last.to, n, hash[:]).Scan(&last.At)
+	})
+	return last, err
+}
+
+func scanSeal(row pgx.CollectableRow) (s sealed, err error) {
+	var hash []byte
+	err = row.Scan(&s.Number, &s.to, &s.Transactions, &hash, &s.At)
+	copy(s.Hash[:], hash)
+	return s, err
+}
+
+// digest continues the chain over the numbers above from, up to to.
+func (s *Store) digest(ctx context.Context, tx pgx.Tx, hash [32]byte, from, to int64) (n int64, _ [32]byte, err error) {
+	rows, err := tx.Query(ctx, s.sql.digests, from, to)
+	if err != nil {
+		return 0, hash, err
+	}
+	link := make([]byte, 0, 2*len(hash))
+	var one []byte
+	_, err = pgx.ForEachRow(rows, []any{&one}, func() error {
+		link = append(append(link[:0], hash[:]...), one...)
+		hash = sha256.Sum256(link)
+		n++
+		return nil
+	})
+	return n, hash, err
+}
+
+// VerifySeals is [ledger.Sealer.VerifySeals], in one snapshot.
+func (s *Store) VerifySeals(ctx context.Context) (last ledger.Seal, broken *ledger.Seal, err error) {
+	err = pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, s.sql.seals)
+		if err != nil {
+			return err
+		}
+		seals, err := pgx.CollectRows(rows, scanSeal)
+		if err != nil {
+			return err
+		}
+		var before sealed
+		for i, seal := range seals {
+			n, hash, err := s.digest(ctx, tx, before.Hash, before.to, seal.to)
+			if err != nil {
+				return err
+			}
+			last = seal.Seal
+			if hash != seal.Hash || n != seal.Transactions || seal.Number != int64(i+1) {
+				broken = &seal.Seal
+				return nil
+			}
+			before = seal
+		}
+		return nil
+	})
+	if err != nil {
+		return ledger.Seal{}, nil, fmt.Errorf("pgledger: verify seals: %w", err)
+	}
+	return last, broken, nil
+}

@@ -1,0 +1,256 @@
+package pgledger_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/internal/testdb"
+	"github.com/safetill/safetill/ledger"
+	"github.com/safetill/safetill/ledger/pgledger"
+)
+
+// postSome posts a little of everything and returns how many were recorded.
+func postSome(t *testing.T, f fixture, prefix string) int64 {
+	t.Helper()
+	results, err := f.Post(t.Context(), []ledger.Transaction{
+		move(prefix+"in", "bank", "a", "5"),
+		{ID: ledger.TransactionID(prefix + "hold"), Kind: ledger.KindHold, Expires: time.Hour, Postings: move("", "a", "b", "2").Postings},
+		{ID: ledger.TransactionID(prefix + "capture"), Kind: ledger.KindCapture, Of: ledger.TransactionID(prefix + "hold")},
+		move(prefix+"refused", "a", "nobody", "1"),
+	})
+	require.NoError(t, err)
+	return int64(len(results))
+}
+
+func TestSeals(t *testing.T) {
+	t.Parallel()
+	pool := testdb.Postgres(t)
+	f := openOn(t, pool)
+	none, err := f.Seal(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, none.Number)
+
+	n := postSome(t, f, "first ")
+	first, err := f.Seal(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 1, first.Number)
+	require.Equal(t, n, first.Transactions)
+	again, err := f.Seal(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, first, again, "there was nothing to seal")
+
+	postSome(t, f, "second ")
+	second, err := f.Seal(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 2, second.Number)
+	require.NotEqual(t, first.Hash, second.Hash)
+	postSome(t, f, "not sealed yet ")
+	last, err := f.VerifySeals(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, second, last)
+
+	// To close what is sealed changes nothing of it.
+	r, err := f.PostOne(t.Context(), ledger.Transaction{ID: "undo", Kind: ledger.KindReverse, Of: "first in"})
+	require.NoError(t, err, "%+v", r)
+	_, err = f.VerifySeals(t.Context())
+	require.NoError(t, err)
+}
+
+func TestSealsNameTheFirstThatWasTamperedWith(t *testing.T) {
+	t.Parallel()
+	pool := testdb.Postgres(t)
+	f := openOn(t, pool)
+	for i := range 3 {
+		postSome(t, f, fmt.Sprint(i, " "))
+		_, err := f.Seal(t.Context())
+		require.NoError(t, err)
+	}
+	for _, tamper := range []struct {
+		sql  string
+		seal int64
+	}{
+		{"UPDATE ledger_postings SET amount = amount + 1 WHERE transaction_id = '1 in'", 2},
+		{"UPDATE ledger_postings SET debit_no = -1 WHERE transaction_id = '1 in'", 2},
+		{"UPDATE ledger_transactions SET id = '2 altered' WHERE id = '2 in'", 3},
+		{"UPDATE ledger_transactions SET verdict = 19 WHERE id = '0 in'", 1},
+		{"UPDATE ledger_transactions SET at = at + interval '1 microsecond' WHERE id = '0 refused'", 1},
+		{"UPDATE ledger_transactions SET expires_at = expires_at + interval '1 day' WHERE id = '1 hold'", 2},
+		{"UPDATE ledger_transactions SET fingerprint = substr(sha256('x'), 1, 16) WHERE id = '1 in'", 2},
+		{"UPDATE ledger_holds SET amount = amount - 1 WHERE transaction_id = '2 hold'", 3},
+		{"DELETE FROM ledger_transactions WHERE id = '1 refused'", 2},
+		{"DELETE FROM ledger_postings WHERE transaction_id = '0 capture'", 1},
+		{"INSERT INTO ledger_transactions SELECT 'slipped in', seq, fingerprint, verdict, posting, at FROM ledger_transactions WHERE id = '1 in'", 2},
+		{"UPDATE ledger_seals SET hash = sha256('x') WHERE number = 2", 2},
+		{"DELETE FROM ledger_seals WHERE number = 1", 2},
+	} {
+		tx, err := pool.Begin(t.Context())
+		require.NoError(t, err)
+		exec(t, tx, tamper.sql)
+		l, err := ledger.New(pgledger.NewStore(tx, nil), nil)
+		require.NoError(t, err)
+		_, err = l.VerifySeals(t.Context())
+		broken, ok := errors.AsType[*ledger.BrokenSealError](err)
+		require.True(t, ok, "%s: %v", tamper.sql, err)
+		require.Equal(t, tamper.seal, broken.Seal.Number, tamper.sql)
+		require.NoError(t, tx.Rollback(t.Context()))
+	}
+	_, err := f.VerifySeals(t.Context())
+	require.NoError(t, err)
+}
+
+// A transaction that has drawn its number and is not committed must not be
+// passed by: a seal without it could never be verified again.
+func TestASealWaitsForWhoIsStillWriting(t *testing.T) {
+	t.Parallel()
+	pool := testdb.Postgres(t)
+	f := openOn(t, pool)
+	for name, tx := range map[string]ledger.Transaction{
+		"with accounts":    move("slow", "bank", "a", "1"),
+		"without a lock":   move("slow unknown", "nobody", "nowhere", "1"),
+		"and rolled back":  move("never", "bank", "b", "1"),
+		"and rolled back2": move("never unknown", "nowhere", "nobody", "1"),
+	} {
+		slow, err := pool.Begin(t.Context())
+		require.NoError(t, err)
+		l, err := ledger.New(pgledger.NewStore(slow, nil), nil)
+		require.NoError(t, err)
+		_, err = l.Post(t.Context(), []ledger.Transaction{tx})
+		require.NoError(t, err)
+		_, err = f.Post(t.Context(), []ledger.Transaction{move("quick "+name, "c", "d", "1")}) // a higher number, committed before
+		require.NoError(t, err)
+
+		var sealing sync.WaitGroup
+		var seal ledger.Seal
+		var sealErr error
+		sealing.Go(func() { seal, sealErr = f.Seal(t.Context()) })
+		time.Sleep(50 * time.Millisecond) // it must still wait by then
+		if tx.ID == "slow" || tx.ID == "slow unknown" {
+			require.NoError(t, slow.Commit(t.Context()))
+		} else {
+			require.NoError(t, slow.Rollback(t.Context()))
+		}
+		sealing.Wait()
+		require.NoError(t, sealErr, name)
+		last, err := f.VerifySeals(t.Context())
+		require.NoError(t, err, name)
+		require.Equal(t, seal, last, name)
+	}
+	err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		l, err := ledger.New(pgledger.NewStore(tx, nil), nil)
+		require.NoError(t, err)
+		_, err = l.Seal(t.Context())
+		return err
+	})
+	require.ErrorContains(t, err, "not within a transaction")
+}
+
+// Two seal and eight post at once: the chain is whole, and at the end nothing is left out of it.
+func TestSealsUnderLoad(t *testing.T) {
+	t.Parallel()
+	pool := testdb.Postgres(t)
+	f := openOn(t, pool)
+	var posting, sealing sync.WaitGroup
+	stop := make(chan struct{})
+	for range 2 {
+		sealing.Go(func() {
+			for {
+				if _, err := f.Seal(t.Context()); err != nil {
+					t.Errorf("seal: %v", err)
+					return
+				}
+				select {
+				case <-stop:
+					return
+				default:
+				}
+			}
+		})
+	}
+	for c := range 8 {
+		posting.Go(func() {
+			for i := range 25 {
+				for _, tx := range []ledger.Transaction{
+					move(fmt.Sprint(c, "-", i), "bank", "a", "1"),
+					move(fmt.Sprint(c, "x", i), "nobody", "nowhere", "1"), // locks no row before it draws its number
+				} {
+					if _, err := f.Post(t.Context(), []ledger.Transaction{tx}); err != nil {
+						t.Errorf("post: %v", err)
+					}
+				}
+			}
+		})
+	}
+	posting.Wait()
+	close(stop)
+	sealing.Wait()
+	_, err := f.Seal(t.Context())
+	require.NoError(t, err)
+	_, err = f.VerifySeals(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 400, count(t, pool, "SELECT sum(transactions)::int FROM ledger_seals"))
+}
+
+// paused is a transaction that stops before the second batch that is sent in its
+// savepoint: the number is drawn, and nothing is written.
+type paused struct {
+	pgx.Tx
+	batches *int
+	pause   func()
+}
+
+func (p paused) Begin(ctx context.Context) (pgx.Tx, error) {
+	tx, err := p.Tx.Begin(ctx)
+	return paused{Tx: tx, batches: p.batches, pause: p.pause}, err
+}
+
+func (p paused) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	if *p.batches++; *p.batches == 2 {
+		p.pause()
+	}
+	return p.Tx.SendBatch(ctx, b)
+}
+
+// One that locks no row has no transaction id of its own accord when it draws
+// its number.
+func TestASealWaitsForWhoHasANumberAndHasWrittenNothing(t *testing.T) {
+	t.Parallel()
+	pool := testdb.Postgres(t)
+	f := openOn(t, pool)
+	_, err := f.Post(t.Context(), []ledger.Transaction{move("first", "bank", "a", "1")}) // a sequence logs, and needs an id, each 32 numbers
+	require.NoError(t, err)
+	slow, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	sealed := make(chan error, 1)
+	n := 0
+	store := pgledger.NewStore(paused{Tx: slow, batches: &n, pause: func() {
+		_, err := f.Post(t.Context(), []ledger.Transaction{move("quick", "bank", "a", "1")})
+		require.NoError(t, err)
+		go func() {
+			_, err := f.Seal(t.Context())
+			sealed <- err
+		}()
+		select {
+		case err := <-sealed:
+			t.Errorf("sealed while a lower number was under way: %v", err)
+			sealed <- err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}}, nil)
+	l, err := ledger.New(store, nil)
+	require.NoError(t, err)
+	_, err = l.Post(t.Context(), []ledger.Transaction{move("slow", "nobody", "nowhere", "1")})
+	require.NoError(t, err)
+	require.Equal(t, 2, n)
+	require.NoError(t, slow.Commit(t.Context()))
+	require.NoError(t, <-sealed)
+	_, err = f.VerifySeals(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 3, count(t, pool, "SELECT sum(transactions)::int FROM ledger_seals"))
+}
