@@ -1,0 +1,132 @@
+// Command ledger keeps a ledger from the command line, in PostgreSQL or, for a
+// script, in memory. README.md beside it shows how.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/safetill/safetill/examples/internal/connect"
+	"github.com/safetill/safetill/ledger"
+	"github.com/safetill/safetill/ledger/pgledger"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "ledger:", err)
+		os.Exit(1)
+	}
+}
+
+// options are the flags in front of the command.
+type options struct {
+	postgres, schema string
+	migrate          bool
+	timeout          time.Duration
+	command          []string
+}
+
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	o, err := parseOptions(args, stderr)
+	if err != nil {
+		return err
+	}
+	store, closeStore, err := openStore(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer closeStore()
+	l, err := ledger.New(store, nil)
+	if err != nil {
+		return err
+	}
+	a := &app{ledger: l, stdout: stdout, stderr: stderr, timeout: o.timeout}
+	switch {
+	case len(o.command) == 0:
+		return a.script(ctx, stdin, false)
+	case o.command[0] == "demo":
+		return a.demo(ctx)
+	}
+	return a.command(ctx, o.command)
+}
+
+func parseOptions(args []string, stderr io.Writer) (*options, error) {
+	o := &options{}
+	f := flag.NewFlagSet("ledger", flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	f.StringVar(&o.postgres, "postgres", os.Getenv("SAFETILL_POSTGRES_URL"), "`URL` of PostgreSQL; default $SAFETILL_POSTGRES_URL, else memory")
+	f.StringVar(&o.schema, "schema", "", "`name` of the schema with the ledger's tables; default the connection's own")
+	f.BoolVar(&o.migrate, "migrate", false, "bring the tables up to date first")
+	f.DurationVar(&o.timeout, "timeout", time.Minute, "how long one command may take")
+	f.Usage = func() { usage(stderr, f) }
+	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
+	o.command = f.Args()
+	var faults []error
+	if o.timeout <= 0 {
+		faults = append(faults, errors.New("-timeout must be more than 0"))
+	}
+	if o.postgres == "" {
+		if o.migrate {
+			faults = append(faults, errors.New("-migrate needs -postgres"))
+		}
+		if o.schema != "" {
+			faults = append(faults, errors.New("-schema needs -postgres"))
+		}
+		if f.NArg() > 0 && f.Arg(0) != "demo" {
+			faults = append(faults, fmt.Errorf("%s needs -postgres: a ledger in memory is empty. Write the commands on standard input to have one for all of them", f.Arg(0)))
+		}
+	} else if f.Arg(0) == "demo" {
+		faults = append(faults, errors.New("demo is in memory: leave out -postgres"))
+	}
+	return o, errors.Join(faults...)
+}
+
+func usage(w io.Writer, f *flag.FlagSet) {
+	fmt.Fprintln(w, "usage: ledger [flags] [command]\n\nWithout a command, commands are read from standard input, one a line.\n\nCommands:")
+	for _, c := range commands {
+		fmt.Fprintf(w, "  %s %s\n", c.name, c.arguments)
+	}
+	fmt.Fprintln(w, "  demo\n\nFlags:")
+	f.SetOutput(w)
+	f.PrintDefaults()
+}
+
+// openStore returns a store and what closes it.
+func openStore(ctx context.Context, o *options) (ledger.Store, func(), error) {
+	if o.postgres == "" {
+		return ledger.NewMemory(nil), func() {}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.timeout)
+	defer cancel()
+	pool, err := connect.Postgres(ctx, o.postgres, 4)
+	if err != nil {
+		return nil, nil, fmt.Errorf("-postgres: %w", err)
+	}
+	store := pgledger.NewStore(pool, &pgledger.Options{Schema: o.schema})
+	if o.migrate {
+		if err := pgledger.Migrate(ctx, pool, &pgledger.MigrateOptions{Schema: o.schema}); err != nil {
+			pool.Close()
+			return nil, nil, fmt.Errorf("-migrate: %w", err)
+		}
+	}
+	if err := store.CheckSchema(ctx); err != nil {
+		pool.Close()
+		if _, ok := errors.AsType[*pgledger.SchemaError](err); ok {
+			err = fmt.Errorf("%w (-migrate makes the tables)", err)
+		}
+		return nil, nil, fmt.Errorf("-postgres: %w", err)
+	}
+	return store, pool.Close, nil
+}
