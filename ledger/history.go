@@ -109,7 +109,8 @@ func Fold[S any](entries iter.Seq2[Entry, error], s S, f func(S, Entry) (S, erro
 
 // Add returns the balance after its account's next entry. Folded over all
 // entries, it makes of Balance{Account: …, Currency: …, Normal: …} what
-// [Ledger.Balances] returns, but for what is held: holds have no entries.
+// [Ledger.Balances] returns, but for what is held: holds have no entries, so that
+// HeldDebits and HeldCredits stay as they are, and Available moves with Posted.
 //
 //	b, err := ledger.Fold(l.Entries(ctx, b.Account, b.Version), b, ledger.Balance.Add)
 //
@@ -137,7 +138,7 @@ func (b Balance) Add(e Entry) (Balance, error) {
 	if e.Side != b.Normal {
 		change = change.Neg()
 	}
-	after.Posted, after.Version = b.Posted.Add(change), e.Version
+	after.Posted, after.Available, after.Version = b.Posted.Add(change), b.Available.Add(change), e.Version
 	if !after.Posted.Equal(e.Balance) {
 		return fault(fmt.Sprintf("leaves %s, should leave %s", e.Balance, after.Posted))
 	}

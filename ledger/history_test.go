@@ -43,7 +43,7 @@ var historyAccounts = []ledger.Account{
 	{ID: "idle", Currency: "NGN", Normal: ledger.Credit},
 }
 
-// postAtRandom posts batches between all accounts but the last; many are refused.
+// postAtRandom posts batches of all kinds between all accounts but the last; many are refused.
 func postAtRandom(t *testing.T, l *ledger.Ledger) {
 	t.Helper()
 	seed := rand.Uint64()
@@ -56,6 +56,11 @@ func postAtRandom(t *testing.T, l *ledger.Ledger) {
 		for i := range txs {
 			n++
 			txs[i].ID = ledger.TransactionID(fmt.Sprint("tx", n))
+			txs[i].Kind = ledger.Kind(max(0, r.IntN(8)-3))
+			if txs[i].Kind > ledger.KindHold {
+				txs[i].Of = ledger.TransactionID(fmt.Sprint("tx", 1+r.IntN(n)))
+				continue
+			}
 			for range 1 + r.IntN(3) {
 				from := r.IntN(4)
 				txs[i].Postings = append(txs[i].Postings, ledger.Posting{
@@ -114,6 +119,7 @@ func equalBalance(t *testing.T, want, have ledger.Balance) {
 	require.True(t, want.Posted.Equal(have.Posted), "%s: %s, folded %s", want.Account, want.Posted, have.Posted)
 	require.True(t, want.Debits.Equal(have.Debits), "%s: %s, folded %s", want.Account, want.Debits, have.Debits)
 	require.True(t, want.Credits.Equal(have.Credits), "%s: %s, folded %s", want.Account, want.Credits, have.Credits)
+	require.True(t, have.Available.Equal(have.Posted), "%s", want.Account)
 }
 
 func sameBalanceAtEachTime(t *testing.T, l *ledger.Ledger, a ledger.Account, entries []ledger.Entry) {
@@ -241,12 +247,14 @@ func TestFoldStopsAtTheFirstError(t *testing.T) {
 func TestBalanceAddNamesTheBreak(t *testing.T) {
 	t.Parallel()
 	ten := decimal.New(10, 0)
-	b := ledger.Balance{Account: "ada", Normal: ledger.Credit, Version: 3, Posted: ten, Credits: ten}
+	b := ledger.Balance{Account: "ada", Normal: ledger.Credit, Version: 3, Posted: ten, Credits: ten, HeldDebits: ten}
 	good := ledger.Entry{Account: "ada", Version: 4, Side: ledger.Debit, Amount: decimal.New(4, 0), Balance: decimal.New(6, 0)}
 	after, err := b.Add(good)
 	require.NoError(t, err)
 	require.Equal(t, "6", after.Posted.String())
 	require.Equal(t, "4", after.Debits.String())
+	require.Equal(t, "-4", after.Available.String())
+	require.Equal(t, "10", after.HeldDebits.String())
 	for what, edit := range map[string]func(*ledger.Entry){
 		`ledger: entry 4 of "obi" is not of "ada"`:                func(e *ledger.Entry) { e.Account = "obi" },
 		`ledger: entry 5 of "ada" follows entry 3`:                func(e *ledger.Entry) { e.Version = 5 },

@@ -77,7 +77,7 @@ func oddLedger(tb testing.TB) (*ledger.Ledger, []ledger.AccountID) {
 	return l, append(ids, odd...)
 }
 
-// randomLedger has random postings between n accounts in NGN.
+// randomLedger has random postings between n accounts in NGN, some of them captured or reversed.
 func randomLedger(tb testing.TB, n int) (*ledger.Ledger, []ledger.AccountID) {
 	tb.Helper()
 	seed := rand.Uint64()
@@ -93,6 +93,13 @@ func randomLedger(tb testing.TB, n int) (*ledger.Ledger, []ledger.AccountID) {
 		txs := make([]ledger.Transaction, 1+r.IntN(20))
 		for i := range txs {
 			txs[i].ID = ledger.TransactionID(fmt.Sprint("tx", batch, "-", i))
+			if i == 0 { // what is held is captured in the next batch, and reversed in the one after
+				txs[i].Kind = []ledger.Kind{ledger.KindHold, ledger.KindCapture, ledger.KindReverse}[batch%3]
+			}
+			if txs[i].Kind > ledger.KindHold {
+				txs[i].Of = ledger.TransactionID(fmt.Sprint("tx", batch-1, "-", 0))
+				continue
+			}
 			for range 1 + r.IntN(4) {
 				from := r.IntN(n)
 				txs[i].Postings = append(txs[i].Postings,
