@@ -139,7 +139,7 @@ func (w *world) sound(t *testing.T) {
 		credits, _ = credits.Add(s.Credits)
 		heldDebits, _ = heldDebits.Add(s.HeldDebits)
 		heldCredits, _ = heldCredits.Add(s.HeldCredits)
-		require.Equal(t, held[id], [2]ledger.Amount{s.HeldDebits, s.HeldCredits}, "%s holds what its open holds have", id)
+		require.Equal(t, [2]ledger.Amount{s.HeldDebits, s.HeldCredits}, held[id], "%s holds what its open holds have", id)
 		if s.Floor != nil {
 			require.GreaterOrEqual(t, s.Available().Cmp(*s.Floor), 0, "%s is above its floor", id)
 		}
@@ -177,7 +177,7 @@ func TestChainIsUndone(t *testing.T) {
 	w := newWorld(1)
 	decide := func(drafts ...ledger.Draft) (verdicts []ledger.Verdict) {
 		verdicts = make([]ledger.Verdict, len(drafts))
-		w.book.Decide(drafts, func(int) bool { return false }, func(i int, v ledger.Verdict, _ int, lines []ledger.Line) {
+		w.book.Decide(drafts, func(int) bool { return false }, func(i int, v ledger.Verdict, _ int, _ []ledger.Line) {
 			verdicts[i] = v
 			if v == ledger.Posted {
 				w.n++

@@ -36,18 +36,24 @@ const (
 // connections that failed before anything was sent.
 //
 // A connection lost later is not retryable here, since the lost answer may have been that of COMMIT: such an error is Unavailable, and
-// only work that carries an id of its own may be repeated after it. A server told to stop answers 57P01 only to what it has not done;
-// where it stops behind a COMMIT, the connection just ends. The error of a cancelled context is never retryable.
+// only work that carries an id of its own may be repeated after it. The error of a batch that had COMMIT in it must be marked with
+// [CommitSent]. The error of a cancelled context is never retryable.
 func Retryable(err error) bool {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return false
 	}
+	_, sent := errors.AsType[commitSent](err)
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch e.Code {
-		case codeSerializationFailure, codeDeadlock, codeLockNotAvailable, codeTooManyConnections, codeCannotConnect, codeRejected,
+		case codeSerializationFailure, codeDeadlock, codeLockNotAvailable:
+			return true // the server has rolled back
+		case codeTooManyConnections, codeCannotConnect, codeRejected,
 			codeAdminShutdown, codeCrashShutdown, codeCannotConnectNow, codeIdleSessionTimeout:
-			return true
+			return !sent
 		}
+		return false
+	}
+	if sent {
 		return false
 	}
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
@@ -56,6 +62,25 @@ func Retryable(err error) bool {
 	// pgx calls "conn closed" safe to retry, and also returns it when the answer to a statement without arguments was lost. COMMIT is
 	// one: the server commits, dies before it answers, and a retry would do the work a second time.
 	return !errors.Is(err, pgconn.ErrConnClosed) && pgconn.SafeToRetry(err)
+}
+
+// commitSent is an error after which the work may be done.
+type commitSent struct{ error }
+
+func (c commitSent) Unwrap() error { return c.error }
+
+// CommitSent marks the error of a batch that ended with COMMIT. This is how the work is done twice without the mark:
+//
+//	the server reads the statements and the COMMIT at once, and is told to stop;
+//	it commits, and answers 57P01, terminating connection;
+//	that code, answered to a statement, means that nothing was done: the work is repeated.
+//
+// A server that is told to stop while it waits for a statement, or works on one, has not committed.
+func CommitSent(err error) error {
+	if err == nil {
+		return nil
+	}
+	return commitSent{err}
 }
 
 // Unavailable reports whether err says that the database cannot be used now, whatever the statement: unreachable, starting, stopping,

@@ -194,3 +194,16 @@ func TestClassifiedErrorsSayWhetherToRepeat(t *testing.T) {
 	}
 	require.NoError(t, pg.Classify(nil))
 }
+
+func TestAfterACommitWasSentOnlyARollbackIsRetryable(t *testing.T) {
+	t.Parallel()
+	for code, want := range map[string]bool{"40001": true, "40P01": true, "57P01": false, "57P02": false, "08001": false, "53300": false} {
+		err := &pgconn.PgError{Code: code}
+		require.True(t, pg.Retryable(fmt.Errorf("lock: %w", err)), code)
+		sent := fmt.Errorf("write: %w", pg.CommitSent(err))
+		require.Equal(t, want, pg.Retryable(sent), code)
+		require.Equal(t, pg.Unavailable(err), pg.Unavailable(sent), code)
+	}
+	require.False(t, pg.Retryable(pg.CommitSent(&pgconn.ConnectError{})))
+	require.NoError(t, pg.CommitSent(nil))
+}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/safetill/safetill/internal/pg"
 )
 
 // unit is one transaction of ours, or a savepoint in the caller's. On a
@@ -75,7 +77,7 @@ func (u *unit) last(ctx context.Context, statements func(*pgx.Batch)) error {
 	if u.conn != nil {
 		b.Queue("COMMIT")
 		if err := u.conn.SendBatch(ctx, b).Close(); err != nil {
-			return err
+			return pg.CommitSent(err)
 		}
 		u.open = false
 		return nil

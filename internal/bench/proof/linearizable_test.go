@@ -241,7 +241,7 @@ func TestLinearizableOverCutConnections(t *testing.T) {
 		cut := stop()
 		t.Logf("%d connections were cut", cut)
 		require.Positive(t, cut)
-		h.linearizable(t, lenient)
+		h.linearizable(t, strict)
 		verified(t, newLedger(t, store))
 	}
 }

@@ -116,18 +116,6 @@ func (s state) read(c *call) (a answer) {
 // strict is what histories are compared with.
 var strict = model(func(got, want answer) bool { return got == want })
 
-// lenient lets a transaction's first answer call itself a duplicate. This happens:
-//
-//	the client sends its statements and COMMIT in one piece; PostgreSQL commits
-//	it is told to end the connection, and reports that instead of being ready for more
-//	the store takes it that nothing was done, tries again, and finds its own work
-//
-// No money hangs on it: the transaction was posted once, and the verdict is right.
-var lenient = model(func(got, want answer) bool {
-	want.duplicate = want.duplicate || got.duplicate && want.verdict != ledger.Conflict
-	return got == want
-})
-
 var hashSeed = maphash.MakeSeed()
 
 // model makes a model for porcupine. An operation without an answer never returns: that it may be put behind all others stands for

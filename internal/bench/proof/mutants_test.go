@@ -45,7 +45,6 @@ func TestMutantsAreCaught(t *testing.T) {
 			openGroups(t, store)
 			h := record(t, store, operations/4, oneSeed(t))
 			require.Equal(t, m.want, h.check(t, strict))
-			require.Equal(t, m.want, h.check(t, lenient))
 		})
 	}
 }
