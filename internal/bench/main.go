@@ -28,6 +28,7 @@ type section struct {
 var sections = []section{
 	{"ledger", benchLedger},
 	{"group", benchGroup},
+	{"size", benchSize},
 	{"server", benchServer},
 }
 
