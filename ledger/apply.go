@@ -101,8 +101,8 @@ func (b *Book) Apply(d *Draft, lines []Line) ([]Line, Verdict, int) {
 		return lines, v, 0
 	}
 	lines, v, posting := b.plan(d, target, lines)
-	if v == Posted {
-		v, posting = b.check(d)
+	if asked := b.check(d); v == Posted || asked == UnknownAccount && v > UnknownAccount {
+		v, posting = asked, 0
 	}
 	if v != Posted {
 		return lines[:made], v, posting
@@ -227,24 +227,19 @@ func within(captured, held []DraftPosting) (int, bool) {
 }
 
 // check looks at the conditions.
-func (b *Book) check(d *Draft) (Verdict, int) {
-	failed := false
+func (b *Book) check(d *Draft) Verdict {
+	v := Posted
 	for _, c := range d.If {
 		s := b.Accounts[c.Account]
-		if s == nil {
-			return UnknownAccount, 0
-		}
-		if c.Version != nil && *c.Version != s.Version {
-			failed = true
-		}
-		if c.Available != nil && s.Available().Decimal(s.Scale).LessThan(*c.Available) {
-			failed = true
+		switch {
+		case s == nil:
+			return UnknownAccount
+		case c.Version != nil && *c.Version != s.Version,
+			c.Available != nil && s.Available().Decimal(s.Scale).LessThan(*c.Available):
+			v = ConditionFailed
 		}
 	}
-	if failed {
-		return ConditionFailed, 0
-	}
-	return Posted, 0
+	return v
 }
 
 // apply makes the line, or changes nothing and returns false.

@@ -41,6 +41,12 @@
 // [Ledger.Post] returns the store's error and no verdicts. Whether the batch
 // was committed may then be unknown; posting it again answers that safely.
 //
+// # Many callers
+//
+// A batch costs little more than a single transaction. Where each caller has one
+// at a time, [Group] joins them: one commit for all that come together, and no
+// wait for a caller that comes alone.
+//
 // # Backends
 //
 // [NewMemory] keeps all in memory; package pgledger keeps it in PostgreSQL, in
