@@ -10,11 +10,12 @@ import (
 type statements struct {
 	schema string
 
-	open, states, lines, verify   string
-	targets, lock, decided        string
-	expired                       string
-	insertDecided, update, insert string
-	updateHeld, hold, close       string
+	open, states, lines, verify string
+	targets, lock, decided      string
+	expired                     string
+	insertPlain, insertDecided  string
+	update, insert              string
+	updateHeld, hold, close     string
 
 	horizon, lockSeals, lastSeal, insertSeal, seals, digests string
 }
@@ -33,7 +34,7 @@ func newStatements(schema string) statements {
 		schema: schema,
 		open:   names(openSQL), states: names(statesSQL), lines: names(linesSQL), verify: names(verifySQL),
 		expired: names(expiredSQL), targets: names(targetsSQL), lock: names(lockSQL), decided: names(decidedSQL),
-		insertDecided: names(insertDecidedSQL), update: names(updateSQL), insert: names(insertSQL),
+		insertPlain: names(insertPlainSQL), insertDecided: names(insertDecidedSQL), update: names(updateSQL), insert: names(insertSQL),
 		updateHeld: names(updateHeldSQL), hold: names(holdSQL), close: names(closeSQL),
 		horizon: names(horizonSQL), lockSeals: names("LOCK TABLE {seals} IN EXCLUSIVE MODE"), lastSeal: names(lastSealSQL),
 		insertSeal: names(insertSealSQL), seals: names(sealsSQL), digests: names(digestsSQL),
@@ -96,6 +97,12 @@ LEFT JOIN LATERAL (
 ) p ON true
 LEFT JOIN {accounts} d ON d.no = p.debit_no LEFT JOIN {accounts} c ON c.no = p.credit_no
 WHERE t.id = ANY($1) ORDER BY t.id, p.posting`
+
+	// Most batches have posts only.
+	insertPlainSQL = `
+INSERT INTO {transactions} (id, seq, fingerprint, verdict, posting, at, kind)
+SELECT u.id, u.seq, u.fingerprint, u.verdict, u.posting, $6, 0
+FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::smallint[], $5::smallint[]) AS u(id, seq, fingerprint, verdict, posting)`
 
 	insertDecidedSQL = `
 INSERT INTO {transactions} (id, seq, fingerprint, verdict, posting, at, kind, target, expires_at)

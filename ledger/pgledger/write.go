@@ -95,8 +95,12 @@ func (c *columns) add(id string, seq int64, posting int16, l *ledger.Line, debit
 
 // queue adds the statements that write it all.
 func (w *writes) queue(b *pgx.Batch, sql *statements, at time.Time) {
-	if len(w.decided) > 0 {
-		b.Queue(sql.insertDecided, append(w.decidedColumns(), at)...)
+	switch columns := w.decidedColumns(); {
+	case len(w.decided) == 0:
+	case slices.ContainsFunc(w.decided, func(r decidedRow) bool { return r.kind != int16(ledger.KindPost) }):
+		b.Queue(sql.insertDecided, append(columns, at)...)
+	default:
+		b.Queue(sql.insertPlain, append(columns[:plainColumns], at)...)
 	}
 	switch columns := w.movedColumns(); {
 	case len(w.moved) == 0:
@@ -116,6 +120,9 @@ func (w *writes) queue(b *pgx.Batch, sql *statements, at time.Time) {
 		b.Queue(sql.close, w.closed[0], w.closed[1])
 	}
 }
+
+// plainColumns are those of decidedColumns that a post has.
+const plainColumns = 5
 
 // decidedColumns sorts by id: two batches that insert the same ids must not wait
 // for each other in a circle.
