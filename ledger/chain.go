@@ -38,13 +38,14 @@ func (b *Book) decideChain(drafts []Draft, from, to int, before func(int) bool, 
 	ends := []int{0} // lines[ends[k]:ends[k+1]] are of the k-th of the chain
 	for i := from; known == 0 && culprit < 0 && i < to; i++ {
 		var v Verdict
-		if lines, v, posting = b.Apply(&drafts[i], lines); v != Posted {
+		if lines, v, posting = b.Apply(&drafts[i], lines); v == Posted {
+			ends = append(ends, len(lines))
+		} else {
 			culprit, verdict = i, v
-			break
 		}
-		ends = append(ends, len(lines))
 	}
-	if refused := known > 0 || culprit >= 0; refused {
+	refused := known > 0 || culprit >= 0
+	if refused {
 		for k := len(ends) - 2; k >= 0; k-- {
 			b.Revert(&drafts[from+k], lines[ends[k]:ends[k+1]])
 		}
@@ -52,10 +53,10 @@ func (b *Book) decideChain(drafts []Draft, from, to int, before func(int) bool, 
 	for i := from; i < to; i++ {
 		switch {
 		case before(i):
-		case known > 0 || culprit >= 0 && i != culprit:
-			done(i, LinkFailed, 0, nil)
 		case i == culprit:
 			done(i, verdict, posting, nil)
+		case refused:
+			done(i, LinkFailed, 0, nil)
 		default:
 			done(i, Posted, 0, lines[ends[i-from]:ends[i-from+1]])
 		}
