@@ -72,7 +72,7 @@ func newShop(t *testing.T) *shop {
 
 func (s *shop) pay(ctx context.Context, key, body string, work func(context.Context) error) (idempotency.Result[string], error) {
 	return idempotency.Do(ctx, s.guard, testKey(key), idempotency.FingerprintOf([]byte(body)),
-		func(ctx context.Context) (string, error) {
+		func(ctx context.Context, _ *idempotency.Run) (string, error) {
 			if work != nil {
 				if err := work(ctx); err != nil {
 					return "", err
@@ -103,7 +103,7 @@ func TestDoRunsOnceAndReplays(t *testing.T) {
 	_, err = s.pay(t.Context(), "a", "other body", nil)
 	require.ErrorIs(t, err, idempotency.ErrMismatch)
 	_, err = idempotency.Do(t.Context(), s.guard, idempotency.Key{Op: "pay", Value: "a"}, idempotency.Fingerprint{},
-		func(context.Context) (string, error) { panic("must not run") })
+		func(context.Context, *idempotency.Run) (string, error) { panic("must not run") })
 	require.ErrorIs(t, err, idempotency.ErrInvalid)
 	require.EqualValues(t, 1, s.charges.Load())
 }
@@ -279,7 +279,7 @@ func TestCompletionHasADeadlineOfItsOwn(t *testing.T) {
 		require.NoError(t, err)
 		start := time.Now()
 		_, err = idempotency.Do(t.Context(), guard, testKey("a"), idempotency.Fingerprint{},
-			func(context.Context) (int, error) { return 1, nil })
+			func(context.Context, *idempotency.Run) (int, error) { return 1, nil })
 		require.ErrorIs(t, err, idempotency.ErrNotRecorded)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Equal(t, 2*time.Second, time.Since(start))
@@ -332,7 +332,7 @@ func TestValueThatDoesNotEncodeOrDecode(t *testing.T) {
 	s := newShop(t)
 	do := func(key string) error {
 		_, err := idempotency.Do(t.Context(), s.guard, testKey(key), idempotency.FingerprintOf([]byte("body")),
-			func(context.Context) (any, error) { return make(chan int), nil })
+			func(context.Context, *idempotency.Run) (any, error) { return make(chan int), nil })
 		return err
 	}
 	require.ErrorIs(t, do("a"), idempotency.ErrNotRecorded)
@@ -341,7 +341,7 @@ func TestValueThatDoesNotEncodeOrDecode(t *testing.T) {
 	_, err := s.pay(t.Context(), "b", "body", nil)
 	require.NoError(t, err)
 	_, err = idempotency.Do(t.Context(), s.guard, testKey("b"), idempotency.FingerprintOf([]byte("body")),
-		func(context.Context) (int, error) { panic("must not run") })
+		func(context.Context, *idempotency.Run) (int, error) { panic("must not run") })
 	require.ErrorContains(t, err, "decode the stored result into int")
 }
 

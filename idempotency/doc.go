@@ -5,7 +5,7 @@
 //	guard, err := idempotency.New(store, nil)
 //	key, err := idempotency.NewKey("tenant-7", "create-payment", r.Header.Get("Idempotency-Key"))
 //	result, err := idempotency.Do(ctx, guard, key, idempotency.FingerprintOf(body),
-//		func(ctx context.Context) (Receipt, error) { return charge(ctx) })
+//		func(ctx context.Context, run *idempotency.Run) (Receipt, error) { return charge(ctx, run.Token()) })
 //
 // # How it works
 //

@@ -22,7 +22,7 @@ func ExampleDo() {
 			return
 		}
 		result, err := idempotency.Do(context.Background(), guard, k, idempotency.FingerprintOf([]byte(body)),
-			func(context.Context) (string, error) {
+			func(context.Context, *idempotency.Run) (string, error) {
 				fmt.Println("charging", body)
 				return "receipt for " + body, nil
 			})

@@ -93,7 +93,7 @@ type Result[T any] struct {
 //
 // Cost: one round trip for a replay or refusal, two for a run.
 func Do[T any](
-	ctx context.Context, g *Guard, key Key, fp Fingerprint, fn func(context.Context) (T, error),
+	ctx context.Context, g *Guard, key Key, fp Fingerprint, fn func(ctx context.Context, run *Run) (T, error),
 ) (Result[T], error) {
 	record, err := g.claim(ctx, key, fp)
 	if err != nil {
@@ -111,7 +111,7 @@ func Do[T any](
 			g.release(ctx, claim)
 		}
 	}()
-	value, err := fn(ctx)
+	value, err := fn(ctx, &Run{claim: claim})
 	if err != nil {
 		return Result[T]{}, err
 	}

@@ -124,7 +124,7 @@ func BenchmarkDoReplay(b *testing.B) {
 	require.NoError(b, err)
 	b.ReportAllocs()
 	ctx, key := b.Context(), testKey("a")
-	work := func(context.Context) (int, error) { return 42, nil }
+	work := func(context.Context, *idempotency.Run) (int, error) { return 42, nil }
 	for b.Loop() {
 		if _, err := idempotency.Do(ctx, guard, key, idempotency.Fingerprint{}, work); err != nil {
 			b.Fatal(err)

@@ -69,7 +69,7 @@ func Example_idempotency() {
 	body := idempotency.FingerprintOf([]byte(`{"amount":"80.50"}`))
 
 	for range 2 {
-		result, err := idempotency.Do(context.Background(), guard, key, body, func(context.Context) (string, error) {
+		result, err := idempotency.Do(context.Background(), guard, key, body, func(context.Context, *idempotency.Run) (string, error) {
 			fmt.Println("charging the card")
 			return "receipt 1", nil
 		})

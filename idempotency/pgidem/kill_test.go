@@ -27,7 +27,7 @@ func TestServerKilledBetweenEffectAndCompletion(t *testing.T) {
 	require.NoError(t, err)
 	batch := requests(3)
 	do := func(n int, work func()) (idempotency.Result[int], error) {
-		return idempotency.Do(t.Context(), guard, batch[n].Key, batch[n].Fingerprint, func(context.Context) (int, error) {
+		return idempotency.Do(t.Context(), guard, batch[n].Key, batch[n].Fingerprint, func(context.Context, *idempotency.Run) (int, error) {
 			work()
 			return n, nil
 		})

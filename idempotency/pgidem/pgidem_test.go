@@ -249,7 +249,7 @@ func TestMissingTableIsAnErrorAndClosed(t *testing.T) {
 	guard, err := idempotency.New(store, nil)
 	require.NoError(t, err)
 	_, err = idempotency.Do(t.Context(), guard, requests(1)[0].Key, idempotency.Fingerprint{},
-		func(context.Context) (int, error) { panic("must not run") })
+		func(context.Context, *idempotency.Run) (int, error) { panic("must not run") })
 	require.ErrorContains(t, err, "idempotency_records")
 }
 
