@@ -113,15 +113,6 @@ func (a *accepter) submit(ctx context.Context, p *payment) answer {
 	}
 }
 
-// guarded makes one call of a store, unless its breaker is open.
-func guarded(ctx context.Context, b *breaker.Breaker, f func(context.Context) error) error {
-	return b.Do(func() error {
-		ctx, cancel := context.WithTimeout(ctx, callLimit)
-		defer cancel()
-		return f(ctx)
-	})
-}
-
 // accept answers every request of a batch. Its clients may hang up: nothing here
 // depends on them.
 func (a *accepter) accept(requests []*request) {
@@ -153,16 +144,14 @@ func (a *accepter) acceptDistinct(ctx context.Context, requests []*request) {
 }
 
 // record offers payments to the store. Those on the spill list are acknowledged.
-func (a *accepter) record(ctx context.Context, requests []*request, acknowledged bool) (accepted []acceptance, err error) {
+func (a *accepter) record(ctx context.Context, requests []*request, acknowledged bool) ([]acceptance, error) {
 	payments := make([]*payment, len(requests))
 	for i, r := range requests {
 		payments[i] = r.payment
 	}
-	err = guarded(ctx, a.db, func(ctx context.Context) (err error) {
-		accepted, err = a.store.accept(ctx, payments, acknowledged)
-		return err
+	return breaker.Call(ctx, a.db, func(ctx context.Context) ([]acceptance, error) {
+		return a.store.accept(ctx, payments, acknowledged)
 	})
-	return accepted, err
 }
 
 // claim asks the cache and answers what it knows. What it does not know, and
@@ -175,11 +164,10 @@ func (a *accepter) claim(ctx context.Context, requests []*request) []*request {
 	for i, r := range requests {
 		claims[i] = idempotency.Request{Key: r.payment.key(), Fingerprint: r.payment.fingerprint(), Lease: claimLease}
 	}
-	var records []idempotency.Record
-	if err := guarded(ctx, a.redis, func(ctx context.Context) (err error) {
-		records, err = a.cache.Claim(ctx, claims)
-		return err
-	}); err != nil {
+	records, err := breaker.Call(ctx, a.redis, func(ctx context.Context) ([]idempotency.Record, error) {
+		return a.cache.Claim(ctx, claims)
+	})
+	if err != nil {
 		return requests
 	}
 	var open []*request
@@ -242,8 +230,7 @@ func (a *accepter) enqueue(ctx context.Context, references [][]byte) {
 	if a.queue == nil || len(references) == 0 {
 		return
 	}
-	push := func(ctx context.Context) error { return a.queue.Push(ctx, references...) }
-	if err := guarded(ctx, a.redis, push); err != nil {
+	if err := a.redis.Do(ctx, func(ctx context.Context) error { return a.queue.Push(ctx, references...) }); err != nil {
 		select {
 		case a.missed <- struct{}{}:
 		default:
@@ -257,7 +244,7 @@ func (a *accepter) enqueue(ctx context.Context, references [][]byte) {
 // in two minds the store is asked.
 func (a *accepter) settle(ctx context.Context, done []idempotency.Completion) {
 	if len(done) > 0 {
-		_ = guarded(ctx, a.redis, func(ctx context.Context) error { // it is the cache alone that suffers
+		_ = a.redis.Do(ctx, func(ctx context.Context) error { // it is the cache alone that suffers
 			_, err := a.cache.Complete(ctx, done)
 			return err
 		})
@@ -286,7 +273,7 @@ func (a *accepter) divert(ctx context.Context, requests []*request, cause error)
 	}
 	err := a.durable(ctx)
 	if err == nil {
-		err = guarded(ctx, a.redis, func(ctx context.Context) error { return a.spill.Push(ctx, bodies...) })
+		err = a.redis.Do(ctx, func(ctx context.Context) error { return a.spill.Push(ctx, bodies...) })
 	}
 	if err != nil {
 		a.log.Warn("payments refused: no store", slog.Int("payments", len(open)), slog.Any("database", cause), slog.Any("redis", err))

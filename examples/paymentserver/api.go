@@ -280,7 +280,7 @@ func (s *api) verify(c *gin.Context) {
 
 // read runs a query of the database, or answers why it cannot.
 func (s *api) read(c *gin.Context, f func(context.Context) error) bool {
-	err := guarded(c.Request.Context(), s.db, f)
+	err := s.db.Do(c.Request.Context(), f)
 	if errors.Is(err, ledger.ErrUnknownAccount) {
 		problem.Write(c.Writer, http.StatusNotFound, "no such customer", problem.Field{Field: "customer_id", Reason: "is unknown"})
 	} else if err != nil {

@@ -38,7 +38,7 @@ type server struct {
 // newServer opens the stores that the options ask for.
 func newServer(ctx context.Context, o *options, log *slog.Logger) (_ *server, err error) {
 	s := &server{o: o, api: &api{pings: map[string]func(context.Context) error{}, accepter: &accepter{
-		db: breaker.New("database", pg.Unavailable), redis: breaker.New("redis", func(err error) bool { return err != nil }),
+		db: breaker.New("database", callLimit, pg.Unavailable), redis: breaker.New("redis", callLimit, func(err error) bool { return err != nil }),
 		durable: func(context.Context) error { return errUnavailable },
 		wake:    new(queue.Waker), missed: make(chan struct{}, 1), m: newMetrics(), log: log,
 	}}}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/safetill/safetill/examples/internal/breaker"
 	"github.com/safetill/safetill/internal/queue"
 )
 
@@ -46,11 +47,7 @@ func (a *accepter) postMessages(ctx context.Context, msgs []queue.Message) error
 // post posts what is still RECEIVED of the references. A message that comes
 // twice, or beside the sweep, finds nothing to do.
 func (a *accepter) post(ctx context.Context, references []string) (int, error) {
-	var posted []payment
-	err := guarded(ctx, a.db, func(ctx context.Context) (err error) {
-		posted, err = a.store.post(ctx, references)
-		return err
-	})
+	posted, err := breaker.Call(ctx, a.db, func(ctx context.Context) ([]payment, error) { return a.store.post(ctx, references) })
 	if err != nil {
 		return 0, fmt.Errorf("post %d payments: %w", len(references), err)
 	}
@@ -78,10 +75,7 @@ func (a *accepter) sweep(ctx context.Context) {
 		case <-pause.C:
 		}
 		if a.queue != nil && !a.redis.Closed() { // is it back? No payment may come to find out
-			_ = guarded(ctx, a.redis, func(ctx context.Context) error {
-				_, err := a.queue.Stats(ctx)
-				return err
-			})
+			_, _ = breaker.Call(ctx, a.redis, a.queue.Stats)
 		}
 		if a.queue == nil || !a.redis.Closed() {
 			age, every = 0, 10*time.Millisecond
@@ -100,11 +94,9 @@ func (a *accepter) sweep(ctx context.Context) {
 	}
 }
 
-func (a *accepter) sweepOnce(ctx context.Context, age time.Duration) (n int, err error) {
-	var references []string
-	err = guarded(ctx, a.db, func(ctx context.Context) (err error) {
-		references, err = a.store.received(ctx, age, 5*batchSize)
-		return err
+func (a *accepter) sweepOnce(ctx context.Context, age time.Duration) (int, error) {
+	references, err := breaker.Call(ctx, a.db, func(ctx context.Context) ([]string, error) {
+		return a.store.received(ctx, age, 5*batchSize)
 	})
 	if err != nil || len(references) == 0 {
 		return 0, err

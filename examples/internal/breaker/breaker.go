@@ -1,4 +1,5 @@
-// Package breaker stops calling a server that does not answer.
+// Package breaker makes calls to a server with a deadline, and stops making them
+// while it does not answer.
 package breaker
 
 import (
@@ -12,6 +13,7 @@ import (
 // Breaker lets calls through while they work.
 type Breaker struct {
 	breaker *gobreaker.CircuitBreaker[struct{}]
+	limit   time.Duration
 	failure func(error) bool
 }
 
@@ -22,11 +24,12 @@ const (
 	Pause = time.Second
 )
 
-// New returns a closed breaker. failure tells which errors are the server's
-// fault. The library's own default opens on the 6th failure in a row and counts
-// a client that hangs up as one: six impatient clients would stop all others.
-func New(name string, failure func(error) bool) *Breaker {
-	return &Breaker{failure: failure, breaker: gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
+// New returns a closed breaker, each of whose calls may take limit. failure tells
+// which errors are the server's fault. The library's own default opens on the 6th
+// failure in a row and counts a client that hangs up as one: six impatient
+// clients would stop all others.
+func New(name string, limit time.Duration, failure func(error) bool) *Breaker {
+	return &Breaker{limit: limit, failure: failure, breaker: gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:         name,
 		Timeout:      Pause,
 		ReadyToTrip:  func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= Trips },
@@ -36,9 +39,23 @@ func New(name string, failure func(error) bool) *Breaker {
 }
 
 // Do calls f, or returns an error without calling it.
-func (b *Breaker) Do(f func() error) error {
-	_, err := b.breaker.Execute(func() (struct{}, error) { return struct{}{}, f() })
+func (b *Breaker) Do(ctx context.Context, f func(context.Context) error) error {
+	_, err := b.breaker.Execute(func() (struct{}, error) {
+		ctx, cancel := context.WithTimeout(ctx, b.limit)
+		defer cancel()
+		return struct{}{}, f(ctx)
+	})
 	return err
+}
+
+// Call is [Breaker.Do] for an f that returns something.
+func Call[T any](ctx context.Context, b *Breaker, f func(context.Context) (T, error)) (T, error) {
+	var got T
+	err := b.Do(ctx, func(ctx context.Context) (err error) {
+		got, err = f(ctx)
+		return err
+	})
+	return got, err
 }
 
 // State is "closed", "open" or "half-open".
@@ -47,7 +64,7 @@ func (b *Breaker) State() string { return b.breaker.State().String() }
 // Closed tells whether calls go through.
 func (b *Breaker) Closed() bool { return b.breaker.State() == gobreaker.StateClosed }
 
-// Unavailable tells whether err, from Do, says that the server cannot be used
+// Unavailable tells whether err, from Do or Call, says that the server cannot be used
 // now: the breaker is open, or the call failed by the server's fault.
 func (b *Breaker) Unavailable(err error) bool {
 	return errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) || b.failure(err)
