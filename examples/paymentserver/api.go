@@ -8,7 +8,6 @@ import (
 	"net/http"
 	_ "net/http/pprof" // into the default mux, which only the admin port serves
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -16,6 +15,7 @@ import (
 	"github.com/shopspring/decimal"
 
 	"github.com/safetill/safetill/examples/internal/problem"
+	"github.com/safetill/safetill/examples/internal/service"
 	"github.com/safetill/safetill/internal/join"
 	"github.com/safetill/safetill/internal/queue"
 	"github.com/safetill/safetill/ledger"
@@ -31,9 +31,8 @@ const (
 // api is the HTTP side of the server.
 type api struct {
 	*accepter
-	ledger   *ledger.Ledger
-	pings    map[string]func(context.Context) error // by server
-	draining atomic.Bool
+	ledger *ledger.Ledger
+	health service.Health // ready as long as payments can be taken durably by anyone
 }
 
 // public is what customers' banks and nginx see.
@@ -44,7 +43,7 @@ func (s *api) public() http.Handler {
 	v1.GET("/payments/:reference", s.getPayment)
 	v1.GET("/customers/:id/balance", s.getBalance)
 	v1.GET("/customers", s.listCustomers)
-	s.health(r)
+	s.health.Routes(r)
 	return r
 }
 
@@ -55,7 +54,7 @@ func (s *api) admin() http.Handler {
 	v1.POST("/seed-customers", s.seedCustomers)
 	v1.GET("/stats", s.stats)
 	v1.GET("/verify", s.verify)
-	s.health(r)
+	s.health.Routes(r)
 	r.GET("/metrics", gin.WrapH(promhttp.HandlerFor(s.m.registry, promhttp.HandlerOpts{})))
 	r.GET("/debug/pprof/*name", gin.WrapH(http.DefaultServeMux))
 	return r
@@ -63,36 +62,6 @@ func (s *api) admin() http.Handler {
 
 func (s *api) engine() *gin.Engine {
 	return problem.Engine(s.log, func(status int) { s.m.responses.WithLabelValues(strconv.Itoa(status)).Inc() })
-}
-
-func (s *api) health(r *gin.Engine) {
-	r.GET("/livez", func(c *gin.Context) { c.JSON(http.StatusOK, gin.H{"status": "alive"}) })
-	r.GET("/readyz", s.getHealth)
-	r.GET("/api/v1/health", s.getHealth)
-}
-
-// getHealth is ready as long as payments can be taken durably by anyone.
-func (s *api) getHealth(c *gin.Context) {
-	ctx, cancel := context.WithTimeout(c.Request.Context(), time.Second)
-	defer cancel()
-	servers := gin.H{}
-	healthy := 0
-	for name, ping := range s.pings {
-		if servers[name] = "down"; ping(ctx) == nil {
-			servers[name] = "up"
-			healthy++
-		}
-	}
-	status, code := "ok", http.StatusOK
-	switch {
-	case s.draining.Load():
-		status, code = "draining", http.StatusServiceUnavailable
-	case healthy == 0:
-		status, code = "unavailable", http.StatusServiceUnavailable
-	case healthy < len(s.pings):
-		status = "degraded"
-	}
-	c.JSON(code, gin.H{"status": status, "stores": servers})
 }
 
 func (s *api) postPayment(c *gin.Context) {

@@ -25,7 +25,7 @@ type Service struct {
 	Addr, AdminAddr string
 	Public, Admin   http.Handler
 
-	// Unready is called when the service begins to stop.
+	// Unready is called when the service begins to stop; [Health.Drain] fits.
 	Unready func()
 	// Stages work until their context ends. Each is stopped when nothing can
 	// reach it any more: the first after the public port, each next one after
