@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -37,7 +36,7 @@ type server struct {
 
 // newServer opens the stores that the options ask for.
 func newServer(ctx context.Context, o *options, log *slog.Logger) (_ *server, err error) {
-	s := &server{o: o, api: &api{pings: map[string]func(context.Context) error{}, accepter: &accepter{
+	s := &server{o: o, api: &api{accepter: &accepter{
 		db: breaker.New("database", callLimit, pg.Unavailable), redis: breaker.New("redis", callLimit, func(err error) bool { return err != nil }),
 		durable: func(context.Context) error { return errUnavailable },
 		wake:    new(queue.Waker), missed: make(chan struct{}, 1), m: newMetrics(), log: log,
@@ -91,7 +90,7 @@ func (s *server) openMemory() (err error) {
 		return err
 	}
 	s.store = newMemoryStore(s.ledger)
-	s.pings["memory"] = func(context.Context) error { return nil }
+	s.health.Watch("memory", func(context.Context) error { return nil })
 	s.log.Warn("everything is in memory and gone when this process ends; -data DIR or -postgres URL keeps it")
 	return nil
 }
@@ -120,7 +119,7 @@ func (s *server) openServers(ctx context.Context) (*pgxpool.Pool, *redis.Client,
 		return nil, nil, err
 	}
 	s.store = newPGStore(pool)
-	s.pings["postgres"] = pool.Ping
+	s.health.Watch("postgres", pool.Ping)
 	if s.ledger, err = ledger.New(pgledger.NewStore(pool, nil), nil); err != nil {
 		return nil, nil, err
 	}
@@ -148,38 +147,19 @@ func (s *server) openRedis(ctx context.Context) (*redis.Client, error) {
 	if s.spill, err = redisqueue.New(rdb, "spill", leased); err != nil {
 		return nil, err
 	}
-	s.pings["redis"] = func(ctx context.Context) error { return rdb.Ping(ctx).Err() }
-	s.durable = s.appendOnly(rdb)
+	s.health.Watch("redis", func(ctx context.Context) error { return rdb.Ping(ctx).Err() })
+	s.durable = connect.AppendOnly(rdb, callLimit, s.log)
 	if err := s.durable(ctx); err != nil {
 		s.log.Warn("payments are refused while PostgreSQL is down", slog.Any("error", err))
 	}
 	return rdb, nil
 }
 
-// appendOnly returns what tells whether Redis writes to disk what it is given:
-// what nobody else has must be there before it is acknowledged.
-func (s *server) appendOnly(rdb *redis.Client) func(context.Context) error {
-	var known atomic.Bool
-	return func(ctx context.Context) error {
-		if known.Load() {
-			return nil
-		}
-		ctx, cancel := context.WithTimeout(ctx, callLimit)
-		defer cancel()
-		fsync, err := connect.AppendOnly(ctx, rdb)
-		if err == nil && !known.Swap(true) && fsync != "always" {
-			s.log.Warn("Redis syncs its file only now and then: payments taken while PostgreSQL is down are safe from a crash of this process, "+
-				"not of Redis or the machine; appendfsync always would do", slog.String("appendfsync", fsync))
-		}
-		return err
-	}
-}
-
 // serve runs until ctx ends and then finishes what was taken in.
 func (s *server) serve(ctx context.Context) error {
 	return service.Run(ctx, service.Service{
 		Addr: s.o.addr, AdminAddr: s.o.adminAddr, Public: s.public(), Admin: s.admin(),
-		Unready: func() { s.draining.Store(true) },
+		Unready: s.health.Drain,
 		Stages:  []func(context.Context) error{s.joiner.Run, func(ctx context.Context) error { return s.work(ctx, s.o.workers) }},
 		Log:     s.log,
 	})

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -54,12 +55,29 @@ func (p printer) Printf(ctx context.Context, format string, args ...any) {
 // ErrNotDurable says that Redis keeps what it is given in memory alone.
 var ErrNotDurable = errors.New("appendonly is off in Redis")
 
-// AppendOnly tells whether Redis writes what it is given to a file, else an
-// error, and its appendfsync: "always" survives a crash of the machine.
-func AppendOnly(ctx context.Context, rdb *redis.Client) (fsync string, err error) {
-	settings, err := rdb.ConfigGet(ctx, "append*").Result()
-	if err == nil && settings["appendonly"] != "yes" {
-		err = ErrNotDurable
+// AppendOnly returns what tells whether Redis writes to a file what it is given:
+// what nobody else has must be there before it is acknowledged. It asks within
+// limit, and never again once the answer was yes. A file that is not synced at
+// every write is good enough for it, and for a warning in log.
+func AppendOnly(rdb *redis.Client, limit time.Duration, log *slog.Logger) func(context.Context) error {
+	var known atomic.Bool
+	return func(ctx context.Context) error {
+		if known.Load() {
+			return nil
+		}
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		settings, err := rdb.ConfigGet(ctx, "append*").Result()
+		if err != nil {
+			return err
+		}
+		if settings["appendonly"] != "yes" {
+			return ErrNotDurable
+		}
+		if fsync := settings["appendfsync"]; !known.Swap(true) && fsync != "always" {
+			log.LogAttrs(ctx, slog.LevelWarn, "Redis syncs its file only now and then: what it alone has is safe from a crash of this process, "+
+				"not of Redis or the machine; appendfsync always would do", slog.String("appendfsync", fsync))
+		}
+		return nil
 	}
-	return settings["appendfsync"], err
 }
