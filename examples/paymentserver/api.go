@@ -6,14 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	_ "net/http/pprof" // into the default mux, which only the admin port serves
 	"strconv"
 	"time"
 
 	"github.com/gin-gonic/gin"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/shopspring/decimal"
 
+	"github.com/safetill/safetill/examples/internal/meter"
 	"github.com/safetill/safetill/examples/internal/problem"
 	"github.com/safetill/safetill/examples/internal/service"
 	"github.com/safetill/safetill/internal/join"
@@ -55,8 +54,7 @@ func (s *api) admin() http.Handler {
 	v1.GET("/stats", s.stats)
 	v1.GET("/verify", s.verify)
 	s.health.Routes(r)
-	r.GET("/metrics", gin.WrapH(promhttp.HandlerFor(s.m.registry, promhttp.HandlerOpts{})))
-	r.GET("/debug/pprof/*name", gin.WrapH(http.DefaultServeMux))
+	s.m.Routes(r)
 	return r
 }
 
@@ -211,29 +209,13 @@ func (s *api) stats(c *gin.Context) {
 		return
 	}
 	t.Breakers = map[string]string{"database": s.db.State(), "redis": s.redis.State()}
-	t.Depth = s.depths(c.Request.Context())
-	c.JSON(http.StatusOK, t)
-}
-
-// queueSize is how much a queue holds; Error says why it is not known.
-type queueSize struct {
-	Ready   int  `json:"ready"`
-	Claimed int  `json:"claimed"`
-	Unknown bool `json:"unknown,omitempty"`
-}
-
-func (a *accepter) depths(ctx context.Context) map[string]queueSize {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	sizes := map[string]queueSize{}
-	for name, q := range map[string]queue.Queue{"posting": a.queue, "spill": a.spill} {
-		if q == nil {
-			continue
+	t.Depth = map[string]meter.Depth{}
+	for name, q := range map[string]queue.Queue{"posting": s.queue, "spill": s.spill} {
+		if q != nil {
+			t.Depth[name] = meter.DepthOf(c.Request.Context(), q)
 		}
-		st, err := q.Stats(ctx)
-		sizes[name] = queueSize{Ready: st.Ready, Claimed: st.Claimed, Unknown: err != nil}
 	}
-	return sizes
+	c.JSON(http.StatusOK, t)
 }
 
 func (s *api) verify(c *gin.Context) {

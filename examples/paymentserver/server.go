@@ -8,9 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/redis/go-redis/v9"
-
 	"github.com/safetill/safetill/examples/internal/breaker"
 	"github.com/safetill/safetill/examples/internal/connect"
 	"github.com/safetill/safetill/examples/internal/private"
@@ -56,17 +53,18 @@ func newServer(ctx context.Context, o *options, log *slog.Logger) (_ *server, er
 		o.postgres, o.redis, o.migrate = own.PostgresURL, own.RedisURL, true
 		log.Info("private servers are up", slog.String("postgres", o.postgres), slog.String("redis", o.redis))
 	}
-	var pool *pgxpool.Pool
-	var rdb *redis.Client
 	if o.postgres == "" {
 		err = s.openMemory()
 	} else {
-		pool, rdb, err = s.openServers(ctx)
+		err = s.openServers(ctx)
 	}
 	if err != nil {
 		return nil, err
 	}
-	s.m.watch(s.accepter, pool, rdb)
+	s.m.Breaker("database", s.db)
+	s.m.Breaker("redis", s.redis)
+	s.m.Queue("posting", s.queue)
+	s.m.Queue("spill", s.spill)
 	if seeds := o.postgres == "" || o.migrate; seeds && o.seed > 0 {
 		if _, err := s.store.seed(ctx, o.seed); err != nil {
 			return nil, fmt.Errorf("seed customers: %w", err)
@@ -96,10 +94,10 @@ func (s *server) openMemory() (err error) {
 }
 
 // openServers connects to PostgreSQL and, if there is one, Redis.
-func (s *server) openServers(ctx context.Context) (*pgxpool.Pool, *redis.Client, error) {
+func (s *server) openServers(ctx context.Context) error {
 	pool, err := connect.Postgres(ctx, s.o.postgres, s.o.pgConns)
 	if err != nil {
-		return nil, nil, fmt.Errorf("-postgres: %w", err)
+		return fmt.Errorf("-postgres: %w", err)
 	}
 	s.closers = append(s.closers, pool.Close)
 	start, cancel := context.WithTimeout(ctx, time.Minute)
@@ -116,43 +114,44 @@ func (s *server) openServers(ctx context.Context) (*pgxpool.Pool, *redis.Client,
 		if _, old := errors.AsType[*pg.SchemaError](err); old {
 			err = fmt.Errorf("%w (-migrate brings the schema up to date)", err)
 		}
-		return nil, nil, err
+		return err
 	}
 	s.store = newPGStore(pool)
 	s.health.Watch("postgres", pool.Ping)
+	s.m.Postgres(pool)
 	if s.ledger, err = ledger.New(pgledger.NewStore(pool, nil), nil); err != nil {
-		return nil, nil, err
+		return err
 	}
 	if s.o.redis == "" {
 		s.log.Info("no Redis: workers poll PostgreSQL, and an outage of it refuses payments")
-		return pool, nil, nil
+		return nil
 	}
-	rdb, err := s.openRedis(start)
-	return pool, rdb, err
+	return s.openRedis(start)
 }
 
-func (s *server) openRedis(ctx context.Context) (*redis.Client, error) {
+func (s *server) openRedis(ctx context.Context) error {
 	rdb, err := connect.Redis(s.o.redis, s.log)
 	if err != nil {
-		return nil, fmt.Errorf("-redis: %w", err)
+		return fmt.Errorf("-redis: %w", err)
 	}
 	s.closers = append(s.closers, func() { _ = rdb.Close() })
 	leased := &redisqueue.Options{Lease: queueLease}
 	if s.cache, err = redisidem.NewStore(rdb, nil); err != nil {
-		return nil, err
+		return err
 	}
 	if s.queue, err = redisqueue.New(rdb, "payments", leased); err != nil {
-		return nil, err
+		return err
 	}
 	if s.spill, err = redisqueue.New(rdb, "spill", leased); err != nil {
-		return nil, err
+		return err
 	}
 	s.health.Watch("redis", func(ctx context.Context) error { return rdb.Ping(ctx).Err() })
+	s.m.Redis(rdb)
 	s.durable = connect.AppendOnly(rdb, callLimit, s.log)
 	if err := s.durable(ctx); err != nil {
 		s.log.Warn("payments are refused while PostgreSQL is down", slog.Any("error", err))
 	}
-	return rdb, nil
+	return nil
 }
 
 // serve runs until ctx ends and then finishes what was taken in.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/shopspring/decimal"
 
+	"github.com/safetill/safetill/examples/internal/meter"
 	"github.com/safetill/safetill/examples/internal/problem"
 	"github.com/safetill/safetill/ledger"
 )
@@ -47,11 +48,11 @@ type acceptance struct {
 
 // totals are the payments and the customers there are.
 type totals struct {
-	Customers int64                `json:"customers"`
-	Payments  map[string]int64     `json:"payments"` // by state
-	Posted    decimal.Decimal      `json:"total_posted"`
-	Depth     map[string]queueSize `json:"queues"`
-	Breakers  map[string]string    `json:"circuit_breakers,omitempty"`
+	Customers int64                  `json:"customers"`
+	Payments  map[string]int64       `json:"payments"` // by state
+	Posted    decimal.Decimal        `json:"total_posted"`
+	Depth     map[string]meter.Depth `json:"queues"`
+	Breakers  map[string]string      `json:"circuit_breakers,omitempty"`
 }
 
 // store holds the payments: what it has returned without error is durable.

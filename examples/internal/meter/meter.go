@@ -1,0 +1,115 @@
+// Package meter makes a server's Prometheus metrics: each has the server's name
+// in front and one label at the most.
+package meter
+
+import (
+	"context"
+	"net/http"
+	_ "net/http/pprof" // into the default mux, which Routes serves
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/safetill/safetill/examples/internal/breaker"
+	"github.com/safetill/safetill/internal/queue"
+)
+
+// Meter holds the metrics of one server. Two of one name and label value are a
+// fault of the programmer: the second panics.
+type Meter struct {
+	server   string
+	registry *prometheus.Registry
+}
+
+// New returns a meter with the metrics of Go and of the process.
+func New(server string) *Meter {
+	m := &Meter{server: server, registry: prometheus.NewRegistry()}
+	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// Routes adds /metrics and Go's profiles, /debug/pprof/: for a port that is private.
+func (m *Meter) Routes(r gin.IRoutes) {
+	r.GET("/metrics", gin.WrapH(promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})))
+	r.GET("/debug/pprof/*name", gin.WrapH(http.DefaultServeMux))
+}
+
+// Counter returns a counter for each value of a label. One is there once it has
+// counted something.
+func (m *Meter) Counter(name, help, label string) *prometheus.CounterVec {
+	c := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: m.server, Name: name, Help: help}, []string{label})
+	m.registry.MustRegister(c)
+	return c
+}
+
+// buckets go from what one commit takes to what an outage does.
+var buckets = []float64{.001, .002, .005, .01, .02, .03, .05, .1, .2, .5, 1, 2, 5, 10, 30, 60}
+
+// Seconds returns a histogram of durations from 1 ms to a minute.
+func (m *Meter) Seconds(name, help string) prometheus.Histogram {
+	h := prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: m.server, Name: name, Help: help, Buckets: buckets})
+	m.registry.MustRegister(h)
+	return h
+}
+
+// Gauge adds what is read at every scrape.
+func (m *Meter) Gauge(name, help, label, value string, read func() int) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: m.server, Name: name, Help: help, ConstLabels: prometheus.Labels{label: value},
+	}, func() float64 { return float64(read()) }))
+}
+
+// Breaker adds breaker_open.
+func (m *Meter) Breaker(name string, b *breaker.Breaker) {
+	m.Gauge("breaker_open", "1 while calls do not go through.", "breaker", name, func() int {
+		if b.Closed() {
+			return 0
+		}
+		return 1
+	})
+}
+
+// Postgres adds pg_connections.
+func (m *Meter) Postgres(pool *pgxpool.Pool) {
+	const name, help = "pg_connections", "Connections to PostgreSQL."
+	m.Gauge(name, help, "state", "used", func() int { return int(pool.Stat().AcquiredConns()) })
+	m.Gauge(name, help, "state", "idle", func() int { return int(pool.Stat().IdleConns()) })
+}
+
+// Redis adds redis_connections.
+func (m *Meter) Redis(rdb *redis.Client) {
+	const name, help = "redis_connections", "Connections to Redis."
+	m.Gauge(name, help, "state", "all", func() int { return int(rdb.PoolStats().TotalConns) })
+	m.Gauge(name, help, "state", "idle", func() int { return int(rdb.PoolStats().IdleConns) })
+}
+
+// Queue adds queue_depth. A queue of nil, which a server does without, is empty.
+func (m *Meter) Queue(name string, q queue.Queue) {
+	m.Gauge("queue_depth", "Messages ready and claimed.", "queue", name, func() int {
+		if q == nil {
+			return 0
+		}
+		d := DepthOf(context.Background(), q)
+		return d.Ready + d.Claimed
+	})
+}
+
+// Depth is how much a queue holds, for people to read.
+type Depth struct {
+	Ready   int  `json:"ready"`
+	Claimed int  `json:"claimed"`
+	Unknown bool `json:"unknown,omitempty"` // the queue did not say
+}
+
+// DepthOf asks a queue, for a second at the most.
+func DepthOf(ctx context.Context, q queue.Queue) Depth {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	st, err := q.Stats(ctx)
+	return Depth{Ready: st.Ready, Claimed: st.Claimed, Unknown: err != nil}
+}
