@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"log/slog"
 	"net/http"
 	"strconv"
 	"time"
@@ -12,6 +10,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/shopspring/decimal"
 
+	"github.com/safetill/safetill/examples/internal/breaker"
 	"github.com/safetill/safetill/examples/internal/meter"
 	"github.com/safetill/safetill/examples/internal/problem"
 	"github.com/safetill/safetill/examples/internal/service"
@@ -38,10 +37,10 @@ type api struct {
 func (s *api) public() http.Handler {
 	r := s.engine()
 	v1 := r.Group("/api/v1")
-	v1.POST("/payments", s.postPayment)
-	v1.GET("/payments/:reference", s.getPayment)
-	v1.GET("/customers/:id/balance", s.getBalance)
-	v1.GET("/customers", s.listCustomers)
+	v1.POST("/payments", problem.Handle(s.postPayment))
+	v1.GET("/payments/:reference", problem.Handle(s.getPayment))
+	v1.GET("/customers/:customer_id/balance", problem.Handle(s.getBalance))
+	v1.GET("/customers", problem.Handle(s.listCustomers))
 	s.health.Routes(r)
 	return r
 }
@@ -50,72 +49,68 @@ func (s *api) public() http.Handler {
 func (s *api) admin() http.Handler {
 	r := s.engine()
 	v1 := r.Group("/api/v1/admin")
-	v1.POST("/seed-customers", s.seedCustomers)
-	v1.GET("/stats", s.stats)
-	v1.GET("/verify", s.verify)
+	v1.POST("/seed-customers", problem.Handle(s.seedCustomers))
+	v1.GET("/stats", problem.Handle(s.stats))
+	v1.GET("/verify", problem.Handle(s.verify))
 	s.health.Routes(r)
 	s.m.Routes(r)
 	return r
 }
 
 func (s *api) engine() *gin.Engine {
-	return problem.Engine(s.log, func(status int) { s.m.responses.WithLabelValues(strconv.Itoa(status)).Inc() })
+	unavailable := func(err error) bool { // what has an id may be sent again
+		return errors.Is(err, errUnavailable) || errors.Is(err, join.ErrStopped) || s.db.Unavailable(err)
+	}
+	return problem.Engine(s.log, unavailable, func(status int) { s.m.responses.WithLabelValues(strconv.Itoa(status)).Inc() })
 }
 
-func (s *api) postPayment(c *gin.Context) {
+func (s *api) postPayment(c *gin.Context) (any, error) {
 	start := time.Now()
 	var body paymentBody
-	if !problem.Decode(c.Writer, c.Request.Body, maxBody, &body) {
-		return
+	if err := problem.Decode(c.Request.Body, maxBody, &body); err != nil {
+		return nil, err
 	}
 	p, faults := body.payment()
 	if len(faults) > 0 {
-		problem.Write(c.Writer, http.StatusUnprocessableEntity, "the payment has faults", faults...)
-		return
+		return nil, faults.Err(http.StatusUnprocessableEntity, paymentFaults)
 	}
 	// What has arrived whole is taken, also from a client that has gone since.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), requestLimit)
 	defer cancel()
 	got := s.submit(ctx, p)
 	result := "accepted"
-	refused, ok := errors.AsType[*refusal](got.err)
-	switch {
-	case ok:
+	switch _, refused := errors.AsType[*problem.Problem](got.err); {
+	case refused:
 		result = "refused"
-		problem.Write(c.Writer, http.StatusUnprocessableEntity, "the payment has faults", problem.Field(*refused))
 	case got.err != nil:
 		result = "unavailable"
-		s.fail(c, got.err)
 	case got.repeat:
 		result = "repeated"
-		c.JSON(http.StatusOK, got)
 	default:
 		c.Header("Location", got.StatusURL)
-		c.JSON(http.StatusAccepted, got)
+		c.Status(http.StatusAccepted)
 		s.m.accept.Observe(time.Since(start).Seconds())
 	}
 	s.m.accepted.WithLabelValues(result).Inc()
+	return got, got.err
 }
 
-func (s *api) getPayment(c *gin.Context) {
-	reference := c.Param("reference")
-	if reason := checkIdentifier(reference); reason != "" {
-		problem.Write(c.Writer, http.StatusBadRequest, "not a reference", problem.Field{Field: "reference", Reason: reason})
-		return
+func (s *api) getPayment(c *gin.Context) (any, error) {
+	reference, err := problem.PathID(c, "reference")
+	if err != nil {
+		return nil, err
 	}
-	var p payment
-	var found bool
-	if !s.read(c, func(ctx context.Context) (err error) {
-		p, found, err = s.store.find(ctx, reference)
-		return err
-	}) {
-		return
-	}
-	if !found {
-		problem.Write(c.Writer, http.StatusNotFound, "no payment with this reference", problem.Field{Field: "reference", Reason: "is unknown"})
-		return
-	}
-	c.JSON(http.StatusOK, p)
+	return breaker.Call(c.Request.Context(), s.db, func(ctx context.Context) (any, error) {
+		p, found, err := s.store.find(ctx, reference)
+		if err == nil && !found {
+			err = unknown("payment", "reference")
+		}
+		return p, err
+	})
+}
+
+func unknown(what, field string) error {
+	return problem.New(http.StatusNotFound, "no such "+what, problem.Field{Field: field, Reason: "is unknown"})
 }
 
 // customer is a customer's account. What was paid beyond the debt is credit.
@@ -128,85 +123,78 @@ type customer struct {
 	Version     int64           `json:"version"`
 }
 
-func newCustomer(id string, b ledger.Balance) customer {
-	return customer{
-		ID: id, Currency: b.Currency, Paid: b.Credits, Version: b.Version,
-		Outstanding: decimal.Max(b.Posted, decimal.Zero), Credit: decimal.Max(b.Posted.Neg(), decimal.Zero),
+// customers returns the accounts of customers, in their order.
+func (s *api) customers(ctx context.Context, ids ...string) ([]customer, error) {
+	accounts := make([]ledger.AccountID, len(ids))
+	for i, id := range ids {
+		accounts[i] = receivable(id)
 	}
+	balances, err := s.ledger.Balances(ctx, accounts...)
+	if errors.Is(err, ledger.ErrUnknownAccount) {
+		return nil, unknown("customer", "customer_id")
+	}
+	found := make([]customer, len(balances))
+	for i, b := range balances {
+		found[i] = customer{
+			ID: ids[i], Currency: b.Currency, Paid: b.Credits, Version: b.Version,
+			Outstanding: decimal.Max(b.Posted, decimal.Zero), Credit: decimal.Max(b.Posted.Neg(), decimal.Zero),
+		}
+	}
+	return found, err
 }
 
-func (s *api) getBalance(c *gin.Context) {
-	id := c.Param("id")
-	var balances []ledger.Balance
-	if reason := checkIdentifier(id); reason != "" {
-		problem.Write(c.Writer, http.StatusBadRequest, "not a customer", problem.Field{Field: "customer_id", Reason: reason})
-		return
+func (s *api) getBalance(c *gin.Context) (any, error) {
+	id, err := problem.PathID(c, "customer_id")
+	if err != nil {
+		return nil, err
 	}
-	if s.read(c, func(ctx context.Context) (err error) {
-		balances, err = s.ledger.Balances(ctx, receivable(id))
-		return err
-	}) {
-		c.JSON(http.StatusOK, newCustomer(id, balances[0]))
-	}
-}
-
-func (s *api) listCustomers(c *gin.Context) {
-	limit, offset := 50, 0
-	faults := append(problem.Int(c.Request, "limit", &limit, 1, maxPage), problem.Int(c.Request, "offset", &offset, 0, 1<<30)...)
-	if len(faults) > 0 {
-		problem.Write(c.Writer, http.StatusBadRequest, "the query has faults", faults...)
-		return
-	}
-	page := make([]customer, 0, limit)
-	var total int64
-	if s.read(c, func(ctx context.Context) error {
-		ids, n, err := s.store.customers(ctx, limit, offset)
+	return breaker.Call(c.Request.Context(), s.db, func(ctx context.Context) (any, error) {
+		found, err := s.customers(ctx, id)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		accounts := make([]ledger.AccountID, len(ids))
-		for i, id := range ids {
-			accounts[i] = receivable(id)
-		}
-		balances, err := s.ledger.Balances(ctx, accounts...)
-		for i, b := range balances {
-			page = append(page, newCustomer(ids[i], b))
-		}
-		total = n
-		return err
-	}) {
-		c.JSON(http.StatusOK, gin.H{"customers": page, "limit": limit, "offset": offset, "total": total})
-	}
+		return found[0], nil
+	})
 }
 
-func (s *api) seedCustomers(c *gin.Context) {
+func (s *api) listCustomers(c *gin.Context) (any, error) {
+	var faults problem.Faults
+	limit, offset := faults.Query(c, "limit", 50, 1, maxPage), faults.Query(c, "offset", 0, 0, 1<<30)
+	if len(faults) > 0 {
+		return nil, faults.Err(http.StatusBadRequest, "the query has faults")
+	}
+	return breaker.Call(c.Request.Context(), s.db, func(ctx context.Context) (any, error) {
+		ids, total, err := s.store.customers(ctx, limit, offset)
+		if err != nil {
+			return nil, err
+		}
+		page, err := s.customers(ctx, ids...)
+		return gin.H{"customers": page, "limit": limit, "offset": offset, "total": total}, err
+	})
+}
+
+func (s *api) seedCustomers(c *gin.Context) (any, error) {
 	var body struct {
 		Count *int `json:"count"`
 	}
-	if !problem.Decode(c.Writer, c.Request.Body, maxBody, &body) {
-		return
+	if err := problem.Decode(c.Request.Body, maxBody, &body); err != nil {
+		return nil, err
 	}
-	if body.Count == nil || *body.Count < 1 || *body.Count > maxSeed {
-		problem.Write(c.Writer, http.StatusUnprocessableEntity, "the request has faults", problem.Field{Field: "count", Reason: fmt.Sprintf("must be from 1 to %d", maxSeed)})
-		return
+	var faults problem.Faults
+	n := faults.Int("count", body.Count, 1, maxSeed)
+	if len(faults) > 0 {
+		return nil, faults.Err(http.StatusUnprocessableEntity, "the request has faults")
 	}
 	ctx, cancel := context.WithTimeout(c.Request.Context(), time.Minute)
 	defer cancel()
-	made, err := s.store.seed(ctx, *body.Count)
-	if err != nil {
-		s.fail(c, err)
-		return
-	}
-	c.JSON(http.StatusOK, gin.H{"created": made, "first": customerID(1), "last": customerID(*body.Count)})
+	made, err := s.store.seed(ctx, n)
+	return gin.H{"created": made, "first": customerID(1), "last": customerID(n)}, err
 }
 
-func (s *api) stats(c *gin.Context) {
-	var t totals
-	if !s.read(c, func(ctx context.Context) (err error) {
-		t, err = s.store.totals(ctx)
-		return err
-	}) {
-		return
+func (s *api) stats(c *gin.Context) (any, error) {
+	t, err := breaker.Call(c.Request.Context(), s.db, s.store.totals)
+	if err != nil {
+		return nil, err
 	}
 	t.Breakers = map[string]string{"database": s.db.State(), "redis": s.redis.State()}
 	t.Depth = map[string]meter.Depth{}
@@ -215,41 +203,12 @@ func (s *api) stats(c *gin.Context) {
 			t.Depth[name] = meter.DepthOf(c.Request.Context(), q)
 		}
 	}
-	c.JSON(http.StatusOK, t)
+	return t, nil
 }
 
-func (s *api) verify(c *gin.Context) {
+func (s *api) verify(c *gin.Context) (any, error) {
 	ctx, cancel := context.WithTimeout(c.Request.Context(), 5*time.Minute)
 	defer cancel()
 	report, err := s.ledger.Verify(ctx)
-	if err != nil {
-		s.fail(c, err)
-		return
-	}
-	c.JSON(http.StatusOK, gin.H{"ok": report.OK(), "accounts": report.Accounts, "entries": report.Entries, "breaks": append([]ledger.Break{}, report.Breaks...)})
-}
-
-// read runs a query of the database, or answers why it cannot.
-func (s *api) read(c *gin.Context, f func(context.Context) error) bool {
-	err := s.db.Do(c.Request.Context(), f)
-	if errors.Is(err, ledger.ErrUnknownAccount) {
-		problem.Write(c.Writer, http.StatusNotFound, "no such customer", problem.Field{Field: "customer_id", Reason: "is unknown"})
-	} else if err != nil {
-		s.fail(c, err)
-	}
-	return err == nil
-}
-
-// fail answers what is not the client's fault. What has an id may be sent again.
-func (s *api) fail(c *gin.Context, err error) {
-	switch {
-	case errors.Is(err, errUnavailable), errors.Is(err, join.ErrStopped), errors.Is(err, context.DeadlineExceeded), s.db.Unavailable(err):
-		c.Header("Retry-After", "1")
-		problem.Write(c.Writer, http.StatusServiceUnavailable, "the server cannot do this now; try again")
-	case errors.Is(err, context.Canceled):
-		c.AbortWithStatus(499) // the client has gone; only the metrics see it
-	default:
-		s.log.Error("request failed", slog.String("path", c.FullPath()), slog.Any("error", err))
-		problem.Write(c.Writer, http.StatusInternalServerError, "an error of the server, which is in its log")
-	}
+	return gin.H{"ok": report.OK(), "accounts": report.Accounts, "entries": report.Entries, "breaks": append([]ledger.Break{}, report.Breaks...)}, err
 }

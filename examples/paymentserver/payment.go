@@ -68,6 +68,9 @@ func (p *payment) fingerprint() idempotency.Fingerprint {
 	return idempotency.FingerprintOf([]byte(p.CustomerID), []byte(p.BankStatus), []byte(p.Amount.String()), []byte(p.Date))
 }
 
+// paymentFaults is the detail of a problem that names a payment's fields.
+const paymentFaults = "the payment has faults"
+
 // paymentBody is the body of POST /payments. Pointers tell absent from empty.
 type paymentBody struct {
 	CustomerID *string `json:"customer_id"`
@@ -77,64 +80,47 @@ type paymentBody struct {
 	Reference  *string `json:"transaction_reference"`
 }
 
-var (
-	identifier = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$`)
-	// 13 digits of naira keep a payment's kobo within int64 a thousand times over.
-	plainAmount = regexp.MustCompile(`^[0-9]{1,13}(\.[0-9]{1,2})?$`)
-)
+// 13 digits of naira keep a payment's kobo within int64 a thousand times over.
+var plainAmount = regexp.MustCompile(`^[0-9]{1,13}(\.[0-9]{1,2})?$`)
 
 // payment returns what the body says, or all that is wrong with it.
-func (b *paymentBody) payment() (*payment, []problem.Field) {
-	p := &payment{}
-	var faults []problem.Field
-	read := func(field string, value *string, check func(string) string) string {
-		reason := "is required"
-		if value != nil {
-			if reason = check(*value); reason == "" {
-				return *value
-			}
-		}
-		faults = append(faults, problem.Field{Field: field, Reason: reason})
-		return ""
+func (b *paymentBody) payment() (*payment, problem.Faults) {
+	var faults problem.Faults
+	p := &payment{
+		Reference:  faults.Required("transaction_reference", b.Reference, problem.Identifier),
+		CustomerID: faults.Required("customer_id", b.CustomerID, problem.Identifier),
+		BankStatus: faults.Required("payment_status", b.Status, checkStatus),
+		Date:       faults.Required("transaction_date", b.Date, checkDate),
 	}
-	p.Reference = read("transaction_reference", b.Reference, checkIdentifier)
-	p.CustomerID = read("customer_id", b.CustomerID, checkIdentifier)
-	p.BankStatus = read("payment_status", b.Status, func(s string) string {
-		if slices.Contains(bankStatuses, s) {
-			return ""
-		}
-		return "must be one of " + strings.Join(bankStatuses, ", ")
-	})
-	p.Date = read("transaction_date", b.Date, func(s string) string {
-		// Parse takes more than the layout says, such as a blank for a zero.
-		if t, err := time.Parse(dateLayout, s); err != nil || t.Format(dateLayout) != s || t.Year() < 1 {
-			return "must be a date and time like 2025-11-07 14:54:16"
-		}
-		return ""
-	})
-	read("transaction_amount", b.Amount, func(s string) string {
-		if !plainAmount.MatchString(s) {
-			return "must be a plain decimal number with at most 13 digits and 2 decimals, like 10000 or 99.50"
-		}
-		if p.Amount = decimal.RequireFromString(s); p.Amount.Sign() <= 0 {
-			return "must be more than 0"
-		}
-		return ""
-	})
-	if p.State = p.firstState(); len(faults) > 0 {
+	amount := faults.Required("transaction_amount", b.Amount, checkAmount)
+	if len(faults) > 0 {
 		return nil, faults
 	}
+	p.Amount, p.State = decimal.RequireFromString(amount), p.firstState()
 	return p, nil
 }
 
-func checkIdentifier(s string) string {
-	switch {
-	case s == "":
-		return "must not be empty"
-	case len(s) > 64:
-		return "must have at most 64 characters"
-	case !identifier.MatchString(s):
-		return "must be letters, digits and . _ : - and begin with a letter or digit"
+func checkStatus(s string) string {
+	if slices.Contains(bankStatuses, s) {
+		return ""
+	}
+	return "must be one of " + strings.Join(bankStatuses, ", ")
+}
+
+func checkDate(s string) string {
+	// Parse takes more than the layout says, such as a blank for a zero.
+	if t, err := time.Parse(dateLayout, s); err != nil || t.Format(dateLayout) != s || t.Year() < 1 {
+		return "must be a date and time like 2025-11-07 14:54:16"
+	}
+	return ""
+}
+
+func checkAmount(s string) string {
+	if !plainAmount.MatchString(s) {
+		return "must be a plain decimal number with at most 13 digits and 2 decimals, like 10000 or 99.50"
+	}
+	if decimal.RequireFromString(s).IsZero() {
+		return "must be more than 0"
 	}
 	return ""
 }

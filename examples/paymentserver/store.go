@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -29,14 +30,11 @@ func receivable(customer string) ledger.AccountID { return ledger.AccountID("cus
 // assetValue is what each seeded customer owes at first.
 var assetValue = decimal.New(1_000_000, 0)
 
-// refusal is a payment's field that a store does not take.
-type refusal problem.Field
-
-func (r *refusal) Error() string { return r.Field + " " + r.Reason }
-
+// Why a store refuses a payment.
 var (
-	errUnknownCustomer = &refusal{Field: "customer_id", Reason: "is unknown"}
-	errOtherContent    = &refusal{Field: "transaction_reference", Reason: "was used for a payment with other content"}
+	errUnknownCustomer = problem.New(http.StatusUnprocessableEntity, paymentFaults, problem.Field{Field: "customer_id", Reason: "is unknown"})
+	errOtherContent    = problem.New(http.StatusUnprocessableEntity, paymentFaults,
+		problem.Field{Field: "transaction_reference", Reason: "was used for a payment with other content"})
 )
 
 // acceptance is what became of one payment offered to a store.

@@ -1,17 +1,14 @@
-// Package problem answers HTTP requests that are refused, after RFC 9457.
+// Package problem answers HTTP requests that are refused, after RFC 9457. A
+// [Problem] is an error, so that what finds a fault only returns it: a parser, a
+// handler made by [Handle], or the domain below them. [Engine] writes the answer.
 package problem
 
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
-	"runtime/debug"
-	"strconv"
-
-	"github.com/gin-gonic/gin"
+	"strings"
 
 	"github.com/safetill/safetill/examples/internal/strictjson"
 )
@@ -31,73 +28,48 @@ type Problem struct {
 	Errors []Field `json:"errors,omitempty"` // the fields that are wrong
 }
 
-// Write answers with a problem.
-func Write(w http.ResponseWriter, status int, detail string, fields ...Field) {
-	body, err := json.Marshal(Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail, Errors: fields})
+// New returns a problem. Each is equal to itself alone, for errors.Is.
+func New(status int, detail string, fields ...Field) *Problem {
+	return &Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail, Errors: fields}
+}
+
+// Error is the detail and the fields.
+func (p *Problem) Error() string {
+	text := []string{p.Detail}
+	for _, f := range p.Errors {
+		text = append(text, f.Field+" "+f.Reason)
+	}
+	return strings.Join(text, ": ")
+}
+
+// write answers with the problem.
+func (p *Problem) write(w http.ResponseWriter) {
+	body, err := json.Marshal(p)
 	if err != nil {
 		panic(err) // strings and an int always encode
 	}
+	if p.Status == http.StatusRequestEntityTooLarge {
+		w.Header().Set("Connection", "close") // the rest is not read
+	}
 	w.Header().Set("Content-Type", "application/problem+json")
-	w.WriteHeader(status)
+	w.WriteHeader(p.Status)
 	_, _ = w.Write(body) // a client that is gone needs no answer
 }
 
 // Decode reads a JSON body of at most limit bytes into a struct, strictly, or
-// answers what is wrong with it and returns false.
-func Decode(w http.ResponseWriter, body io.Reader, limit int64, into any) bool {
+// returns a problem.
+func Decode(body io.Reader, limit int64, into any) error {
 	err := strictjson.Decode(body, limit, into)
 	bad, ok := errors.AsType[*strictjson.Error](err)
 	switch {
 	case err == nil:
-		return true
-	case errors.Is(err, strictjson.ErrTooLarge):
-		w.Header().Set("Connection", "close") // the rest is not read
-		Write(w, http.StatusRequestEntityTooLarge, bad.Reason)
-	case ok && bad.Field != "":
-		Write(w, http.StatusBadRequest, "the body is not what is expected", Field{bad.Field, bad.Reason})
-	case ok:
-		Write(w, http.StatusBadRequest, bad.Reason)
-	default:
-		Write(w, http.StatusBadRequest, "the body could not be read")
-	}
-	return false
-}
-
-// Int reads a whole number from least to most out of a query parameter, or
-// leaves into as it is where there is none. It returns what is wrong with it.
-func Int(r *http.Request, name string, into *int, least, most int) []Field {
-	text := r.URL.Query().Get(name)
-	if text == "" && !r.URL.Query().Has(name) {
 		return nil
+	case errors.Is(err, strictjson.ErrTooLarge):
+		return New(http.StatusRequestEntityTooLarge, bad.Reason)
+	case ok && bad.Field != "":
+		return New(http.StatusBadRequest, "the body is not what is expected", Field{bad.Field, bad.Reason})
+	case ok:
+		return New(http.StatusBadRequest, bad.Reason)
 	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < least || n > most {
-		return []Field{{Field: name, Reason: fmt.Sprintf("must be a whole number from %d to %d", least, most)}}
-	}
-	*into = n
-	return nil
-}
-
-// Engine returns a router that answers unknown paths, wrong methods and panics
-// with problems. done is told the status of every answer.
-func Engine(log *slog.Logger, done func(status int)) *gin.Engine {
-	gin.SetMode(gin.ReleaseMode)
-	r := gin.New()
-	r.HandleMethodNotAllowed, r.RedirectTrailingSlash = true, false
-	r.Use(func(c *gin.Context) {
-		defer func() {
-			if recovered := recover(); recovered != nil {
-				log.Error("handler panicked", slog.String("path", c.FullPath()), slog.Any("panic", recovered), slog.String("stack", string(debug.Stack())))
-				Write(c.Writer, http.StatusInternalServerError, "an error of the server, which is in its log")
-				c.Abort()
-			}
-			done(c.Writer.Status())
-		}()
-		c.Next()
-	})
-	r.NoRoute(func(c *gin.Context) { Write(c.Writer, http.StatusNotFound, "no such path: "+c.Request.URL.Path) })
-	r.NoMethod(func(c *gin.Context) {
-		Write(c.Writer, http.StatusMethodNotAllowed, c.Request.Method+" is not allowed here, only "+c.Writer.Header().Get("Allow"))
-	})
-	return r
+	return New(http.StatusBadRequest, "the body could not be read")
 }

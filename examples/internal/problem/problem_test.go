@@ -1,7 +1,11 @@
 package problem
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -41,14 +45,18 @@ func TestDecode(t *testing.T) {
 		var into struct {
 			Count *int `json:"count"`
 		}
-		w := httptest.NewRecorder()
-		ok := Decode(w, strings.NewReader(c.body), 64, &into)
-		require.Equal(t, c.status == 0, ok, c.body)
-		if ok {
+		err := Decode(strings.NewReader(c.body), 64, &into)
+		if c.status == 0 {
+			require.NoError(t, err)
 			require.Equal(t, 3, *into.Count)
 			continue
 		}
+		w := httptest.NewRecorder()
+		bad, ok := errors.AsType[*Problem](err)
+		require.True(t, ok, c.body)
+		bad.write(w)
 		p := read(t, w, c.status)
+		require.Equal(t, c.status == http.StatusRequestEntityTooLarge, w.Header().Get("Connection") == "close")
 		require.Equal(t, c.field != "", len(p.Errors) == 1, c.body)
 		if c.field != "" {
 			require.Equal(t, c.field, p.Errors[0].Field)
@@ -56,24 +64,19 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-func TestInt(t *testing.T) {
+func TestAProblemIsAnError(t *testing.T) {
 	t.Parallel()
-	for query, want := range map[string]int{"": 50, "?n=7": 7, "?n=1": 1, "?n=9": 9, "?n=": -1, "?n=0": -1, "?n=10": -1, "?n=x": -1, "?n=1.5": -1} {
-		n := 50
-		faults := Int(httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/"+query, nil), "n", &n, 1, 9)
-		if want < 0 {
-			require.Equal(t, []Field{{Field: "n", Reason: "must be a whole number from 1 to 9"}}, faults, query)
-			continue
-		}
-		require.Empty(t, faults, query)
-		require.Equal(t, want, n, query)
-	}
+	one, other := New(http.StatusNotFound, "no tea", Field{"kind", "is unknown"}), New(http.StatusNotFound, "no tea", Field{"kind", "is unknown"})
+	require.EqualError(t, one, "no tea: kind is unknown")
+	wrapped := fmt.Errorf("serve: %w", one)
+	require.ErrorIs(t, wrapped, one)
+	require.NotErrorIs(t, wrapped, other)
 }
 
 func TestEngineAnswersWithProblems(t *testing.T) {
 	t.Parallel()
 	var seen []int
-	r := Engine(slog.New(slog.DiscardHandler), func(status int) { seen = append(seen, status) })
+	r := Engine(slog.New(slog.DiscardHandler), func(error) bool { return false }, func(status int) { seen = append(seen, status) })
 	r.GET("/fine", func(c *gin.Context) { c.Status(http.StatusNoContent) })
 	r.GET("/panics", func(*gin.Context) { panic("at the disco") })
 	serve := func(method, path string) *httptest.ResponseRecorder {
@@ -89,4 +92,42 @@ func TestEngineAnswersWithProblems(t *testing.T) {
 	require.Equal(t, "GET", w.Header().Get("Allow"))
 	require.NotContains(t, read(t, serve(http.MethodGet, "/panics"), http.StatusInternalServerError).Detail, "disco")
 	require.Equal(t, []int{204, 404, 404, 405, 500}, seen)
+}
+
+func TestEngineAnswersWhatHandlersReturn(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	var seen []int
+	busy := errors.New("busy")
+	r := Engine(slog.New(slog.NewTextHandler(&log, nil)), func(err error) bool { return errors.Is(err, busy) }, func(status int) { seen = append(seen, status) })
+	serve := func(path string, err error) *httptest.ResponseRecorder {
+		r.GET(path, Handle(func(c *gin.Context) (any, error) {
+			if path == "/made" {
+				c.Status(http.StatusCreated)
+			}
+			return gin.H{"path": path}, err
+		}))
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+		return w
+	}
+	for path, status := range map[string]int{"/fine": http.StatusOK, "/made": http.StatusCreated} {
+		w := serve(path, nil)
+		require.Equal(t, status, w.Code)
+		require.JSONEq(t, fmt.Sprintf(`{"path":%q}`, path), w.Body.String())
+	}
+	seen = nil
+	wrong := fmt.Errorf("wrapped: %w", New(http.StatusConflict, "no", Field{"kind", "is gone"}))
+	require.Equal(t, []Field{{"kind", "is gone"}}, read(t, serve("/problem", wrong), http.StatusConflict).Errors)
+	require.Empty(t, log.String())
+	for path, err := range map[string]error{"/busy": fmt.Errorf("now: %w", busy), "/slow": context.DeadlineExceeded} {
+		w := serve(path, err)
+		read(t, w, http.StatusServiceUnavailable)
+		require.Equal(t, "1", w.Header().Get("Retry-After"))
+	}
+	require.Equal(t, 499, serve("/gone", context.Canceled).Code)
+	require.Empty(t, log.String())
+	require.NotContains(t, read(t, serve("/broken", errors.New("secret")), http.StatusInternalServerError).Detail, "secret")
+	require.Contains(t, log.String(), "secret")
+	require.Equal(t, []int{409, 503, 503, 499, 500}, seen)
 }

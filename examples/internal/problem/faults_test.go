@@ -1,0 +1,76 @@
+package problem
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/gin-gonic/gin"
+	"github.com/stretchr/testify/require"
+)
+
+func TestFaultsAreAllCollected(t *testing.T) {
+	t.Parallel()
+	var f Faults
+	require.NoError(t, f.Err(http.StatusUnprocessableEntity, "the tea has faults"))
+	short := func(s string) string {
+		if len(s) > 3 {
+			return "is too long"
+		}
+		return ""
+	}
+	require.Equal(t, "tea", f.Required("kind", new("tea"), short))
+	require.Equal(t, 7, f.Int("cups", new(7), 1, 9))
+	require.Empty(t, f)
+
+	require.Empty(t, f.Required("kind", nil, short))
+	require.Empty(t, f.Required("sort", new("oolong"), short))
+	require.Zero(t, f.Int("cups", nil, 1, 9))
+	require.Zero(t, f.Int("pots", new(10), 1, 9))
+	require.Zero(t, f.Int("spoons", new(0), 1, 9))
+	want := []Field{
+		{"kind", "is required"},
+		{"sort", "is too long"},
+		{"cups", "must be a whole number from 1 to 9"},
+		{"pots", "must be a whole number from 1 to 9"},
+		{"spoons", "must be a whole number from 1 to 9"},
+	}
+	err := f.Err(http.StatusUnprocessableEntity, "the tea has faults")
+	require.Equal(t, New(http.StatusUnprocessableEntity, "the tea has faults", want...), err)
+}
+
+func TestQuery(t *testing.T) {
+	t.Parallel()
+	for query, want := range map[string]int{"": 50, "?n=7": 7, "?n=1": 1, "?n=9": 9, "?n=": -1, "?n=0": -1, "?n=10": -1, "?n=x": -1, "?n=1.5": -1} {
+		c, _ := gin.CreateTestContext(httptest.NewRecorder())
+		c.Request = httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/"+query, nil)
+		var f Faults
+		n := f.Query(c, "n", 50, 1, 9)
+		if want < 0 {
+			require.Equal(t, Faults{{"n", "must be a whole number from 1 to 9"}}, f, query)
+			continue
+		}
+		require.Empty(t, f, query)
+		require.Equal(t, want, n, query)
+	}
+}
+
+func TestIdentifiers(t *testing.T) {
+	t.Parallel()
+	for _, good := range []string{"a", "7", "A-1", "bank:2025-11-07_a.b", "a..", strings.Repeat("r", 64)} {
+		require.Empty(t, Identifier(good), good)
+	}
+	for _, bad := range []string{"", " ", "-a", ".a", "a b", "a/b", "a\n", "a\x00", "é", "a%41", strings.Repeat("r", 65)} {
+		require.NotEmpty(t, Identifier(bad), "%q", bad)
+		c, _ := gin.CreateTestContext(httptest.NewRecorder())
+		c.Params = gin.Params{{Key: "name", Value: bad}}
+		_, err := PathID(c, "name")
+		require.Equal(t, New(http.StatusBadRequest, "the path has faults", Field{"name", Identifier(bad)}), err)
+	}
+	c, _ := gin.CreateTestContext(httptest.NewRecorder())
+	c.Params = gin.Params{{Key: "name", Value: "A-1"}}
+	name, err := PathID(c, "name")
+	require.NoError(t, err)
+	require.Equal(t, "A-1", name)
+}
