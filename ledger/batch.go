@@ -112,12 +112,13 @@ func (b *batch) settle(outcomes []Outcome) {
 		b.results[b.index[k]].take(o)
 	}
 	for _, r := range b.repeats {
-		if b.drafts[r.draft].Fingerprint != r.fingerprint {
+		o := outcomes[r.draft]
+		// What fails with its chain is not decided: it may come a second time, alone.
+		if b.drafts[r.draft].Fingerprint != r.fingerprint || o.Verdict == LinkFailed {
 			b.later = append(b.later, group{r.at, r.at + 1})
 			continue
 		}
-		o := outcomes[r.draft]
-		o.Duplicate = o.Verdict != Conflict && o.Verdict != LinkFailed
+		o.Duplicate = o.Verdict != Conflict
 		b.results[r.at].take(o)
 	}
 }

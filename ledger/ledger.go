@@ -127,8 +127,8 @@ func (l *Ledger) state(field string, a Account) (State, error) {
 //
 // An error means that no result is known: the store failed, and posting the
 // same batch again is safe. Cost: one commit, however many transactions there
-// are (and one more for each that has an id of the batch with other content, and
-// each chain that has one at all).
+// are (and one more, behind the others, for each that has an id of the batch with
+// other content or of a chain that failed, and each chain that has one at all).
 func (l *Ledger) Post(ctx context.Context, txs []Transaction) ([]Result, error) {
 	if len(txs) > MaxBatch {
 		return nil, &InputError{Field: "txs", Reason: fmt.Sprintf("has %d transactions, more than %d", len(txs), MaxBatch)}
