@@ -3,6 +3,7 @@ package ledgertest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 
 	"github.com/safetill/safetill/ledger"
@@ -32,7 +33,10 @@ type Flaky struct {
 	calls atomic.Int64
 }
 
-var _ ledger.Store = (*Flaky)(nil)
+var (
+	_ ledger.Store   = (*Flaky)(nil)
+	_ ledger.Expirer = (*Flaky)(nil)
+)
 
 // Calls returns how many calls there were.
 func (f *Flaky) Calls() int64 { return f.calls.Load() }
@@ -81,4 +85,13 @@ func (f *Flaky) Lines(ctx context.Context, account ledger.AccountID, after int64
 // Verify is [ledger.Store.Verify].
 func (f *Flaky) Verify(ctx context.Context) (ledger.Report, error) {
 	return answer(f, func() (ledger.Report, error) { return f.Store.Verify(ctx) })
+}
+
+// ExpiredHolds is [ledger.Expirer.ExpiredHolds], of a Store that has it.
+func (f *Flaky) ExpiredHolds(ctx context.Context, limit int) ([]ledger.TransactionID, error) {
+	store, ok := f.Store.(ledger.Expirer)
+	if !ok {
+		return nil, fmt.Errorf("ledgertest: expired holds: %w", errors.ErrUnsupported)
+	}
+	return answer(f, func() ([]ledger.TransactionID, error) { return store.ExpiredHolds(ctx, limit) })
 }
