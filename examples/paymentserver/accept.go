@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/safetill/safetill/examples/internal/breaker"
@@ -32,11 +33,14 @@ type answer struct {
 	StatusURL  string    `json:"status_url"`
 	AcceptedAt time.Time `json:"accepted_at"`
 	repeat     bool
-	err        error
 }
 
-func newAnswer(p *payment, first time.Time) answer {
-	return answer{Message: "accepted", Reference: p.Reference, StatusURL: "/api/v1/payments/" + p.Reference, AcceptedAt: first}
+func newAnswer(p *payment, a acceptance) answer {
+	got := answer{Message: "accepted", Reference: p.Reference, StatusURL: "/api/v1/payments/" + p.Reference, AcceptedAt: a.first}
+	if a.repeat {
+		return got.repeated()
+	}
+	return got
 }
 
 func (a answer) repeated() answer {
@@ -46,38 +50,39 @@ func (a answer) repeated() answer {
 
 // request is one payment on its way through the accepter.
 type request struct {
-	payment  *payment
-	done     chan answer       // holds one, so that nobody waits for a client that is gone
-	token    idempotency.Token // > 0: the claim in the cache is ours
-	mismatch bool              // the cache knows the key with other content
-	copies   []*request        // the same payment again, in the same batch
+	*payment
+	call   *join.Call[*payment, answer] // nil for one from the spill list: it has its answer
+	cached idempotency.Record           // what the cache knows of it
+	copies []*request                   // the same payment again, in the same batch
 }
 
 // reply answers the client, and those that have sent the same.
-func (r *request) reply(got answer) {
-	r.done <- got
+func (r *request) reply(got answer, err error) {
+	r.call.Answer(got, err)
 	for _, c := range r.copies {
-		c.done <- got.repeated()
+		c.call.Answer(got.repeated(), err)
 	}
 }
 
-// distinct returns each reference once: a copy goes with the first, and what has
-// other content under the same reference is for later, when the first is known.
-func distinct(requests []*request) (first, later []*request) {
-	seen := make(map[string]*request, len(requests))
-	for _, r := range requests {
-		f := seen[r.payment.Reference]
-		switch {
-		case f == nil:
-			seen[r.payment.Reference] = r
-			first = append(first, r)
-		case f.payment.fingerprint() == r.payment.fingerprint():
-			f.copies = append(f.copies, r)
-		default:
-			later = append(later, r)
+// rounds parts a batch so that a reference comes once in each round. A copy goes
+// with the first of its kind; other content under the same reference is for the
+// next round, when the first is known.
+func rounds(batch []*request) (rounds [][]*request) {
+	kinds := make(map[string][]*request, len(batch)) // by reference, one of each content
+	for _, r := range batch {
+		known := kinds[r.Reference]
+		same := func(k *request) bool { return k.fingerprint() == r.fingerprint() }
+		if n := slices.IndexFunc(known, same); n >= 0 {
+			known[n].copies = append(known[n].copies, r)
+			continue
 		}
+		if len(rounds) == len(known) {
+			rounds = append(rounds, nil)
+		}
+		rounds[len(known)] = append(rounds[len(known)], r)
+		kinds[r.Reference] = append(known, r)
 	}
-	return first, later
+	return rounds
 }
 
 // accepter makes payments durable, many in one commit. A payment is refused a
@@ -95,52 +100,68 @@ type accepter struct {
 	missed  chan struct{} // tells the sweep that a push has failed
 	m       *metrics
 	log     *slog.Logger
-	joiner  *join.Joiner[*request]
+	joiner  *join.Joiner[*payment, answer]
 }
 
-// submit waits until the payment is durable or refused. A client that hangs up
-// changes nothing about that.
-func (a *accepter) submit(ctx context.Context, p *payment) answer {
-	r := &request{payment: p, done: make(chan answer, 1)}
-	if err := a.joiner.Put(ctx, r); err != nil {
-		return answer{err: err}
-	}
-	select {
-	case got := <-r.done:
-		return got
-	case <-ctx.Done():
-		return answer{err: ctx.Err()}
-	}
-}
-
-// accept answers every request of a batch. Its clients may hang up: nothing here
+// accept answers every call of a batch. Its clients may hang up: nothing here
 // depends on them.
-func (a *accepter) accept(requests []*request) {
-	for len(requests) > 0 {
-		first, later := distinct(requests)
-		a.acceptDistinct(context.Background(), first)
-		requests = later
+func (a *accepter) accept(calls []*join.Call[*payment, answer]) {
+	batch := make([]*request, len(calls))
+	for i, c := range calls {
+		batch[i] = &request{payment: c.Item, call: c}
+	}
+	for _, requests := range rounds(batch) {
+		a.acceptRound(context.Background(), requests)
 	}
 }
 
-func (a *accepter) acceptDistinct(ctx context.Context, requests []*request) {
+func (a *accepter) acceptRound(ctx context.Context, requests []*request) {
 	if requests = a.claim(ctx, requests); len(requests) == 0 {
 		return
 	}
 	limited, cancel := context.WithTimeout(ctx, dbLimit)
+	defer cancel()
 	accepted, err := a.record(limited, requests, false)
-	cancel()
-	switch {
-	case err == nil:
-		a.answer(ctx, requests, accepted)
-	case a.db.Unavailable(err):
-		a.divert(ctx, requests, err)
-	default:
+	spilled := a.db.Unavailable(err)
+	if spilled {
+		accepted, err = a.divert(ctx, requests, err)
+	}
+	if err != nil {
 		a.log.Error("payments could not be accepted", slog.Int("payments", len(requests)), slog.Any("error", err))
 		for _, r := range requests {
-			r.reply(answer{err: err})
+			r.reply(answer{}, err)
 		}
+		return
 	}
+	a.answer(ctx, requests, accepted, spilled)
+}
+
+// claim asks the cache and answers what it knows. What it does not know, and
+// everything when it is gone, is for the store to decide.
+func (a *accepter) claim(ctx context.Context, requests []*request) (open []*request) {
+	if a.cache == nil {
+		return requests
+	}
+	claims := make([]idempotency.Request, len(requests))
+	for i, r := range requests {
+		claims[i] = idempotency.Request{Key: r.key(), Fingerprint: r.fingerprint(), Lease: claimLease}
+	}
+	records, err := breaker.Call(ctx, a.redis, func(ctx context.Context) ([]idempotency.Record, error) {
+		return a.cache.Claim(ctx, claims)
+	})
+	if err != nil {
+		return requests
+	}
+	for i, r := range requests {
+		var first answer
+		r.cached = records[i]
+		if r.cached.Outcome == idempotency.Completed && json.Unmarshal(r.cached.Response, &first) == nil {
+			r.reply(first.repeated(), nil)
+			continue
+		}
+		open = append(open, r) // one in flight is in the hands of another server, or that died with it
+	}
+	return open
 }
 
 // record offers payments to the store. Those on the spill list are acknowledged.
@@ -154,75 +175,70 @@ func (a *accepter) record(ctx context.Context, requests []*request, acknowledged
 	})
 }
 
-// claim asks the cache and answers what it knows. What it does not know, and
-// everything when it is gone, is for the store to decide.
-func (a *accepter) claim(ctx context.Context, requests []*request) []*request {
-	if a.cache == nil {
-		return requests
-	}
-	claims := make([]idempotency.Request, len(requests))
+// divert puts payments on the spill list while the database is down. A commit
+// whose answer was lost puts a payment in both places: the drain finds its
+// reference taken by itself.
+func (a *accepter) divert(ctx context.Context, requests []*request, cause error) ([]acceptance, error) {
+	accepted := make([]acceptance, len(requests))
+	var bodies [][]byte
+	now := time.Now().UTC()
 	for i, r := range requests {
-		claims[i] = idempotency.Request{Key: r.payment.key(), Fingerprint: r.payment.fingerprint(), Lease: claimLease}
-	}
-	records, err := breaker.Call(ctx, a.redis, func(ctx context.Context) ([]idempotency.Record, error) {
-		return a.cache.Claim(ctx, claims)
-	})
-	if err != nil {
-		return requests
-	}
-	var open []*request
-	for i, r := range requests {
-		var first answer
-		switch records[i].Outcome {
-		case idempotency.Completed:
-			if err := json.Unmarshal(records[i].Response, &first); err == nil {
-				r.reply(first.repeated())
-				continue
-			}
-		case idempotency.Won:
-			r.token = records[i].Token
-		case idempotency.Mismatch:
-			r.mismatch = true
-		case idempotency.Unknown, idempotency.InFlight: // another server has it in hand, or died with it
+		if r.cached.Outcome == idempotency.Mismatch {
+			accepted[i].err = errOtherContent
+			continue
 		}
-		open = append(open, r)
+		accepted[i].first = now
+		p := *r.payment
+		p.AcceptedAt = now
+		bodies = append(bodies, encode(&p))
 	}
-	return open
+	err := a.durable(ctx)
+	if err == nil {
+		err = a.redis.Do(ctx, func(ctx context.Context) error { return a.spill.Push(ctx, bodies...) })
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w; %w", errUnavailable, cause, err)
+	}
+	a.m.accepted.WithLabelValues("spilled").Add(float64(len(bodies)))
+	return accepted, nil
+}
+
+// encode is for what always has a form in JSON: text, amounts, the time of now.
+func encode(v any) []byte {
+	body, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return body
 }
 
 // answer gives each client its answer, which is committed, and then tells the
 // workers and the cache. If this process dies in between, the sweep finds the
-// payments and the primary key the repeats.
-func (a *accepter) answer(ctx context.Context, requests []*request, accepted []acceptance) {
+// payments and the primary key the repeats. The claims of refused payments just
+// run out: to a cache in two minds the store is asked.
+func (a *accepter) answer(ctx context.Context, requests []*request, accepted []acceptance, spilled bool) {
 	var due [][]byte
 	var done []idempotency.Completion
 	for i, r := range requests {
-		got := newAnswer(r.payment, accepted[i].first)
-		switch {
-		case accepted[i].err != nil:
-			r.reply(answer{err: accepted[i].err})
+		got := newAnswer(r.payment, accepted[i])
+		r.reply(got, accepted[i].err)
+		if accepted[i].err != nil {
 			continue
-		case accepted[i].repeat:
-			r.reply(got.repeated())
-		default:
-			r.reply(got)
-			if r.payment.posts() {
-				due = append(due, []byte(r.payment.Reference))
-			}
 		}
-		done = append(done, r.completion(got)...)
+		if r.posts() && !got.repeat && !spilled {
+			due = append(due, []byte(r.Reference))
+		}
+		if r.cached.Outcome == idempotency.Won {
+			done = append(done, idempotency.Completion{Key: r.key(), Token: r.cached.Token, Response: encode(got), TTL: answerKept})
+		}
 	}
 	a.enqueue(ctx, due)
-	a.settle(ctx, done)
-}
-
-// completion is what the cache shall remember, if its claim is ours.
-func (r *request) completion(got answer) []idempotency.Completion {
-	body, err := json.Marshal(got)
-	if r.token == 0 || err != nil {
-		return nil
+	if len(done) > 0 {
+		_ = a.redis.Do(ctx, func(ctx context.Context) error { // it is the cache alone that suffers
+			_, err := a.cache.Complete(ctx, done)
+			return err
+		})
 	}
-	return []idempotency.Completion{{Key: r.payment.key(), Token: r.token, Response: body, TTL: answerKept}}
 }
 
 // enqueue tells the workers, or the sweep that it could not.
@@ -238,56 +254,4 @@ func (a *accepter) enqueue(ctx context.Context, references [][]byte) {
 		return
 	}
 	a.wake.Wake()
-}
-
-// settle tells the cache. The claims of refused payments just run out: to a cache
-// in two minds the store is asked.
-func (a *accepter) settle(ctx context.Context, done []idempotency.Completion) {
-	if len(done) > 0 {
-		_ = a.redis.Do(ctx, func(ctx context.Context) error { // it is the cache alone that suffers
-			_, err := a.cache.Complete(ctx, done)
-			return err
-		})
-	}
-}
-
-// divert puts payments on the spill list while the database is down. A commit
-// whose answer was lost puts a payment in both places: the drain finds its
-// reference taken by itself.
-func (a *accepter) divert(ctx context.Context, requests []*request, cause error) {
-	var bodies [][]byte
-	var open []*request
-	now := time.Now().UTC()
-	for _, r := range requests {
-		p := *r.payment
-		p.AcceptedAt = now
-		body, err := json.Marshal(&p)
-		switch {
-		case r.mismatch:
-			r.reply(answer{err: errOtherContent})
-		case err != nil:
-			r.reply(answer{err: fmt.Errorf("payment %q: %w", p.Reference, err)})
-		default:
-			bodies, open = append(bodies, body), append(open, r)
-		}
-	}
-	err := a.durable(ctx)
-	if err == nil {
-		err = a.redis.Do(ctx, func(ctx context.Context) error { return a.spill.Push(ctx, bodies...) })
-	}
-	if err != nil {
-		a.log.Warn("payments refused: no store", slog.Int("payments", len(open)), slog.Any("database", cause), slog.Any("redis", err))
-		for _, r := range open {
-			r.reply(answer{err: errUnavailable})
-		}
-		return
-	}
-	var done []idempotency.Completion
-	for _, r := range open {
-		got := newAnswer(r.payment, now)
-		a.m.accepted.WithLabelValues("spilled").Inc()
-		r.reply(got)
-		done = append(done, r.completion(got)...)
-	}
-	a.settle(ctx, done)
 }

@@ -77,12 +77,12 @@ func (s *api) postPayment(c *gin.Context) (any, error) {
 	// What has arrived whole is taken, also from a client that has gone since.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), requestLimit)
 	defer cancel()
-	got := s.submit(ctx, p)
+	got, err := s.joiner.Do(ctx, p)
 	result := "accepted"
-	switch _, refused := errors.AsType[*problem.Problem](got.err); {
+	switch _, refused := errors.AsType[*problem.Problem](err); {
 	case refused:
 		result = "refused"
-	case got.err != nil:
+	case err != nil:
 		result = "unavailable"
 	case got.repeat:
 		result = "repeated"
@@ -92,7 +92,7 @@ func (s *api) postPayment(c *gin.Context) (any, error) {
 		s.m.accept.Observe(time.Since(start).Seconds())
 	}
 	s.m.accepted.WithLabelValues(result).Inc()
-	return got, got.err
+	return got, err
 }
 
 func (s *api) getPayment(c *gin.Context) (any, error) {

@@ -119,10 +119,12 @@ func TestTheFifthFailureStopsCalls(t *testing.T) {
 	t.Cleanup(s.close)
 	broken := &failing{store: s.store}
 	s.store = broken
+	var joining sync.WaitGroup
+	joining.Go(func() { _ = s.joiner.Run(t.Context()) })
+	t.Cleanup(joining.Wait)
 	for n := range 20 {
-		r := &request{payment: &payment{Reference: "R" + strconv.Itoa(n), CustomerID: customerID(1), BankStatus: bankComplete}, done: make(chan answer, 1)}
-		s.accept([]*request{r})
-		require.ErrorIs(t, (<-r.done).err, errUnavailable)
+		_, err := s.joiner.Do(t.Context(), &payment{Reference: "R" + strconv.Itoa(n), CustomerID: customerID(1), BankStatus: bankComplete})
+		require.ErrorIs(t, err, errUnavailable)
 		require.Equal(t, min(n+1, breaker.Trips), broken.calls)
 		require.Equal(t, n+1 < breaker.Trips, s.db.Closed(), "after %d failures", n+1)
 	}

@@ -35,7 +35,7 @@ type server struct {
 func newServer(ctx context.Context, o *options, log *slog.Logger) (_ *server, err error) {
 	s := &server{o: o, api: &api{accepter: &accepter{
 		db: breaker.New("database", callLimit, pg.Unavailable), redis: breaker.New("redis", callLimit, func(err error) bool { return err != nil }),
-		durable: func(context.Context) error { return errUnavailable },
+		durable: func(context.Context) error { return errors.New("no Redis") },
 		wake:    new(queue.Waker), missed: make(chan struct{}, 1), m: newMetrics(), log: log,
 	}}}
 	s.joiner = join.New(&join.Options{Size: batchSize}, s.accept)

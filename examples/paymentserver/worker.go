@@ -114,17 +114,15 @@ func (a *accepter) drain(ctx context.Context, msgs []queue.Message) error {
 			return fmt.Errorf("spilled payment %s: %w", m.ID, err)
 		}
 	}
-	for len(requests) > 0 {
-		first, later := distinct(requests)
-		if err := a.drainDistinct(ctx, first); err != nil {
-			return fmt.Errorf("drain %d payments: %w", len(first), err)
+	for _, round := range rounds(requests) {
+		if err := a.drainRound(ctx, round); err != nil {
+			return fmt.Errorf("drain %d payments: %w", len(round), err)
 		}
-		requests = later
 	}
 	return nil
 }
 
-func (a *accepter) drainDistinct(ctx context.Context, requests []*request) error {
+func (a *accepter) drainRound(ctx context.Context, requests []*request) error {
 	accepted, err := a.record(ctx, requests, true)
 	if err != nil {
 		return err
@@ -135,9 +133,9 @@ func (a *accepter) drainDistinct(ctx context.Context, requests []*request) error
 			// It was acknowledged when nobody could look it up, so a person has
 			// to see it. An unknown customer's is kept as REJECTED, too.
 			a.m.accepted.WithLabelValues("drain_refused").Inc()
-			a.log.Error("a spilled payment was refused", slog.String("reference", r.payment.Reference), slog.Any("error", accepted[i].err))
-		} else if r.payment.posts() {
-			due = append(due, []byte(r.payment.Reference))
+			a.log.Error("a spilled payment was refused", slog.String("reference", r.Reference), slog.Any("error", accepted[i].err))
+		} else if r.posts() {
+			due = append(due, []byte(r.Reference))
 		}
 	}
 	a.enqueue(ctx, due)

@@ -5,10 +5,10 @@
 // full. While as many batches as allowed are under way, the next one grows
 // instead: under load batches get larger by themselves.
 //
-// Guaranteed: an item that [Joiner.Put] has taken is handed on exactly once, and
-// batches are begun in the order of arrival. Not guaranteed: anything across
-// processes, or that an item's batch succeeds; that is for the handler to report
-// to whoever waits.
+// Guaranteed: an item that [Joiner.Do] has handed in is handled exactly once, also
+// when its caller gives up waiting; batches are begun in the order of arrival; and
+// a caller gets the one answer that the handler gives to its item, as soon as it
+// gives it. Not guaranteed: anything across processes.
 package join
 
 import (
@@ -18,8 +18,12 @@ import (
 	"time"
 )
 
-// ErrStopped is what [Joiner.Put] returns when [Joiner.Run] takes nothing more.
-var ErrStopped = errors.New("join: stopped")
+var (
+	// ErrStopped is what [Joiner.Do] returns when [Joiner.Run] takes nothing more.
+	ErrStopped = errors.New("join: stopped")
+	// ErrUnanswered is what it returns for an item that the handler has forgotten.
+	ErrUnanswered = errors.New("join: the handler gave no answer")
+)
 
 // Options are the optional settings of a [Joiner].
 type Options struct {
@@ -31,17 +35,39 @@ type Options struct {
 	AtOnce int
 }
 
-// Joiner joins items. Make one with [New].
-type Joiner[T any] struct {
+// Call is an item whose caller waits for an answer.
+type Call[T, R any] struct {
+	Item T
+	done chan result[R] // holds one, so that nobody waits for a caller that is gone
+}
+
+type result[R any] struct {
+	answer R
+	err    error
+}
+
+// Answer gives the caller an answer or an error. What is not the first is dropped.
+func (c *Call[T, R]) Answer(answer R, err error) {
+	select {
+	case c.done <- result[R]{answer, err}:
+	default:
+	}
+}
+
+// Joiner joins items of type T, which are answered with an R. Make one with [New].
+type Joiner[T, R any] struct {
 	o      Options
-	handle func([]T)
-	in     chan T // unbuffered: what is in it has been taken
+	handle func([]*Call[T, R])
+	in     chan *Call[T, R] // unbuffered: what is in it has been taken
 	done   chan struct{}
 }
 
-// New returns a joiner that hands batches to handle. nil options are the defaults.
-func New[T any](o *Options, handle func([]T)) *Joiner[T] {
-	j := &Joiner[T]{o: Options{Size: 100, Window: 2 * time.Millisecond, AtOnce: 2}, handle: handle, in: make(chan T), done: make(chan struct{})}
+// New returns a joiner that hands batches to handle, which answers each call.
+// nil options are the defaults.
+func New[T, R any](o *Options, handle func([]*Call[T, R])) *Joiner[T, R] {
+	j := &Joiner[T, R]{
+		o: Options{Size: 100, Window: 2 * time.Millisecond, AtOnce: 2}, handle: handle, in: make(chan *Call[T, R]), done: make(chan struct{}),
+	}
 	if o == nil {
 		return j
 	}
@@ -57,28 +83,36 @@ func New[T any](o *Options, handle func([]T)) *Joiner[T] {
 	return j
 }
 
-// Put gives an item to the next batch. It waits while that is full. After an
-// error the item was not taken.
-func (j *Joiner[T]) Put(ctx context.Context, item T) error {
+// Do hands an item to the next batch, waiting while that is full, and returns the
+// item's answer. The error is the handler's, [ErrUnanswered], [ErrStopped] (the
+// item was not handed in), or that of ctx: then it is not known what becomes of it.
+func (j *Joiner[T, R]) Do(ctx context.Context, item T) (R, error) {
+	call := &Call[T, R]{Item: item, done: make(chan result[R], 1)}
+	var none R
 	select {
-	case j.in <- item:
-		return nil
+	case j.in <- call:
 	case <-j.done:
-		return ErrStopped
+		return none, ErrStopped
 	case <-ctx.Done():
-		return ctx.Err()
+		return none, ctx.Err()
+	}
+	select {
+	case got := <-call.done:
+		return got.answer, got.err
+	case <-ctx.Done():
+		return none, ctx.Err()
 	}
 }
 
 // Run joins items until ctx ends, hands on what it has taken, and returns nil
 // when the last batch is handled. Call it once.
-func (j *Joiner[T]) Run(ctx context.Context) error {
+func (j *Joiner[T, R]) Run(ctx context.Context) error {
 	defer close(j.done)
 	var handling sync.WaitGroup
 	defer handling.Wait()
 	slots := make(chan struct{}, j.o.AtOnce)
 	window := time.NewTimer(j.o.Window)
-	var batch []T
+	var batch []*Call[T, R]
 	due, stop := false, ctx.Done()
 	for stop != nil || len(batch) > 0 {
 		in, slot := j.in, chan<- struct{}(nil)
@@ -89,19 +123,23 @@ func (j *Joiner[T]) Run(ctx context.Context) error {
 			slot = slots
 		}
 		select {
-		case item := <-in:
+		case call := <-in:
 			if len(batch) == 0 {
 				due = false
 				window.Reset(j.o.Window)
 			}
-			batch = append(batch, item)
+			batch = append(batch, call)
 		case <-window.C:
 			due = true
 		case slot <- struct{}{}:
-			items := batch
+			calls := batch
 			handling.Go(func() {
-				j.handle(items)
+				j.handle(calls)
 				<-slots
+				for _, c := range calls {
+					var none R
+					c.Answer(none, ErrUnanswered)
+				}
 			})
 			batch = nil
 		case <-stop:

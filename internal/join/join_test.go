@@ -2,6 +2,7 @@ package join
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -11,12 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// start runs a joiner whose batches take the given time, and returns what stops it.
-func start(o *Options, takes time.Duration, got func([]int)) (*Joiner[int], func()) {
-	j := New(o, func(items []int) {
-		time.Sleep(takes)
-		got(items)
-	})
+// start runs a joiner and returns what stops it.
+func start(o *Options, handle func([]*Call[int, int])) (*Joiner[int, int], func()) {
+	j := New(o, handle)
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = j.Run(ctx) })
@@ -26,22 +24,28 @@ func start(o *Options, takes time.Duration, got func([]int)) (*Joiner[int], func
 	}
 }
 
+// square answers each item with its square.
+func square(calls []*Call[int, int]) {
+	for _, c := range calls {
+		c.Answer(c.Item*c.Item, nil)
+	}
+}
+
 func TestAnIdleItemWaitsForTheWindowOnly(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		handled := make(chan []int, 1)
-		j, stop := start(nil, 0, func(items []int) { handled <- items })
-		begin := time.Now()
-		require.NoError(t, j.Put(t.Context(), 1))
-		require.Len(t, <-handled, 1)
-		require.Equal(t, 2*time.Millisecond, time.Since(begin))
-		time.Sleep(time.Hour) // an old window does not shorten the next one
-		begin = time.Now()
-		require.NoError(t, j.Put(t.Context(), 2))
-		require.Len(t, <-handled, 1)
-		require.Equal(t, 2*time.Millisecond, time.Since(begin))
+		j, stop := start(nil, square)
+		for n := range 3 {
+			begin := time.Now()
+			got, err := j.Do(t.Context(), n)
+			require.NoError(t, err)
+			require.Equal(t, n*n, got)
+			require.Equal(t, 2*time.Millisecond, time.Since(begin))
+			time.Sleep(time.Hour) // an old window does not shorten the next one
+		}
 		stop()
-		require.ErrorIs(t, j.Put(t.Context(), 3), ErrStopped)
+		_, err := j.Do(t.Context(), 3)
+		require.ErrorIs(t, err, ErrStopped)
 	})
 }
 
@@ -50,59 +54,127 @@ func TestBatchesGrowWhileOthersAreUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		var sizes []int
-		j, stop := start(&Options{Size: 10, AtOnce: 1}, time.Second, func(items []int) {
+		j, stop := start(&Options{Size: 10, AtOnce: 1}, func(calls []*Call[int, int]) {
+			time.Sleep(time.Second)
 			mu.Lock()
-			defer mu.Unlock()
-			sizes = append(sizes, len(items))
+			sizes = append(sizes, len(calls))
+			mu.Unlock()
+			square(calls)
 		})
+		var callers sync.WaitGroup
 		for n := range 25 { // the 12th on wait until the first batch is through
-			require.NoError(t, j.Put(t.Context(), n))
+			callers.Go(func() {
+				got, err := j.Do(t.Context(), n)
+				require.NoError(t, err)
+				require.Equal(t, n*n, got)
+			})
 			if n == 0 {
 				time.Sleep(10 * time.Millisecond)
 			}
 		}
+		callers.Wait()
 		stop()
 		require.Equal(t, []int{1, 10, 10, 4}, sizes)
 	})
 }
 
-func TestPutGivesUpWithItsContext(t *testing.T) {
+func TestEachCallerGetsItsAnswerAsSoonAsItIsGiven(t *testing.T) {
 	t.Parallel()
-	j := New(nil, func([]int) {})
+	synctest.Test(t, func(t *testing.T) {
+		odd := errors.New("odd")
+		j, stop := start(nil, func(calls []*Call[int, int]) {
+			for _, c := range calls {
+				time.Sleep(time.Second)
+				switch {
+				case c.Item == 3: // is forgotten
+				case c.Item%2 == 1:
+					c.Answer(0, odd)
+				default:
+					c.Answer(c.Item*c.Item, nil)
+					c.Answer(0, odd) // too late
+				}
+			}
+		})
+		begin := time.Now()
+		var callers sync.WaitGroup
+		for n := range 4 {
+			callers.Go(func() {
+				got, err := j.Do(t.Context(), n)
+				switch n {
+				case 1:
+					require.ErrorIs(t, err, odd)
+				case 3:
+					require.ErrorIs(t, err, ErrUnanswered)
+				default:
+					require.NoError(t, err)
+					require.Equal(t, n*n, got)
+				}
+				after := time.Duration(min(n+1, 4)) * time.Second
+				require.Equal(t, after+2*time.Millisecond, time.Since(begin))
+			})
+			synctest.Wait() // in this order
+		}
+		callers.Wait()
+		stop()
+	})
+}
+
+func TestACallerThatGivesUpDoesNotTakeItsItemBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var handled atomic.Int64
+		j, stop := start(nil, func(calls []*Call[int, int]) {
+			time.Sleep(time.Second)
+			handled.Add(int64(len(calls)))
+			square(calls)
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		_, err := j.Do(ctx, 1)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		stop()
+		require.EqualValues(t, 1, handled.Load())
+	})
+	j := New(nil, square)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.ErrorIs(t, j.Put(ctx, 1), context.Canceled)
+	_, err := j.Do(ctx, 1)
+	require.ErrorIs(t, err, context.Canceled)
 }
 
 func TestEveryItemThatWasTakenIsHandledOnce(t *testing.T) {
 	t.Parallel()
 	var handled sync.Map
 	var n, twice atomic.Int64
-	j, stop := start(&Options{Size: 7, Window: 50 * time.Microsecond, AtOnce: 3}, 0, func(items []int) {
-		for _, i := range items {
-			if _, ok := handled.LoadOrStore(i, true); ok {
+	j, stop := start(&Options{Size: 7, Window: 50 * time.Microsecond, AtOnce: 3}, func(calls []*Call[int, int]) {
+		for _, c := range calls {
+			if _, ok := handled.LoadOrStore(c.Item, true); ok {
 				twice.Add(1)
 			}
 			n.Add(1)
 		}
+		square(calls)
 	})
-	var taken atomic.Int64
-	var putting sync.WaitGroup
+	var answered atomic.Int64
+	var asking sync.WaitGroup
 	for c := range 64 {
-		putting.Go(func() {
+		asking.Go(func() {
 			for i := range 200 {
-				if err := j.Put(t.Context(), c*1000+i); err != nil {
+				item := c*1000 + i
+				got, err := j.Do(t.Context(), item)
+				if err != nil {
 					require.ErrorIs(t, err, ErrStopped)
 					return
 				}
-				if taken.Add(1) == 10_000 {
+				require.Equal(t, item*item, got)
+				if answered.Add(1) == 10_000 {
 					go stop() // in the middle of it; waited for below
 				}
 			}
 		})
 	}
-	putting.Wait()
+	asking.Wait()
 	stop()
 	require.Zero(t, twice.Load())
-	require.Equal(t, taken.Load(), n.Load())
+	require.Equal(t, answered.Load(), n.Load())
 }
