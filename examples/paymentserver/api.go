@@ -101,11 +101,14 @@ func (s *api) getPayment(c *gin.Context) (any, error) {
 		return nil, err
 	}
 	return breaker.Call(c.Request.Context(), s.db, func(ctx context.Context) (any, error) {
-		p, found, err := s.store.find(ctx, reference)
-		if err == nil && !found {
-			err = unknown("payment", "reference")
+		found, err := s.store.find(ctx, reference)
+		switch {
+		case err != nil:
+			return nil, err
+		case len(found) == 0:
+			return nil, unknown("payment", "reference")
 		}
-		return p, err
+		return found[0], nil
 	})
 }
 
@@ -187,7 +190,7 @@ func (s *api) seedCustomers(c *gin.Context) (any, error) {
 	}
 	ctx, cancel := context.WithTimeout(c.Request.Context(), time.Minute)
 	defer cancel()
-	made, err := s.store.seed(ctx, n)
+	made, err := seed(ctx, s.store, n)
 	return gin.H{"created": made, "first": customerID(1), "last": customerID(n)}, err
 }
 

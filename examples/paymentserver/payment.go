@@ -68,6 +68,21 @@ func (p *payment) fingerprint() idempotency.Fingerprint {
 	return idempotency.FingerprintOf([]byte(p.CustomerID), []byte(p.BankStatus), []byte(p.Amount.String()), []byte(p.Date))
 }
 
+// completedBy tells whether next is the outcome of p, which was PENDING.
+func (p *payment) completedBy(next *payment) bool {
+	return p.BankStatus == bankPending && next.BankStatus != bankPending &&
+		p.CustomerID == next.CustomerID && p.Amount.Equal(next.Amount)
+}
+
+// again is what becomes of next, whose reference p has taken: it is a repeat, or
+// late news of what is decided, or something else.
+func (p *payment) again(next *payment) acceptance {
+	if p.fingerprint() != next.fingerprint() && !next.completedBy(p) {
+		return acceptance{err: errOtherContent}
+	}
+	return acceptance{first: p.AcceptedAt, repeat: true}
+}
+
 // paymentFaults is the detail of a problem that names a payment's fields.
 const paymentFaults = "the payment has faults"
 

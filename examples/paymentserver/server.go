@@ -66,7 +66,7 @@ func newServer(ctx context.Context, o *options, log *slog.Logger) (_ *server, er
 	s.m.Queue("posting", s.queue)
 	s.m.Queue("spill", s.spill)
 	if seeds := o.postgres == "" || o.migrate; seeds && o.seed > 0 {
-		if _, err := s.store.seed(ctx, o.seed); err != nil {
+		if _, err := seed(ctx, s.store, o.seed); err != nil {
 			return nil, fmt.Errorf("seed customers: %w", err)
 		}
 	}
@@ -102,12 +102,7 @@ func (s *server) openServers(ctx context.Context) error {
 	s.closers = append(s.closers, pool.Close)
 	start, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if s.o.migrate {
-		err = migrate(start, pool)
-	} else {
-		err = checkSchema(start, pool)
-	}
-	switch {
+	switch err = prepare(start, pool, s.o.migrate); {
 	case err != nil && s.o.redis != "" && !s.o.migrate && pg.Unavailable(err):
 		s.log.Warn("PostgreSQL does not answer: payments wait on Redis until it does", slog.Any("error", err))
 	case err != nil:

@@ -64,14 +64,36 @@ type store interface {
 	// received returns up to limit RECEIVED payments, oldest first, that were
 	// accepted before age ago.
 	received(ctx context.Context, age time.Duration, limit int) ([]string, error)
-	find(ctx context.Context, reference string) (payment, bool, error)
-	// seed makes the customers GIG00001 to GIG<n> that are missing, and says how many were.
-	seed(ctx context.Context, n int) (int, error)
+	// find returns those of the payments that there are, in any order.
+	find(ctx context.Context, references ...string) ([]payment, error)
+	// open opens accounts for those of the customers that have none, in one commit,
+	// and says how many had none.
+	open(ctx context.Context, ids []string) (int, error)
+	// customers returns a page in the order of their ids, and how many there are.
 	customers(ctx context.Context, limit, offset int) ([]string, int64, error)
 	totals(ctx context.Context) (totals, error)
 }
 
 func customerID(n int) string { return fmt.Sprintf("GIG%05d", n) }
+
+// seedChunk is how many customers are made in one commit.
+const seedChunk = 1000
+
+// seed makes the customers GIG00001 to GIG<n> that are missing, and says how many were.
+func seed(ctx context.Context, s store, n int) (made int, err error) {
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = customerID(i + 1)
+	}
+	for chunk := range slices.Chunk(ids, seedChunk) {
+		opened, err := s.open(ctx, chunk)
+		if err != nil {
+			return made, err
+		}
+		made += opened
+	}
+	return made, nil
+}
 
 // openCustomers opens the accounts of customers and books what they owe. Doing so
 // again does nothing.
@@ -97,10 +119,10 @@ func openCustomers(ctx context.Context, l *ledger.Ledger, ids []string) error {
 	return err
 }
 
-// postAll posts payments, as RECEIVED as they are, and settles their state.
+// postAll posts payments, as RECEIVED as they are, and settles what they become.
 // The ledger's transaction id is the reference: however often and by whomever a
 // payment is brought here, it moves money once.
-func postAll(ctx context.Context, l *ledger.Ledger, payments []payment, now time.Time) error {
+func postAll(ctx context.Context, l *ledger.Ledger, payments []payment) error {
 	txs := make([]ledger.Transaction, len(payments))
 	for i, p := range payments {
 		txs[i] = ledger.Transaction{ID: ledger.TransactionID("payment:" + p.Reference), Postings: []ledger.Posting{
@@ -112,7 +134,7 @@ func postAll(ctx context.Context, l *ledger.Ledger, payments []payment, now time
 		return err
 	}
 	for i, r := range results {
-		payments[i].PostedAt, payments[i].State = now, statePosted
+		payments[i].State = statePosted
 		if r.Verdict != ledger.Posted {
 			payments[i].State, payments[i].Reason = stateRejected, r.Verdict.String()
 		}
@@ -125,13 +147,18 @@ type memoryStore struct {
 	ledger *ledger.Ledger
 
 	mu       sync.Mutex
-	known    map[string]bool // customers
-	ids      []string        // the same, sorted
-	payments map[string]*payment
+	ids      []string // of the customers, sorted
+	payments map[string]payment
 }
 
 func newMemoryStore(l *ledger.Ledger) *memoryStore {
-	return &memoryStore{ledger: l, known: map[string]bool{}, payments: map[string]*payment{}}
+	return &memoryStore{ledger: l, payments: map[string]payment{}}
+}
+
+// known tells whether there is such a customer; the caller holds the lock.
+func (m *memoryStore) known(id string) bool {
+	_, found := slices.BinarySearch(m.ids, id)
+	return found
 }
 
 func (m *memoryStore) accept(_ context.Context, payments []*payment, _ bool) ([]acceptance, error) {
@@ -140,28 +167,20 @@ func (m *memoryStore) accept(_ context.Context, payments []*payment, _ bool) ([]
 	now := time.Now()
 	out := make([]acceptance, len(payments))
 	for i, p := range payments {
-		have := m.payments[p.Reference]
+		first, taken := m.payments[p.Reference]
 		switch {
-		case !m.known[p.CustomerID]:
+		case !m.known(p.CustomerID):
 			out[i].err = errUnknownCustomer
-		case have == nil, completes(have, p):
+		case taken && !first.completedBy(p):
+			out[i] = first.again(p)
+		default:
 			fresh := *p
 			fresh.AcceptedAt = now
-			m.payments[p.Reference] = &fresh
+			m.payments[p.Reference] = fresh
 			out[i].first = now
-		case have.fingerprint() != p.fingerprint() && !completes(p, have): // not late news of what is decided either
-			out[i].err = errOtherContent
-		default:
-			out[i] = acceptance{first: have.AcceptedAt, repeat: true}
 		}
 	}
 	return out, nil
-}
-
-// completes tells whether next is the outcome of a payment that was PENDING.
-func completes(have, next *payment) bool {
-	return have.BankStatus == bankPending && next.BankStatus != bankPending &&
-		have.CustomerID == next.CustomerID && have.Amount.Equal(next.Amount)
 }
 
 func (m *memoryStore) post(ctx context.Context, references []string) ([]payment, error) {
@@ -169,15 +188,16 @@ func (m *memoryStore) post(ctx context.Context, references []string) ([]payment,
 	defer m.mu.Unlock()
 	var due []payment
 	for _, ref := range references {
-		if p := m.payments[ref]; p != nil && p.State == stateReceived {
-			due = append(due, *p)
+		if p := m.payments[ref]; p.State == stateReceived {
+			p.PostedAt = time.Now()
+			due = append(due, p)
 		}
 	}
-	if err := postAll(ctx, m.ledger, due, time.Now()); err != nil {
+	if err := postAll(ctx, m.ledger, due); err != nil {
 		return nil, err
 	}
-	for i := range due {
-		*m.payments[due[i].Reference] = due[i]
+	for _, p := range due {
+		m.payments[p.Reference] = p
 	}
 	return due, nil
 }
@@ -187,38 +207,28 @@ func (m *memoryStore) received(context.Context, time.Duration, int) ([]string, e
 	return nil, nil
 }
 
-func (m *memoryStore) find(_ context.Context, reference string) (payment, bool, error) {
+func (m *memoryStore) find(_ context.Context, references ...string) (found []payment, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if p := m.payments[reference]; p != nil {
-		return *p, true, nil
+	for _, ref := range references {
+		if p, ok := m.payments[ref]; ok {
+			found = append(found, p)
+		}
 	}
-	return payment{}, false, nil
+	return found, nil
 }
 
-func (m *memoryStore) seed(ctx context.Context, n int) (int, error) {
+func (m *memoryStore) open(ctx context.Context, ids []string) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var missing []string
-	for i := 1; i <= n; i++ {
-		if id := customerID(i); !m.known[id] {
-			missing = append(missing, id)
-		}
+	missing := slices.DeleteFunc(slices.Clone(ids), m.known)
+	if err := openCustomers(ctx, m.ledger, missing); err != nil {
+		return 0, err
 	}
-	for chunk := range slices.Chunk(missing, seedChunk) {
-		if err := openCustomers(ctx, m.ledger, chunk); err != nil {
-			return 0, err
-		}
-		for _, id := range chunk {
-			m.known[id], m.ids = true, append(m.ids, id)
-		}
-	}
+	m.ids = append(m.ids, missing...)
 	slices.Sort(m.ids)
 	return len(missing), nil
 }
-
-// seedChunk is how many customers are made in one commit.
-const seedChunk = 1000
 
 func (m *memoryStore) customers(_ context.Context, limit, offset int) ([]string, int64, error) {
 	m.mu.Lock()
@@ -227,19 +237,15 @@ func (m *memoryStore) customers(_ context.Context, limit, offset int) ([]string,
 	return slices.Clone(m.ids[from:min(from+limit, len(m.ids))]), int64(len(m.ids)), nil
 }
 
-func (m *memoryStore) totals(ctx context.Context) (totals, error) {
+func (m *memoryStore) totals(context.Context) (totals, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	t := totals{Customers: int64(len(m.ids)), Payments: map[string]int64{}}
 	for _, p := range m.payments {
 		t.Payments[p.State]++
-	}
-	if len(m.ids) > 0 {
-		b, err := m.ledger.Balances(ctx, clearing)
-		if err != nil {
-			return t, err
+		if p.State == statePosted {
+			t.Posted = t.Posted.Add(p.Amount)
 		}
-		t.Posted = b[0].Posted
 	}
 	return t, nil
 }

@@ -1,7 +1,7 @@
--- Inserts payments, and reads beside it what was there before. What another
--- transaction commits while this one runs is in neither: a reference that was
--- taken, or a pending payment that was completed. Its accepted_at is null then,
--- and the caller asks again.
+-- Inserts payments, and completes those that were pending. For each it tells
+-- whether its customer is known, and when it was accepted: null where the
+-- reference is taken. By whom, this statement may be too early to see, as another
+-- transaction took it while this one ran; the next statement is not.
 WITH input AS (
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::numeric[], $5::timestamp[], $6::text[], $7::timestamptz[])
     WITH ORDINALITY AS i(reference, customer_id, payment_status, amount, transaction_date, state, accepted_at, n)
@@ -18,12 +18,6 @@ WITH input AS (
       AND p.customer_id = excluded.customer_id AND p.amount = excluded.amount
     RETURNING reference, accepted_at
 )
-SELECT f.reference IS NOT NULL, c.id IS NOT NULL,
-       CASE WHEN f.reference IS NULL AND p.payment_status = 'PENDING' AND i.payment_status <> 'PENDING'
-             AND p.customer_id = i.customer_id AND p.amount = i.amount THEN NULL
-            ELSE coalesce(f.accepted_at, p.accepted_at) END,
-       p.customer_id = i.customer_id AND p.amount = i.amount
-       AND (i.payment_status = 'PENDING' AND p.payment_status <> 'PENDING' -- late news of what is decided
-            OR p.payment_status = i.payment_status AND p.transaction_date = i.transaction_date)
-FROM input i LEFT JOIN fresh f USING (reference) LEFT JOIN payments p USING (reference) LEFT JOIN customers c ON c.id = i.customer_id
+SELECT c.id IS NOT NULL, f.accepted_at
+FROM input i LEFT JOIN fresh f USING (reference) LEFT JOIN customers c ON c.id = i.customer_id
 ORDER BY i.n

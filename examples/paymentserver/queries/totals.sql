@@ -1,2 +1,4 @@
-SELECT state, count(*), coalesce(sum(amount) FILTER (WHERE state = 'POSTED'), 0)::text,
-(SELECT count(*) FROM customers) FROM payments GROUP BY state UNION ALL SELECT '', 0, '0', count(*) FROM customers
+SELECT (SELECT count(*) FROM customers), coalesce(json_object_agg(state, payments), '{}'), coalesce(sum(posted), 0)
+FROM (
+    SELECT state, count(*) AS payments, sum(amount) FILTER (WHERE state = 'POSTED') AS posted FROM payments GROUP BY state
+) AS states
