@@ -9,23 +9,18 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
+	"github.com/safetill/safetill/examples/internal/cli"
 	"github.com/safetill/safetill/examples/internal/connect"
 	"github.com/safetill/safetill/ledger"
 	"github.com/safetill/safetill/ledger/pgledger"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
-	stop()
-	if err != nil && !errors.Is(err, flag.ErrHelp) {
-		fmt.Fprintln(os.Stderr, "ledger:", err)
-		os.Exit(1)
-	}
+	cli.Main("ledger", func(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+		return run(ctx, args, os.Stdin, stdout, stderr)
+	})
 }
 
 // options are the flags in front of the command.
@@ -62,35 +57,24 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 
 func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	o := &options{}
-	f := flag.NewFlagSet("ledger", flag.ContinueOnError)
-	f.SetOutput(io.Discard)
+	f := cli.NewFlags("ledger", io.Discard)
 	f.StringVar(&o.postgres, "postgres", os.Getenv("SAFETILL_POSTGRES_URL"), "`URL` of PostgreSQL; default $SAFETILL_POSTGRES_URL, else memory")
 	f.StringVar(&o.schema, "schema", "", "`name` of the schema with the ledger's tables; default the connection's own")
 	f.BoolVar(&o.migrate, "migrate", false, "bring the tables up to date first")
 	f.DurationVar(&o.timeout, "timeout", time.Minute, "how long one command may take")
-	f.Usage = func() { usage(stderr, f) }
+	f.Usage = func() { usage(stderr, f.FlagSet) }
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
 	o.command = f.Args()
-	var faults []error
-	if o.timeout <= 0 {
-		faults = append(faults, errors.New("-timeout must be more than 0"))
-	}
-	if o.postgres == "" {
-		if o.migrate {
-			faults = append(faults, errors.New("-migrate needs -postgres"))
-		}
-		if o.schema != "" {
-			faults = append(faults, errors.New("-schema needs -postgres"))
-		}
-		if f.NArg() > 0 && f.Arg(0) != "demo" {
-			faults = append(faults, fmt.Errorf("%s needs -postgres: a ledger in memory is empty. Write the commands on standard input to have one for all of them", f.Arg(0)))
-		}
-	} else if f.Arg(0) == "demo" {
-		faults = append(faults, errors.New("demo is in memory: leave out -postgres"))
-	}
-	return o, errors.Join(faults...)
+	memory, demo := o.postgres == "", f.Arg(0) == "demo"
+	f.Demand(o.timeout > 0, "timeout", "more than 0")
+	f.Refuse(memory && o.migrate, "-migrate needs -postgres")
+	f.Refuse(memory && o.schema != "", "-schema needs -postgres")
+	f.Refuse(memory && f.NArg() > 0 && !demo,
+		f.Arg(0)+" needs -postgres: a ledger in memory is empty. Write the commands on standard input to have one for all of them")
+	f.Refuse(!memory && demo, "demo is in memory: leave out -postgres")
+	return o, f.Err()
 }
 
 func usage(w io.Writer, f *flag.FlagSet) {

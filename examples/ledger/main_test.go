@@ -98,7 +98,7 @@ func TestBadCommandLines(t *testing.T) {
 	for line, want := range map[string]string{
 		"-postgres":                       "flag needs an argument: -postgres",
 		"-nothing":                        "not defined: -nothing",
-		"-timeout 0s":                     "-timeout must be more than 0",
+		"-timeout 0s":                     "-timeout 0s: must be more than 0",
 		"-timeout soon":                   "-timeout",
 		"-migrate":                        "-migrate needs -postgres",
 		"-schema x":                       "-schema needs -postgres",

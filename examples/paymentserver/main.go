@@ -4,27 +4,16 @@ package main
 
 import (
 	"context"
-	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
-	"syscall"
 
+	"github.com/safetill/safetill/examples/internal/cli"
 	"github.com/safetill/safetill/examples/internal/loadgen"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	if err != nil && !errors.Is(err, flag.ErrHelp) {
-		fmt.Fprintln(os.Stderr, "paymentserver:", err)
-		os.Exit(1)
-	}
-}
+func main() { cli.Main("paymentserver", run) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if len(args) > 0 && args[0] == "load" {
@@ -56,8 +45,7 @@ type options struct {
 
 func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	o := &options{}
-	f := flag.NewFlagSet("paymentserver", flag.ContinueOnError)
-	f.SetOutput(stderr)
+	f := cli.NewFlags("paymentserver", stderr)
 	f.StringVar(&o.addr, "addr", "127.0.0.1:8080", "serve payments on this `host:port`")
 	f.StringVar(&o.adminAddr, "admin-addr", "127.0.0.1:8081", "serve admin, metrics and pprof on this `host:port`")
 	f.StringVar(&o.postgres, "postgres", os.Getenv("SAFETILL_POSTGRES_URL"), "`URL` of PostgreSQL; default $SAFETILL_POSTGRES_URL, else memory")
@@ -71,23 +59,11 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
-	var faults []error
-	if f.NArg() > 0 {
-		faults = append(faults, fmt.Errorf("unknown argument %q", f.Arg(0)))
-	}
-	if o.data != "" && (o.postgres != "" || o.redis != "") {
-		faults = append(faults, errors.New("-data brings its own servers: give neither -postgres nor -redis"))
-	}
-	if o.redis != "" && o.postgres == "" {
-		faults = append(faults, errors.New("-redis needs -postgres, which holds the truth"))
-	}
-	for name, n := range map[string]int{"-workers": o.workers, "-pg-conns": o.pgConns} {
-		if n < 1 || n > 1000 {
-			faults = append(faults, fmt.Errorf("%s must be from 1 to 1000", name))
-		}
-	}
-	if o.seed < 0 || o.seed > maxSeed {
-		faults = append(faults, fmt.Errorf("-seed must be from 0 to %d", maxSeed))
-	}
-	return o, errors.Join(faults...)
+	f.NoArguments()
+	f.Refuse(o.data != "" && (o.postgres != "" || o.redis != ""), "-data brings its own servers: give neither -postgres nor -redis")
+	f.Refuse(o.redis != "" && o.postgres == "", "-redis needs -postgres, which holds the truth")
+	f.Demand(o.workers >= 1 && o.workers <= 1000, "workers", "in 1..1000")
+	f.Demand(o.pgConns >= 1 && o.pgConns <= 1000, "pg-conns", "in 1..1000")
+	f.Demand(o.seed >= 0 && o.seed <= maxSeed, "seed", fmt.Sprintf("in 0..%d", maxSeed))
+	return o, f.Err()
 }

@@ -7,8 +7,6 @@ package loadgen
 import (
 	"cmp"
 	"context"
-	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -22,6 +20,8 @@ import (
 	"time"
 
 	"github.com/shopspring/decimal"
+
+	"github.com/safetill/safetill/examples/internal/cli"
 )
 
 // run is one run of `paymentserver load`.
@@ -57,7 +57,7 @@ type run struct {
 func Run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	l, err := parse(args, stderr)
 	if err != nil {
-		return err
+		return fmt.Errorf("load: %w", err)
 	}
 	// The standard client costs 20 µs of CPU a request, a tenth of a core at
 	// 5,000/s; a client of our own would halve that, which is not worth its bugs.
@@ -83,8 +83,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 // parse reads the flags and names all that are out of range.
 func parse(args []string, stderr io.Writer) (*run, error) {
 	l := &run{id: strconv.FormatInt(time.Now().UnixNano(), 36), date: time.Now().UTC().Format(time.DateTime)}
-	f := flag.NewFlagSet("load", flag.ContinueOnError)
-	f.SetOutput(stderr)
+	f := cli.NewFlags("load", stderr)
 	f.StringVar(&l.addr, "addr", "127.0.0.1:8080", "the server's `host:port`")
 	f.StringVar(&l.adminAddr, "admin-addr", "127.0.0.1:8081", "the `host:port` of its admin interface")
 	f.IntVar(&l.rate, "rate", 1000, "payments a second")
@@ -102,27 +101,19 @@ func parse(args []string, stderr io.Writer) (*run, error) {
 		l.seed = rand.Uint64()
 	}
 	l.random = rand.New(rand.NewPCG(l.seed, l.seed))
-	var errs []error
-	demand := func(ok bool, name, rule string) {
-		if !ok {
-			errs = append(errs, fmt.Errorf("load: -%s %s: must be %s", name, f.Lookup(name).Value, rule))
-		}
-	}
 	_, _, err := net.SplitHostPort(l.addr)
-	demand(err == nil, "addr", "host:port")
+	f.Demand(err == nil, "addr", "host:port")
 	_, _, err = net.SplitHostPort(l.adminAddr)
-	demand(err == nil, "admin-addr", "host:port")
-	demand(l.rate >= 1 && l.rate <= 1_000_000, "rate", "in 1..1000000")
-	demand(l.length > 0 && l.length.Seconds()*float64(l.rate) <= 1e7, "for", "positive, and 10 million payments at most")
-	demand(l.settle >= 0, "settle", "0 or more")
-	demand(l.customers >= 1 && l.customers <= 99_999, "customers", "in 1..99999")
-	demand(l.inFlight >= 1 && l.inFlight <= 65_536, "in-flight", "in 1..65536")
-	demand(l.hot >= 0 && l.hot <= 1, "hot", "in 0..1")
-	demand(l.duplicates >= 0 && l.duplicates <= 1, "duplicates", "in 0..1")
-	if f.NArg() > 0 {
-		errs = append(errs, fmt.Errorf("load: unexpected argument %q", f.Arg(0)))
-	}
-	return l, errors.Join(errs...)
+	f.Demand(err == nil, "admin-addr", "host:port")
+	f.Demand(l.rate >= 1 && l.rate <= 1_000_000, "rate", "in 1..1000000")
+	f.Demand(l.length > 0 && l.length.Seconds()*float64(l.rate) <= 1e7, "for", "positive, and 10 million payments at most")
+	f.Demand(l.settle >= 0, "settle", "0 or more")
+	f.Demand(l.customers >= 1 && l.customers <= 99_999, "customers", "in 1..99999")
+	f.Demand(l.inFlight >= 1 && l.inFlight <= 65_536, "in-flight", "in 1..65536")
+	f.Demand(l.hot >= 0 && l.hot <= 1, "hot", "in 0..1")
+	f.Demand(l.duplicates >= 0 && l.duplicates <= 1, "duplicates", "in 0..1")
+	f.NoArguments()
+	return l, f.Err()
 }
 
 // progress draws a bar over the last one, five times a second, if bar is a terminal.

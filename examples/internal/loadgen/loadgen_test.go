@@ -298,7 +298,7 @@ func TestLoadFlags(t *testing.T) {
 		"-rate many":                `invalid value "many" for flag -rate`,
 		"-nonsense":                 `-nonsense`,
 		"extra":                     `unexpected argument "extra"`,
-		"-hot 2 -duplicates 2 more": "-duplicates 2: must be in 0..1\n" + `load: unexpected argument "more"`,
+		"-hot 2 -duplicates 2 more": "-duplicates 2: must be in 0..1\n" + `unexpected argument "more"`,
 	} {
 		t.Run(flags, func(t *testing.T) {
 			t.Parallel()

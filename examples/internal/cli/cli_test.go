@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"io"
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// beProgram makes the test binary a program, whose first argument says what it does.
+const beProgram = "CLI_TEST_IS_PROGRAM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(beProgram) == "" {
+		os.Exit(m.Run())
+	}
+	Main("tea", func(ctx context.Context, args []string, _, _ io.Writer) error {
+		switch args[0] {
+		case "fails":
+			return errors.New("no tea")
+		case "helps":
+			return flag.ErrHelp
+		case "waits":
+			self, err := os.FindProcess(os.Getpid())
+			if err != nil {
+				return err
+			}
+			if err := self.Signal(os.Interrupt); err != nil {
+				return err
+			}
+			<-ctx.Done()
+		}
+		return nil
+	})
+	os.Exit(0)
+}
+
+func TestMainTellsHowItEnded(t *testing.T) {
+	t.Parallel()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	for what, want := range map[string]struct {
+		code int
+		says string
+	}{"works": {}, "helps": {}, "waits": {}, "fails": {1, "tea: no tea\n"}} {
+		cmd := exec.CommandContext(t.Context(), self, what)
+		cmd.Env = append(os.Environ(), beProgram+"=1")
+		out, err := cmd.CombinedOutput()
+		if want.code == 0 {
+			require.NoError(t, err, what)
+		}
+		require.Equal(t, want.code, cmd.ProcessState.ExitCode(), what)
+		require.Equal(t, want.says, string(out), what)
+	}
+}
+
+func TestFlagsNameAllThatIsWrong(t *testing.T) {
+	t.Parallel()
+	parse := func(args ...string) error {
+		f := NewFlags("tea", io.Discard)
+		cups, pots := f.Int("cups", 1, "`cups`"), f.Int("pots", 1, "`pots`")
+		if err := f.Parse(args); err != nil {
+			return err
+		}
+		f.Demand(*cups > 0, "cups", "more than 0")
+		f.Demand(*pots > 0, "pots", "more than 0")
+		f.Refuse(*pots > *cups, "more pots than cups")
+		f.NoArguments()
+		return f.Err()
+	}
+	require.NoError(t, parse())
+	require.NoError(t, parse("-cups", "2"))
+	require.ErrorIs(t, parse("-h"), flag.ErrHelp)
+	require.ErrorContains(t, parse("-cups", "many"), "many")
+	require.EqualError(t, parse("-cups", "-1", "-pots", "0", "milk", "sugar"),
+		"-cups -1: must be more than 0\n-pots 0: must be more than 0\nmore pots than cups\nunexpected argument \"milk\"")
+}
