@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
 
 	"github.com/safetill/safetill/examples/internal/breaker"
@@ -67,22 +66,15 @@ func (r *request) reply(got answer, err error) {
 // rounds parts a batch so that a reference comes once in each round. A copy goes
 // with the first of its kind; other content under the same reference is for the
 // next round, when the first is known.
-func rounds(batch []*request) (rounds [][]*request) {
-	kinds := make(map[string][]*request, len(batch)) // by reference, one of each content
-	for _, r := range batch {
-		known := kinds[r.Reference]
-		same := func(k *request) bool { return k.fingerprint() == r.fingerprint() }
-		if n := slices.IndexFunc(known, same); n >= 0 {
-			known[n].copies = append(known[n].copies, r)
-			continue
+func rounds(batch []*request) [][]*request {
+	reference := func(r *request) string { return r.Reference }
+	return join.Rounds(batch, reference, func(first, next *request) bool {
+		if first.fingerprint() != next.fingerprint() {
+			return false
 		}
-		if len(rounds) == len(known) {
-			rounds = append(rounds, nil)
-		}
-		rounds[len(known)] = append(rounds[len(known)], r)
-		kinds[r.Reference] = append(known, r)
-	}
-	return rounds
+		first.copies = append(first.copies, next)
+		return true
+	})
 }
 
 // accepter makes payments durable, many in one commit. A payment is refused a
