@@ -11,11 +11,9 @@ import (
 	"github.com/shopspring/decimal"
 
 	"github.com/safetill/safetill/examples/internal/breaker"
-	"github.com/safetill/safetill/examples/internal/meter"
 	"github.com/safetill/safetill/examples/internal/problem"
 	"github.com/safetill/safetill/examples/internal/service"
 	"github.com/safetill/safetill/internal/join"
-	"github.com/safetill/safetill/internal/queue"
 	"github.com/safetill/safetill/ledger"
 )
 
@@ -199,13 +197,7 @@ func (s *api) stats(c *gin.Context) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.Breakers = map[string]string{"database": s.db.State(), "redis": s.redis.State()}
-	t.Depth = map[string]meter.Depth{}
-	for name, q := range map[string]queue.Queue{"posting": s.queue, "spill": s.spill} {
-		if q != nil {
-			t.Depth[name] = meter.DepthOf(c.Request.Context(), q)
-		}
-	}
+	t.Breakers, t.Depth = s.m.Breakers(), s.m.Depths(c.Request.Context())
 	return t, nil
 }
 

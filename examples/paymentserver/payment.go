@@ -2,8 +2,6 @@ package main
 
 import (
 	"regexp"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/shopspring/decimal"
@@ -31,16 +29,13 @@ const (
 	stateRejected = "REJECTED" // the ledger refused it, Reason says why
 )
 
-// dateLayout is how banks write transaction_date; it has no zone.
-const dateLayout = "2006-01-02 15:04:05"
-
 // payment is one notification of a bank, and what has become of it.
 type payment struct {
 	Reference  string          `json:"reference"`
 	CustomerID string          `json:"customer_id"`
 	BankStatus string          `json:"payment_status"`
 	Amount     decimal.Decimal `json:"amount"`
-	Date       string          `json:"transaction_date"`
+	Date       string          `json:"transaction_date"` // as the bank wrote it; it has no zone
 	State      string          `json:"status"`
 	Reason     string          `json:"reason,omitempty"`
 	AcceptedAt time.Time       `json:"accepted_at,omitzero"`
@@ -104,8 +99,8 @@ func (b *paymentBody) payment() (*payment, problem.Faults) {
 	p := &payment{
 		Reference:  faults.Required("transaction_reference", b.Reference, problem.Identifier),
 		CustomerID: faults.Required("customer_id", b.CustomerID, problem.Identifier),
-		BankStatus: faults.Required("payment_status", b.Status, checkStatus),
-		Date:       faults.Required("transaction_date", b.Date, checkDate),
+		BankStatus: faults.Required("payment_status", b.Status, problem.OneOf(bankStatuses...)),
+		Date:       faults.Required("transaction_date", b.Date, problem.DateTime),
 	}
 	amount := faults.Required("transaction_amount", b.Amount, checkAmount)
 	if len(faults) > 0 {
@@ -113,21 +108,6 @@ func (b *paymentBody) payment() (*payment, problem.Faults) {
 	}
 	p.Amount, p.State = decimal.RequireFromString(amount), p.firstState()
 	return p, nil
-}
-
-func checkStatus(s string) string {
-	if slices.Contains(bankStatuses, s) {
-		return ""
-	}
-	return "must be one of " + strings.Join(bankStatuses, ", ")
-}
-
-func checkDate(s string) string {
-	// Parse takes more than the layout says, such as a blank for a zero.
-	if t, err := time.Parse(dateLayout, s); err != nil || t.Format(dateLayout) != s || t.Year() < 1 {
-		return "must be a date and time like 2025-11-07 14:54:16"
-	}
-	return ""
 }
 
 func checkAmount(s string) string {

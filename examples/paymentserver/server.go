@@ -102,13 +102,14 @@ func (s *server) openServers(ctx context.Context) error {
 	s.closers = append(s.closers, pool.Close)
 	start, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	switch err = prepare(start, pool, s.o.migrate); {
-	case err != nil && s.o.redis != "" && !s.o.migrate && pg.Unavailable(err):
+	err = prepare(start, pool, s.o.migrate)
+	_, old := errors.AsType[*pg.SchemaError](err)
+	switch {
+	case old:
+		return fmt.Errorf("%w (-migrate brings the schema up to date)", err)
+	case pg.Unavailable(err) && s.o.redis != "" && !s.o.migrate:
 		s.log.Warn("PostgreSQL does not answer: payments wait on Redis until it does", slog.Any("error", err))
 	case err != nil:
-		if _, old := errors.AsType[*pg.SchemaError](err); old {
-			err = fmt.Errorf("%w (-migrate brings the schema up to date)", err)
-		}
 		return err
 	}
 	s.store = newPGStore(pool)

@@ -3,13 +3,12 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/safetill/safetill/examples/internal/breaker"
+	"github.com/safetill/safetill/examples/internal/service"
 	"github.com/safetill/safetill/internal/queue"
 )
 
@@ -19,20 +18,16 @@ const sweepAge = 5 * time.Second
 
 // work posts payments until ctx ends, and returns when nothing is in hand.
 func (a *accepter) work(ctx context.Context, workers int) error {
-	var running sync.WaitGroup
-	running.Go(func() { a.sweep(ctx) })
-	faults := make(chan error, 2)
+	works := []func(context.Context) error{a.sweep}
 	consume := func(q queue.Queue, handle queue.Handler, o queue.ConsumeOptions) {
 		if q != nil {
 			o.Batch, o.ErrorMax, o.Logger = batchSize, time.Second, a.log
-			running.Go(func() { faults <- queue.Consume(ctx, q, &o, handle) })
+			works = append(works, func(ctx context.Context) error { return queue.Consume(ctx, q, &o, handle) })
 		}
 	}
 	consume(a.queue, a.postMessages, queue.ConsumeOptions{Name: "post", Workers: workers, Wake: a.wake})
 	consume(a.spill, a.drain, queue.ConsumeOptions{Name: "drain", Workers: 1, PollMax: 500 * time.Millisecond})
-	running.Wait()
-	close(faults)
-	return errors.Join(<-faults, <-faults)
+	return service.Together(ctx, works...)
 }
 
 func (a *accepter) postMessages(ctx context.Context, msgs []queue.Message) error {
@@ -63,34 +58,33 @@ func (a *accepter) post(ctx context.Context, references []string) (int, error) {
 
 // sweep posts what no message tells of. Without Redis that is everything, and it
 // goes on as fast as there is work.
-func (a *accepter) sweep(ctx context.Context) {
-	pause := time.NewTimer(0)
-	for {
-		age, every := sweepAge, time.Second
+func (a *accepter) sweep(ctx context.Context) error {
+	for pause := time.Duration(0); ; {
+		age := sweepAge
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-a.missed:
 			age = 0
-		case <-pause.C:
+		case <-time.After(pause):
 		}
 		if a.queue != nil && !a.redis.Closed() { // is it back? No payment may come to find out
 			_, _ = breaker.Call(ctx, a.redis, a.queue.Stats)
 		}
+		pause = time.Second
 		if a.queue == nil || !a.redis.Closed() {
-			age, every = 0, 10*time.Millisecond
+			age, pause = 0, 10*time.Millisecond
 		}
 		n, err := a.sweepOnce(ctx, age)
 		switch {
 		case err != nil:
-			every = time.Second
+			pause = time.Second
 			if ctx.Err() == nil && a.db.Closed() {
 				a.log.Warn("sweep failed", slog.Any("error", err))
 			}
 		case n > 0:
-			every = 0
+			pause = 0
 		}
-		pause.Reset(every)
 	}
 }
 

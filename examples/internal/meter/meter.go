@@ -20,15 +20,19 @@ import (
 )
 
 // Meter holds the metrics of one server. Two of one name and label value are a
-// fault of the programmer: the second panics.
+// fault of the programmer: the second panics. Add all before the server serves.
 type Meter struct {
 	server   string
 	registry *prometheus.Registry
+	breakers map[string]*breaker.Breaker
+	queues   map[string]queue.Queue
 }
 
 // New returns a meter with the metrics of Go and of the process.
 func New(server string) *Meter {
-	m := &Meter{server: server, registry: prometheus.NewRegistry()}
+	m := &Meter{
+		server: server, registry: prometheus.NewRegistry(), breakers: map[string]*breaker.Breaker{}, queues: map[string]queue.Queue{},
+	}
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -66,12 +70,22 @@ func (m *Meter) Gauge(name, help, label, value string, read func() int) {
 
 // Breaker adds breaker_open.
 func (m *Meter) Breaker(name string, b *breaker.Breaker) {
+	m.breakers[name] = b
 	m.Gauge("breaker_open", "1 while calls do not go through.", "breaker", name, func() int {
 		if b.Closed() {
 			return 0
 		}
 		return 1
 	})
+}
+
+// Breakers are the states of those that were added, for people to read.
+func (m *Meter) Breakers() map[string]string {
+	states := make(map[string]string, len(m.breakers))
+	for name, b := range m.breakers {
+		states[name] = b.State()
+	}
+	return states
 }
 
 // Postgres adds pg_connections.
@@ -88,26 +102,38 @@ func (m *Meter) Redis(rdb *redis.Client) {
 	m.Gauge(name, help, "state", "idle", func() int { return int(rdb.PoolStats().IdleConns) })
 }
 
-// Queue adds queue_depth. A queue of nil, which a server does without, is empty.
+// Queue adds queue_depth. nil is a queue that the server does without.
 func (m *Meter) Queue(name string, q queue.Queue) {
+	if q != nil {
+		m.queues[name] = q
+	}
 	m.Gauge("queue_depth", "Messages ready and claimed.", "queue", name, func() int {
 		if q == nil {
 			return 0
 		}
-		d := DepthOf(context.Background(), q)
+		d := depth(context.Background(), q)
 		return d.Ready + d.Claimed
 	})
 }
 
-// Depth is how much a queue holds, for people to read.
+// Depth is how much a queue holds.
 type Depth struct {
 	Ready   int  `json:"ready"`
 	Claimed int  `json:"claimed"`
 	Unknown bool `json:"unknown,omitempty"` // the queue did not say
 }
 
-// DepthOf asks a queue, for a second at the most.
-func DepthOf(ctx context.Context, q queue.Queue) Depth {
+// Depths are those of the queues that were added, for people to read. It takes a
+// second at the most for each.
+func (m *Meter) Depths(ctx context.Context) map[string]Depth {
+	depths := make(map[string]Depth, len(m.queues))
+	for name, q := range m.queues {
+		depths[name] = depth(ctx, q)
+	}
+	return depths
+}
+
+func depth(ctx context.Context, q queue.Queue) Depth {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	st, err := q.Stats(ctx)

@@ -73,6 +73,7 @@ func TestABreakerThatOpensShows(t *testing.T) {
 		require.Error(t, b.Do(t.Context(), func(context.Context) error { return errors.New("down") }))
 	}
 	require.Equal(t, []string{`shop_breaker_open{breaker="till"} 1`}, own(t, m))
+	require.Equal(t, map[string]string{"till": "open"}, m.Breakers())
 }
 
 // silent is a queue that does not answer.
@@ -89,13 +90,12 @@ func TestDepthOfQueues(t *testing.T) {
 	require.NoError(t, q.Push(t.Context(), []byte("a"), []byte("b"), []byte("c")))
 	_, err = q.Claim(t.Context(), "worker", 1)
 	require.NoError(t, err)
-	require.Equal(t, Depth{Ready: 2, Claimed: 1}, DepthOf(t.Context(), q))
-	require.Equal(t, Depth{Unknown: true}, DepthOf(t.Context(), silent{}))
-
 	m := New("shop")
 	m.Queue("in", q)
 	m.Queue("none", nil)
 	require.Equal(t, []string{`shop_queue_depth{queue="in"} 3`, `shop_queue_depth{queue="none"} 0`}, own(t, m))
+	m.Queue("out", silent{})
+	require.Equal(t, map[string]Depth{"in": {Ready: 2, Claimed: 1}, "out": {Unknown: true}}, m.Depths(t.Context()))
 }
 
 func TestPools(t *testing.T) {

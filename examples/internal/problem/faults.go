@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/gin-gonic/gin"
 )
@@ -77,6 +80,26 @@ func Identifier(s string) string {
 		return "must have at most 64 characters"
 	case !identifier.MatchString(s):
 		return "must be letters, digits and . _ : - and begin with a letter or digit"
+	}
+	return ""
+}
+
+// OneOf returns a check for [Faults.Required]: that a text is one of these.
+func OneOf(texts ...string) func(string) string {
+	return func(s string) string {
+		if slices.Contains(texts, s) {
+			return ""
+		}
+		return "must be one of " + strings.Join(texts, ", ")
+	}
+}
+
+// DateTime says what is wrong with a date and time that has no zone. Year 0,
+// which PostgreSQL does not have, is refused.
+func DateTime(s string) string {
+	// Parse takes more than the layout says, such as a blank for a zero.
+	if t, err := time.Parse(time.DateTime, s); err != nil || t.Format(time.DateTime) != s || t.Year() < 1 {
+		return "must be a date and time like 2025-11-07 14:54:16"
 	}
 	return ""
 }

@@ -74,3 +74,25 @@ func TestIdentifiers(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "A-1", name)
 }
+
+func TestOneOf(t *testing.T) {
+	t.Parallel()
+	check := OneOf("black", "green")
+	require.Empty(t, check("green"))
+	for _, bad := range []string{"", "Green", " green", "green\n", "black, green"} {
+		require.Equal(t, "must be one of black, green", check(bad), "%q", bad)
+	}
+}
+
+func TestDateTime(t *testing.T) {
+	t.Parallel()
+	for _, good := range []string{"2025-11-07 14:54:16", "2024-02-29 00:00:00", "0001-01-01 00:00:00", "9999-12-31 23:59:59"} {
+		require.Empty(t, DateTime(good), good)
+	}
+	for _, bad := range []string{
+		"", "2025-02-29 10:00:00", "0000-01-01 00:00:00", "2025-11-07 24:00:00", "2025-11-07 23:59:60", "2025-11-07T14:54:16", "2025-11-07 14:54:16Z",
+		"2025-11-07 14:54:16.5", "2025-11-07 4:54:16", "2025-11-07  4:54:16", "2025-11-7 14:54:16", " 2025-11-07 14:54:16", "now",
+	} {
+		require.NotEmpty(t, DateTime(bad), bad)
+	}
+}

@@ -105,3 +105,21 @@ func (s *Service) http(h http.Handler) *http.Server {
 		ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelWarn),
 	}
 }
+
+// Together runs what works side by side, as one of the Stages: until ctx ends, or
+// one fails, and then until all have returned.
+func Together(ctx context.Context, works ...func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	errs := make([]error, len(works))
+	var running sync.WaitGroup
+	for i, work := range works {
+		running.Go(func() {
+			if errs[i] = work(ctx); errs[i] != nil {
+				cancel()
+			}
+		})
+	}
+	running.Wait()
+	return errors.Join(errs...)
+}

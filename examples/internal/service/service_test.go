@@ -141,3 +141,17 @@ func TestAnAddressInUseIsAnErrorAndStartsNothing(t *testing.T) {
 		require.ErrorContains(t, Run(t.Context(), s), "address already in use")
 	}
 }
+
+func TestTogetherEndsWhenOneFails(t *testing.T) {
+	t.Parallel()
+	var n notes
+	broken := errors.New("broken")
+	require.ErrorIs(t, Together(t.Context(), stage(&n, "a"), func(context.Context) error { return broken }), broken)
+	require.Equal(t, []string{"a stops", "a is done"}, n.all())
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, Together(ctx, stage(&n, "b")))
+	require.Equal(t, []string{"a stops", "a is done", "b stops", "b is done"}, n.all())
+	require.NoError(t, Together(t.Context()))
+}
