@@ -78,9 +78,30 @@ func (s *Store) post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outco
 	if err := p.readTargets(ctx, s); err != nil {
 		return nil, err
 	}
+	p.name()
+	if s.cache == nil {
+		return p.outcomes, p.locked(ctx, s)
+	}
+	var err error
+	if p.turn, err = s.cache.take(ctx, p.names); err != nil {
+		return nil, fmt.Errorf("wait for %d accounts: %w", len(p.names), err)
+	}
+	done, err := p.quick(ctx, s)
+	if !done && err == nil {
+		err = p.locked(ctx, s)
+	}
+	if err != nil {
+		p.forget(0) // nobody knows what has become of them
+	}
+	p.turn.end(p.accounts, p.numbers)
+	return p.outcomes, err
+}
+
+// locked posts the batch on accounts that it locks and reads.
+func (p *posting) locked(ctx context.Context, s *Store) error {
 	u, err := s.begin(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer u.end(ctx)
 
@@ -92,22 +113,29 @@ func (s *Store) post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outco
 	// insert, and it starts again. Two captures of one hold have its accounts in
 	// common, and the second finds it closed.
 	if err := p.lock(ctx, u, &s.sql); err != nil {
-		return nil, err
+		return err
+	}
+	if p.guessed != nil {
+		p.learn()
 	}
 	w := p.decide()
 	if err := u.last(ctx, func(b *pgx.Batch) { w.queue(b, &s.sql, p.at) }); err != nil {
 		if u.snapshot && raced(err) {
 			err = stale(err)
 		}
-		return nil, fmt.Errorf("write %d transactions: %w", len(w.decided), err)
+		return fmt.Errorf("write %d transactions: %w", len(w.decided), err)
 	}
-	return p.outcomes, nil
+	return nil
 }
 
 // posting is one attempt to post a batch.
 type posting struct {
 	drafts   []ledger.Draft
 	outcomes []ledger.Outcome
+	ids      []string // to look up
+	names    []string // of the accounts, sorted
+	turn     *turn    // nil: the store has no cache
+	guessed  *guess   // what was wrong in it is not known yet
 
 	accounts map[ledger.AccountID]*ledger.State
 	numbers  map[ledger.AccountID]int64              // ledger_accounts.no
@@ -119,31 +147,35 @@ type posting struct {
 
 // lock locks the accounts and reads what was decided of the ids before.
 func (p *posting) lock(ctx context.Context, u *unit, sql *statements) error {
-	ids, accounts := p.names()
-	p.accounts = make(map[ledger.AccountID]*ledger.State, len(accounts))
-	p.numbers = make(map[ledger.AccountID]int64, len(accounts))
-	p.decided = make([]bool, len(p.drafts))
-
+	p.forget(len(p.names))
 	err := u.first(ctx, func(b *pgx.Batch) {
-		b.Queue(sql.lock, accounts).Query(func(rows pgx.Rows) error {
-			var no int64
-			return eachState(rows, func(s *ledger.State) {
-				p.accounts[s.ID], p.numbers[s.ID] = s, no
-			}, &no)
-		})
-		b.Queue(sql.decided, ids).Query(p.readDecided)
+		b.Queue(sql.lock, p.names).Query(p.scanAccounts)
+		b.Queue(sql.decided, p.ids).Query(p.readDecided)
 	})
 	if err != nil {
-		return fmt.Errorf("lock %d accounts: %w", len(accounts), err)
+		return fmt.Errorf("lock %d accounts: %w", len(p.names), err)
 	}
 	return nil
 }
 
-// names returns the ids to look up, and the accounts to lock: those of the
-// postings, of the conditions, and of what is referred to.
-func (p *posting) names() (ids, accounts []string) {
-	ids = make([]string, len(p.drafts), len(p.drafts)+len(p.targets))
-	accounts = make([]string, 0, 2*len(p.drafts))
+// forget makes room for n accounts, none of which is known.
+func (p *posting) forget(n int) {
+	p.accounts = make(map[ledger.AccountID]*ledger.State, n)
+	p.numbers = make(map[ledger.AccountID]int64, n)
+	p.decided = make([]bool, len(p.drafts))
+	p.seq, p.at = 0, time.Time{}
+}
+
+func (p *posting) scanAccounts(rows pgx.Rows) error {
+	var no int64
+	return eachState(rows, func(s *ledger.State) { p.accounts[s.ID], p.numbers[s.ID] = s, no }, &no)
+}
+
+// name collects the ids to look up, and the accounts: those of the postings, of
+// the conditions, and of what is referred to.
+func (p *posting) name() {
+	ids := make([]string, len(p.drafts), len(p.drafts)+len(p.targets))
+	accounts := make([]string, 0, 2*len(p.drafts))
 	add := func(postings []ledger.DraftPosting) {
 		for _, m := range postings {
 			accounts = append(accounts, string(m.Debit), string(m.Credit))
@@ -163,7 +195,7 @@ func (p *posting) names() (ids, accounts []string) {
 		}
 	}
 	slices.Sort(accounts)
-	return ids, slices.Compact(accounts)
+	p.ids, p.names = ids, slices.Compact(accounts)
 }
 
 // readDecided reads the first outcome of the ids that have one.

@@ -12,6 +12,7 @@ type statements struct {
 
 	open, states, lines, verify string
 	targets, lock, decided      string
+	look, post                  string
 	expired                     string
 	insertPlain, insertDecided  string
 	update, insert              string
@@ -34,6 +35,7 @@ func newStatements(schema string) statements {
 		schema: schema,
 		open:   names(openSQL), states: names(statesSQL), lines: names(linesSQL), verify: names(verifySQL),
 		expired: names(expiredSQL), targets: names(targetsSQL), lock: names(lockSQL), decided: names(decidedSQL),
+		look: names(lookSQL), post: names(postSQL),
 		insertPlain: names(insertPlainSQL), insertDecided: names(insertDecidedSQL), update: names(updateSQL), insert: names(insertSQL),
 		updateHeld: names(updateHeldSQL), hold: names(holdSQL), close: names(closeSQL),
 		horizon: names(horizonSQL), lockSeals: names("LOCK TABLE {seals} IN EXCLUSIVE MODE"), lastSeal: names(lastSealSQL),
@@ -68,10 +70,12 @@ FROM (
 ) p JOIN {accounts} a ON a.no = p.contra
 ORDER BY p.version LIMIT $3`
 
-	// Sorted, so that any two batches lock what they share in one order.
-	lockSQL = `
+	lookSQL = `
 SELECT no, id, currency, scale, normal, floor::text, debits::text, credits::text, held_debits::text, held_credits::text, version
-FROM {accounts} WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE`
+FROM {accounts} WHERE id = ANY($1::text[])`
+
+	// Sorted, so that any two batches lock what they share in one order.
+	lockSQL = lookSQL + ` ORDER BY id FOR NO KEY UPDATE`
 
 	// The clock and the number are read with the accounts locked: along an
 	// account's versions neither goes back. The transaction has its id before it
@@ -117,6 +121,31 @@ SELECT * FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::bigint[], $5:
 	closeSQL = `
 UPDATE {transactions} t SET closed_by = u.closed_by FROM unnest($1::text[], $2::text[]) AS u(id, closed_by) WHERE t.id = u.id`
 
+	// A batch of posts that was decided without a lock: see quick. The update locks
+	// in the order of the parameters, which is that of lockSQL; what holds reserve
+	// is no part of a version, and its constraint keeps what they leave above the
+	// floor. The number and the clock are read when all locks are held.
+	postSQL = `
+WITH moved AS (
+    UPDATE {accounts} a SET debits = u.debits, credits = u.credits, version = u.version
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::numeric[], $5::numeric[]) AS u(no, before, version, debits, credits)
+    WHERE a.no = u.no AND a.version = u.before
+    RETURNING 1
+), c AS MATERIALIZED (
+    SELECT CASE WHEN count(*) = cardinality($1::bigint[]) THEN nextval('{seq}') END AS seq, clock_timestamp() AS at FROM moved
+), t AS (
+    INSERT INTO {transactions} (id, seq, fingerprint, verdict, posting, at, kind)
+    SELECT u.id, c.seq + u.n, u.fingerprint, 0, 0, c.at, 0
+    FROM c, unnest($16::text[], $17::bigint[], $18::bytea[]) AS u(id, n, fingerprint)
+), p AS (
+    INSERT INTO {postings} (seq, posting, debit_no, credit_no, debit_version, credit_version, at, amount, debit_balance, credit_balance, transaction_id)
+    SELECT c.seq + u.n, u.posting, u.debit_no, u.credit_no, u.debit_version, u.credit_version, c.at, u.amount, u.debit_balance, u.credit_balance, u.transaction_id
+    FROM c, unnest($6::bigint[], $7::smallint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[],
+                   $12::numeric[], $13::numeric[], $14::numeric[], $15::text[])
+    AS u(n, posting, debit_no, credit_no, debit_version, credit_version, amount, debit_balance, credit_balance, transaction_id)
+)
+SELECT at FROM c`
+
 	// Most batches hold and free nothing.
 	updateSQL = `
 UPDATE {accounts} a SET debits = u.debits, credits = u.credits, version = u.version
@@ -131,8 +160,8 @@ WHERE a.no = u.no`
 
 	insertSQL = `
 INSERT INTO {postings} (seq, posting, debit_no, credit_no, debit_version, credit_version, at, amount, debit_balance, credit_balance, transaction_id)
-SELECT u.seq, u.posting, u.debit_no, u.credit_no, u.debit_version, u.credit_version, $1, u.amount, u.debit_balance, u.credit_balance, u.transaction_id
-FROM unnest($2::bigint[], $3::smallint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
-            $8::numeric[], $9::numeric[], $10::numeric[], $11::text[])
+SELECT u.seq, u.posting, u.debit_no, u.credit_no, u.debit_version, u.credit_version, $11, u.amount, u.debit_balance, u.credit_balance, u.transaction_id
+FROM unnest($1::bigint[], $2::smallint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+            $7::numeric[], $8::numeric[], $9::numeric[], $10::text[])
 AS u(seq, posting, debit_no, credit_no, debit_version, credit_version, amount, debit_balance, credit_balance, transaction_id)`
 )

@@ -1,12 +1,14 @@
 package pgledger
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"io/fs"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/safetill/safetill/internal/pg"
 	"github.com/safetill/safetill/ledger"
@@ -25,13 +27,21 @@ type Options struct {
 	// Schema holds the ledger's tables. Default: the connection's current
 	// schema, by its search_path.
 	Schema string
+
+	// Cache is how many accounts the store remembers between posts, some 400 bytes
+	// each: a batch on accounts that it remembers is posted in one round trip
+	// instead of two, at two thirds of the database's work. What others post
+	// meanwhile is noticed. Only a store over a pool or connection has one.
+	// Default: 100,000; less than 0: none.
+	Cache int
 }
 
 // Store is a [ledger.Store] in PostgreSQL. It is safe for concurrent use if its
 // DB is.
 type Store struct {
-	db  DB
-	sql statements
+	db    DB
+	sql   statements
+	cache *cache // nil: none
 }
 
 var _ ledger.Store = (*Store)(nil)
@@ -39,15 +49,23 @@ var _ ledger.Store = (*Store)(nil)
 // NewStore returns a store over db, whose schema [Migrate] has made. It does not
 // touch the database.
 func NewStore(db DB, o *Options) *Store {
-	var schema string
-	if o != nil {
-		schema = o.Schema
+	if o == nil {
+		o = &Options{}
 	}
-	return &Store{db: db, sql: newStatements(schema)}
+	s := &Store{db: db, sql: newStatements(o.Schema)}
+	switch db.(type) {
+	case *pgxpool.Pool, *pgx.Conn:
+		if o.Cache >= 0 {
+			s.cache = newCache(cmp.Or(o.Cache, defaultCache))
+		}
+	}
+	return s
 }
 
+const defaultCache = 100_000
+
 // In returns the same store over another DB: usually the transaction that the
-// next calls shall be part of. It costs nothing.
+// next calls shall be part of. It costs nothing, and has no cache.
 func (s *Store) In(db DB) *Store { return &Store{db: db, sql: s.sql} }
 
 //go:embed migrations/*.sql

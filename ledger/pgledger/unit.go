@@ -30,6 +30,8 @@ type unit struct {
 const (
 	probesOnly = `SELECT current_setting('enable_seqscan'), current_setting('transaction_isolation') NOT LIKE 'read %',
        set_config('enable_seqscan', 'off', true)`
+	// The plan of a single statement depends on nothing but the tables.
+	onePlan     = `SELECT set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)`
 	scansAsWere = `SELECT set_config('enable_seqscan', $1, true)`
 )
 
@@ -69,19 +71,33 @@ func (u *unit) first(ctx context.Context, statements func(*pgx.Batch)) error {
 	return u.conn.SendBatch(ctx, b).Close()
 }
 
+// only sends a unit of a single round trip, on a connection of our own.
+func (u *unit) only(ctx context.Context, statements func(*pgx.Batch)) error {
+	b := &pgx.Batch{}
+	b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
+	b.Queue(onePlan)
+	u.open = true
+	return u.commit(ctx, b, statements)
+}
+
+func (u *unit) commit(ctx context.Context, b *pgx.Batch, statements func(*pgx.Batch)) error {
+	statements(b)
+	b.Queue("COMMIT")
+	if err := u.conn.SendBatch(ctx, b).Close(); err != nil {
+		return pg.CommitSent(err)
+	}
+	u.open = false
+	return nil
+}
+
 // last sends the statements that end the unit, and commits. A statement that
 // fails keeps PostgreSQL from reading on to the COMMIT.
 func (u *unit) last(ctx context.Context, statements func(*pgx.Batch)) error {
 	b := &pgx.Batch{}
-	statements(b)
 	if u.conn != nil {
-		b.Queue("COMMIT")
-		if err := u.conn.SendBatch(ctx, b).Close(); err != nil {
-			return pg.CommitSent(err)
-		}
-		u.open = false
-		return nil
+		return u.commit(ctx, b, statements)
 	}
+	statements(b)
 	b.Queue(scansAsWere, u.scans)
 	if err := u.tx.SendBatch(ctx, b).Close(); err != nil {
 		return err

@@ -93,6 +93,13 @@ func (c *columns) add(id string, seq int64, posting int16, l *ledger.Line, debit
 	c.transactions = append(c.transactions, id)
 }
 
+func (c *columns) all() []any {
+	return []any{
+		c.seqs, c.postings, c.debitNos, c.creditNos, c.debitVersions, c.creditVersions,
+		c.amounts.String(), c.debitBalances.String(), c.creditBalances.String(), c.transactions,
+	}
+}
+
 // queue adds the statements that write it all.
 func (w *writes) queue(b *pgx.Batch, sql *statements, at time.Time) {
 	switch columns := w.decidedColumns(); {
@@ -110,8 +117,7 @@ func (w *writes) queue(b *pgx.Batch, sql *statements, at time.Time) {
 		b.Queue(sql.update, columns[:4]...)
 	}
 	if p := &w.posted; len(p.seqs) > 0 {
-		b.Queue(sql.insert, at, p.seqs, p.postings, p.debitNos, p.creditNos, p.debitVersions, p.creditVersions,
-			p.amounts.String(), p.debitBalances.String(), p.creditBalances.String(), p.transactions)
+		b.Queue(sql.insert, append(p.all(), at)...)
 	}
 	if h := &w.held; len(h.seqs) > 0 {
 		b.Queue(sql.hold, h.transactions, h.postings, h.debitNos, h.creditNos, h.amounts.String())

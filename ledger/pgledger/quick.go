@@ -1,0 +1,165 @@
+package pgledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/safetill/safetill/internal/pg"
+	"github.com/safetill/safetill/ledger"
+)
+
+// guess is what a batch was decided on without a lock: the accounts of its turn
+// as the cache had them, or as they were read.
+type guess struct {
+	versions []int64
+	fresh    []bool // it was read for this batch
+}
+
+// quick posts a batch of which everything succeeds by one statement, in one round
+// trip, on accounts as the cache has them. false: nothing was written, and the
+// batch has to go by the lock.
+//
+// Why this cannot post on an old balance:
+//
+//	A and B, two processes, both think that account x is at version 7;
+//	A moves it to 8 and commits;
+//	B's statement looks for x at version 7 and moves one account less than it
+//	should: so it draws no number, and without one nothing can be inserted;
+//	B locks x, reads it and decides anew.
+//
+// A refusal moves nothing that could be compared, so it is decided under locks;
+// so is what only the tables can tell, such as what was decided of an id before.
+// Holds are not compared: the constraint on the floor counts those that there are.
+func (p *posting) quick(ctx context.Context, s *Store) (done bool, err error) {
+	if p.turn.locked() || !p.plain() {
+		return false, nil
+	}
+	u, err := s.begin(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer u.end(ctx)
+	g, err := p.guess(ctx, u, &s.sql)
+	if g == nil || err != nil {
+		return false, err
+	}
+	w := p.decide()
+	columns, ok := p.columns(w, g)
+	if !ok || !p.allPosted() {
+		return false, nil
+	}
+	err = u.only(ctx, func(b *pgx.Batch) {
+		b.Queue(s.sql.post, columns...).QueryRow(func(row pgx.Row) error { return row.Scan(&p.at) })
+	})
+	if err == nil {
+		for i := range p.outcomes {
+			p.outcomes[i].At = p.at
+		}
+		return true, nil
+	}
+	if wrong(err) {
+		p.guessed = g
+		return false, nil
+	}
+	return false, fmt.Errorf("write %d transactions: %w", len(w.decided), err)
+}
+
+// wrong tells whether the tables refused what was decided without a lock.
+func wrong(err error) bool {
+	const notNull, check = "23502", "23514"
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (raced(err) || // an id was decided on before
+		e.Code == notNull && e.ColumnName == "seq" || // an account has moved
+		e.Code == check) // a hold was made on one, or its floor changed by hand
+}
+
+// plain tells whether the batch is of posts without conditions.
+func (p *posting) plain() bool {
+	for i := range p.drafts {
+		if d := &p.drafts[i]; d.Kind != ledger.KindPost || len(d.If) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// guess puts the accounts into p. nil: there is one that does not exist.
+func (p *posting) guess(ctx context.Context, u *unit, sql *statements) (*guess, error) {
+	n := len(p.names)
+	g := &guess{versions: make([]int64, n), fresh: make([]bool, n)}
+	p.forget(n)
+	var unknown []string
+	for i, a := range p.turn.accounts {
+		if a.reread > 0 {
+			a.reread--
+			a.state = nil
+		}
+		if g.fresh[i] = a.state == nil; g.fresh[i] {
+			unknown = append(unknown, p.names[i])
+		} else {
+			p.accounts[a.state.ID], p.numbers[a.state.ID] = a.state, a.no
+		}
+	}
+	if len(unknown) > 0 {
+		if err := pg.Probe(ctx, u.conn, p.scanAccounts, sql.look, unknown); err != nil {
+			return nil, fmt.Errorf("read %d accounts: %w", len(unknown), err)
+		}
+	}
+	for i, id := range p.names {
+		s := p.accounts[ledger.AccountID(id)]
+		if s == nil {
+			return nil, nil
+		}
+		g.versions[i] = s.Version
+	}
+	return g, nil
+}
+
+func (p *posting) allPosted() bool {
+	for i := range p.outcomes {
+		if p.outcomes[i].Verdict != ledger.Posted {
+			return false
+		}
+	}
+	return true
+}
+
+// learn looks, with the accounts locked, for those that a guess was wrong about:
+// they are handled with more care for a while.
+func (p *posting) learn() {
+	for i, id := range p.names {
+		s, a := p.accounts[ledger.AccountID(id)], p.turn.accounts[i]
+		switch {
+		case s == nil || s.Version == p.guessed.versions[i]:
+		case p.guessed.fresh[i]:
+			a.lock = contested
+		default:
+			a.reread = contested
+		}
+	}
+}
+
+// from returns the parameters of postSQL, the accounts in the order in which
+// all lock them. false: one of them does not move, and nothing would tell whether
+// it is as it was thought to be.
+func (p *posting) columns(w *writes, g *guess) ([]any, bool) {
+	n := len(p.names)
+	nos, befores, versions := make([]int64, n), make([]int64, n), make([]int64, n)
+	var debits, credits numerics
+	for i, id := range p.names {
+		after := p.accounts[ledger.AccountID(id)]
+		if after.Version == g.versions[i] {
+			return nil, false
+		}
+		nos[i], befores[i], versions[i] = p.numbers[after.ID], g.versions[i], after.Version
+		debits.add(after.Debits)
+		credits.add(after.Credits)
+	}
+	columns := []any{nos, befores, versions, debits.String(), credits.String()}
+	columns = append(columns, w.posted.all()...)
+	return append(columns, w.decidedColumns()[:3]...), true
+}

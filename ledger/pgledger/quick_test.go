@@ -1,0 +1,174 @@
+package pgledger_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/shopspring/decimal"
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/internal/testdb"
+	"github.com/safetill/safetill/ledger"
+	"github.com/safetill/safetill/ledger/pgledger"
+)
+
+// trips counts what goes to the server and back.
+type trips struct{ n atomic.Int64 }
+
+func (c *trips) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	c.n.Add(1)
+	return ctx
+}
+func (c *trips) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+func (c *trips) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
+	c.n.Add(1)
+	return ctx
+}
+func (c *trips) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+func (c *trips) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
+
+func TestRoundTrips(t *testing.T) {
+	t.Parallel()
+	count := &trips{}
+	f := openOn(t, newPool(t, testdb.PostgresURL(t), func(c *pgxpool.Config) { c.ConnConfig.Tracer = count }))
+	n := 0
+	post := func(debit, credit ledger.AccountID, want ledger.Verdict) int64 {
+		n++
+		before := count.n.Load()
+		f.want(t, want, move(fmt.Sprint(n), debit, credit, "1"))
+		return count.n.Load() - before
+	}
+	require.EqualValues(t, 2, post("bank", "a", ledger.Posted), "the accounts are read")
+	require.EqualValues(t, 1, post("bank", "a", ledger.Posted))
+	require.EqualValues(t, 1, post("a", "bank", ledger.Posted), "also one with a floor")
+	require.EqualValues(t, 2, post("bank", "b", ledger.Posted), "b is read")
+	require.EqualValues(t, 1, post("a", "b", ledger.Posted))
+	require.EqualValues(t, 2, post("a", "b", ledger.InsufficientFunds), "a refusal is decided under the lock")
+	require.EqualValues(t, 1, post("bank", "a", ledger.Posted), "which has left the accounts known")
+	require.EqualValues(t, 3, post("bank", "nobody", ledger.UnknownAccount))
+	before := count.n.Load()
+	f.want(t, ledger.Conflict, move("1", "bank", "a", "2"))
+	require.EqualValues(t, 4, count.n.Load()-before, "in vain, rolled back, under the lock")
+	f.verify(t)
+}
+
+// stores returns n stores with a cache each, as so many servers have.
+func stores(t *testing.T, f fixture, n int, o *pgledger.Options) []*ledger.Ledger {
+	t.Helper()
+	all := make([]*ledger.Ledger, n)
+	for i := range all {
+		l, err := ledger.New(pgledger.NewStore(f.pool, o), nil)
+		require.NoError(t, err)
+		all[i] = l
+	}
+	return all
+}
+
+// What one server has cached is moved by the other, in every way there is.
+func TestOldAccountsInTheCacheDecideNothing(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	both := stores(t, f, 2, nil)
+	one, two := both[0], both[1]
+	for _, l := range both { // both know the accounts
+		want(t, l, ledger.Posted, move(fmt.Sprintf("in%p", l), "bank", "a", "50"))
+	}
+	want(t, one, ledger.Posted, move("one-1", "a", "b", "10"))
+	want(t, two, ledger.Posted, move("two-1", "a", "b", "20"))
+	want(t, one, ledger.Posted, move("one-2", "a", "b", "30"))
+	want(t, two, ledger.InsufficientFunds, move("two-2", "a", "b", "41")) // 40 are left
+	want(t, one, ledger.Posted, move("one-3", "bank", "a", "1"))
+	want(t, two, ledger.Posted, move("two-3", "a", "b", "41"))                                                                       // two has seen it refused
+	want(t, one, ledger.Conflict, move("two-3", "bank", "a", "9"))                                                                   // an id of the other's
+	want(t, one, ledger.Posted, move("one-4", "bank", "a", "100"), hold("hold", "a", "b", "90"))                                     // reserved by one,
+	want(t, two, ledger.InsufficientFunds, move("two-4", "a", "b", "11"))                                                            // respected by two
+	want(t, two, ledger.Posted, move("two-5", "a", "b", "10"), ledger.Transaction{ID: "free", Kind: ledger.KindRelease, Of: "hold"}) // released by two,
+	want(t, one, ledger.Posted, move("one-5", "a", "b", "90"))                                                                       // known to one
+	f.balance(t, "a", "0", 10)
+	exec(t, f.pool, "UPDATE ledger_accounts SET floor = -1000 WHERE id = 'a'")
+	want(t, one, ledger.Posted, move("one-6", "a", "b", "5"))
+	exec(t, f.pool, "UPDATE ledger_accounts SET floor = -500 WHERE id = 'a'")
+	want(t, one, ledger.InsufficientFunds, move("one-7", "a", "b", "5"))
+	f.verify(t)
+}
+
+func hold(id string, debit, credit ledger.AccountID, amount string) ledger.Transaction {
+	tx := move(id, debit, credit, amount)
+	tx.Kind = ledger.KindHold
+	return tx
+}
+
+// Three servers, one of them without a cache, post to the same accounts; each account ends above its floor and adds up.
+func TestServersThatShareAccounts(t *testing.T) {
+	t.Parallel()
+	const accounts, callers, batches = 12, 4, 60
+	f := openOn(t, newPool(t, testdb.PostgresURL(t), func(c *pgxpool.Config) { c.MaxConns = 12 }))
+	name := func(n int) ledger.AccountID { return ledger.AccountID(fmt.Sprintf("acc%02d", n)) }
+	var seed []ledger.Transaction
+	for n := range accounts {
+		require.NoError(t, f.Open(t.Context(), ledger.Account{ID: name(n), Currency: "NGN", Normal: ledger.Credit, Floor: new(decimal.Zero)}))
+		seed = append(seed, move(fmt.Sprint("seed", n), "bank", name(n), "40"))
+	}
+	f.want(t, ledger.Posted, seed...)
+	servers := append(stores(t, f, 2, &pgledger.Options{Cache: 8}), stores(t, f, 1, &pgledger.Options{Cache: -1})...)
+	var posted, refused atomic.Int64
+	var all sync.WaitGroup
+	for s, l := range servers {
+		for c := range callers {
+			all.Go(func() {
+				for b := range batches {
+					var batch []ledger.Transaction
+					for n := range 1 + rand.IntN(6) {
+						from := rand.IntN(accounts)
+						to := (from + 1 + rand.IntN(accounts-1)) % accounts
+						batch = append(batch, move(fmt.Sprint(s, "-", c, "-", b, "-", n), name(from), name(to), fmt.Sprint(1+rand.IntN(30))))
+					}
+					results, err := l.Post(t.Context(), batch)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					for _, r := range results {
+						switch r.Verdict {
+						case ledger.Posted:
+							posted.Add(1)
+						case ledger.InsufficientFunds:
+							refused.Add(1)
+						default:
+							t.Errorf("%+v", r)
+						}
+					}
+				}
+			})
+		}
+	}
+	all.Wait()
+	require.Positive(t, refused.Load())
+	report := f.verify(t)
+	require.EqualValues(t, posted.Load()+accounts, report.Transactions-refused.Load())
+}
+
+// An account that two servers post to all the time is not guessed at each time.
+func TestAttemptsInVainAreFew(t *testing.T) {
+	t.Parallel()
+	server := testdb.NewPostgres(t) // its counters are of this test alone
+	f := openOn(t, newPool(t, server.URL(), func(c *pgxpool.Config) { c.MaxConns = 1 }))
+	both := stores(t, f, 2, nil)
+	rolledBack := func() int {
+		exec(t, f.pool, "SELECT pg_stat_force_next_flush()")
+		return count(t, f.pool, "SELECT xact_rollback FROM pg_stat_database WHERE datname = current_database()")
+	}
+	before := rolledBack()
+	const posts = 200
+	for n := range posts {
+		want(t, both[n%2], ledger.Posted, move(fmt.Sprint(n), "bank", "a", "1"))
+	}
+	require.Less(t, rolledBack()-before, posts/10)
+	f.balance(t, "a", fmt.Sprint(posts), posts)
+}
