@@ -91,8 +91,8 @@ func (e *HistoryError) Error() string {
 // the first error, of the entries or of f, and returns it with what it had.
 //
 // Entries are a ledger's events, so whatever can be told of an account is a fold
-// over [Ledger.Entries]. To go on from a state that was kept, begin behind the
-// version that it had.
+// over [Ledger.Entries]. A state that was kept with the version it was made at is
+// a snapshot: to go on from it, begin behind that version.
 func Fold[S any](entries iter.Seq2[Entry, error], s S, f func(S, Entry) (S, error)) (S, error) {
 	for e, err := range entries {
 		if err != nil {

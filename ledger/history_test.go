@@ -330,7 +330,14 @@ func ExampleFold() {
 	// Her balance, from nothing but entries.
 	b, err := ledger.Fold(l.Entries(ctx, "ada", 0), ledger.Balance{Account: "ada", Currency: "NGN", Normal: ledger.Credit}, ledger.Balance.Add)
 	fmt.Println(b.Posted, b.Debits, b.Credits, err)
+	// That was a snapshot at version 2, from which to go on.
+	if _, err := l.Post(ctx, []ledger.Transaction{move("more", "bank", "ada", 5)}); err != nil {
+		panic(err)
+	}
+	b, err = ledger.Fold(l.Entries(ctx, "ada", b.Version), b, ledger.Balance.Add)
+	fmt.Println(b.Posted, "at version", b.Version, err)
 	// Output:
 	// 100 <nil>
 	// 70 30 100 <nil>
+	// 75 at version 3 <nil>
 }

@@ -235,10 +235,15 @@ func (r *Recorded) entry(account AccountID, scale uint8) Entry {
 
 // Verify proves that the ledger adds up: in every currency debits equal
 // credits, every account's totals are the sum of its entries, and its entries
-// are numbered 1 to its version. It reads every entry, as of one moment, without
-// holding up those who post. Contradictions are in the report, not in the error.
+// are numbered 1 to its version; and where the store is a [Sealer], that nothing
+// which was sealed has been changed, added or removed since. It reads every entry,
+// as of one moment, and then what is sealed, without holding up those who post.
+// Contradictions are in the report, not in the error.
 func (l *Ledger) Verify(ctx context.Context) (Report, error) {
 	r, err := l.store.Verify(ctx)
+	if s, ok := l.store.(Sealer); ok && err == nil {
+		r.Seal, r.Broken, err = s.VerifySeals(ctx)
+	}
 	if err != nil {
 		return Report{}, fmt.Errorf("ledger: verify: %w", err)
 	}

@@ -10,7 +10,8 @@ import (
 // Seal is a link of the hash chain over all that was ever decided. Its Hash is
 // over the seal before it and every transaction since then, with its postings
 // and holds: whoever keeps one Hash elsewhere (prints it, sends it to an
-// auditor) can tell later whether anything before it was changed.
+// auditor) can tell later whether anything before it was changed. [Ledger.Verify]
+// looks at all of them.
 type Seal struct {
 	Number       int64 // 1 for the first; 0 where there is none yet
 	Transactions int64 // in this seal
@@ -42,29 +43,4 @@ func (l *Ledger) Seal(ctx context.Context) (Seal, error) {
 		return Seal{}, fmt.Errorf("ledger: seal: %w", err)
 	}
 	return seal, nil
-}
-
-// VerifySeals proves that nothing that was sealed has been changed, added or
-// removed since, and returns the last seal. A chain that was changed is a
-// [*BrokenSealError]. Cost: it reads everything that is sealed.
-func (l *Ledger) VerifySeals(ctx context.Context) (Seal, error) {
-	s, ok := l.store.(Sealer)
-	if !ok {
-		return Seal{}, fmt.Errorf("ledger: verify seals: %w", errors.ErrUnsupported)
-	}
-	last, broken, err := s.VerifySeals(ctx)
-	switch {
-	case err != nil:
-		return Seal{}, fmt.Errorf("ledger: verify seals: %w", err)
-	case broken != nil:
-		return last, &BrokenSealError{Seal: *broken}
-	}
-	return last, nil
-}
-
-// BrokenSealError names the first seal that does not fit what it is over.
-type BrokenSealError struct{ Seal Seal }
-
-func (e *BrokenSealError) Error() string {
-	return fmt.Sprintf("ledger: what seal %d of %s is over has been changed since", e.Seal.Number, e.Seal.At.UTC().Format(time.RFC3339))
 }

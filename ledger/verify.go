@@ -15,10 +15,13 @@ type Report struct {
 	Transactions int64 // decided, refused ones included
 	Entries      int64
 	Breaks       []Break // empty where the ledger adds up; at most [MaxBreaks]
+
+	Seal   Seal  // the last of the hash chain; Number 0 where there is none
+	Broken *Seal // the first over something that has been changed since; nil: none
 }
 
-// OK tells whether the ledger adds up.
-func (r Report) OK() bool { return len(r.Breaks) == 0 }
+// OK tells whether the ledger adds up and its hash chain is whole.
+func (r Report) OK() bool { return len(r.Breaks) == 0 && r.Broken == nil }
 
 // Break is a contradiction in a ledger.
 type Break struct {

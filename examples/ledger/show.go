@@ -114,6 +114,9 @@ func (a *app) verify(*flag.FlagSet) func(context.Context, []string) error {
 		for _, b := range r.Breaks {
 			fmt.Fprintln(a.stdout, b)
 		}
+		if r.Broken != nil {
+			fmt.Fprintf(a.stdout, "what seal %d is over has been changed since\n", r.Broken.Number)
+		}
 		if !r.OK() {
 			return fmt.Errorf("the ledger does not add up: %d breaks", len(r.Breaks))
 		}

@@ -11,6 +11,12 @@
 // server. A batch is one transaction, its rows locked in the order of their
 // account's id, so two batches wait for each other and never deadlock.
 //
+// A store over a pool remembers the accounts it has posted to and decides on them
+// without a lock; what it writes is refused by the statement itself where one of
+// them is not as it was thought to be, and is then decided anew under locks.
+// Several servers, and whatever else writes through this package, may share a
+// ledger. Accounts are changed by this package only; by hand at most their floor.
+//
 // # In the caller's transaction
 //
 // NewStore takes a pool, a connection or a transaction. Over a [pgx.Tx] every call

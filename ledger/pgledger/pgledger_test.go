@@ -90,5 +90,6 @@ func (f fixture) verify(tb testing.TB) ledger.Report {
 	r, err := f.Verify(tb.Context())
 	require.NoError(tb, err)
 	require.Empty(tb, r.Breaks)
+	require.True(tb, r.OK(), "seal %+v", r.Broken)
 	return r
 }

@@ -2,7 +2,6 @@ package pgledger_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -52,15 +51,12 @@ func TestSeals(t *testing.T) {
 	require.EqualValues(t, 2, second.Number)
 	require.NotEqual(t, first.Hash, second.Hash)
 	postSome(t, f, "not sealed yet ")
-	last, err := f.VerifySeals(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, second, last)
+	require.Equal(t, second, f.verify(t).Seal)
 
 	// To close what is sealed changes nothing of it.
 	r, err := f.PostOne(t.Context(), ledger.Transaction{ID: "undo", Kind: ledger.KindReverse, Of: "first in"})
 	require.NoError(t, err, "%+v", r)
-	_, err = f.VerifySeals(t.Context())
-	require.NoError(t, err)
+	f.verify(t)
 }
 
 func TestSealsNameTheFirstThatWasTamperedWith(t *testing.T) {
@@ -95,14 +91,14 @@ func TestSealsNameTheFirstThatWasTamperedWith(t *testing.T) {
 		exec(t, tx, tamper.sql)
 		l, err := ledger.New(pgledger.NewStore(tx, nil), nil)
 		require.NoError(t, err)
-		_, err = l.VerifySeals(t.Context())
-		broken, ok := errors.AsType[*ledger.BrokenSealError](err)
-		require.True(t, ok, "%s: %v", tamper.sql, err)
-		require.Equal(t, tamper.seal, broken.Seal.Number, tamper.sql)
+		report, err := l.Verify(t.Context())
+		require.NoError(t, err)
+		require.NotNil(t, report.Broken, tamper.sql)
+		require.Equal(t, tamper.seal, report.Broken.Number, tamper.sql)
+		require.False(t, report.OK())
 		require.NoError(t, tx.Rollback(t.Context()))
 	}
-	_, err := f.VerifySeals(t.Context())
-	require.NoError(t, err)
+	f.verify(t)
 }
 
 // A transaction that has drawn its number and is not committed must not be
@@ -138,9 +134,7 @@ func TestASealWaitsForWhoIsStillWriting(t *testing.T) {
 		}
 		sealing.Wait()
 		require.NoError(t, sealErr, name)
-		last, err := f.VerifySeals(t.Context())
-		require.NoError(t, err, name)
-		require.Equal(t, seal, last, name)
+		require.Equal(t, seal, f.verify(t).Seal, name)
 	}
 	err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
 		l, err := ledger.New(pgledger.NewStore(tx, nil), nil)
@@ -192,8 +186,7 @@ func TestSealsUnderLoad(t *testing.T) {
 	sealing.Wait()
 	_, err := f.Seal(t.Context())
 	require.NoError(t, err)
-	_, err = f.VerifySeals(t.Context())
-	require.NoError(t, err)
+	f.verify(t)
 	require.Equal(t, 400, count(t, pool, "SELECT sum(transactions)::int FROM ledger_seals"))
 }
 
@@ -250,7 +243,6 @@ func TestASealWaitsForWhoHasANumberAndHasWrittenNothing(t *testing.T) {
 	require.Equal(t, 2, n)
 	require.NoError(t, slow.Commit(t.Context()))
 	require.NoError(t, <-sealed)
-	_, err = f.VerifySeals(t.Context())
-	require.NoError(t, err)
+	f.verify(t)
 	require.Equal(t, 3, count(t, pool, "SELECT sum(transactions)::int FROM ledger_seals"))
 }
