@@ -20,7 +20,8 @@ import (
 // Implementations are safe for concurrent use.
 type Store interface {
 	// Claim tries to win each key. A key that is free, released, abandoned (its lease is over) or expired is won,
-	// whatever fingerprint it had. A key that occurs twice in a batch is won by the first.
+	// whatever fingerprint it had, unless it has steps: these have had effects for the payload of that fingerprint, so
+	// any other is a [Mismatch] for as long as they are kept. A key that occurs twice in a batch is won by the first.
 	Claim(ctx context.Context, requests []Request) ([]Record, error)
 	// Complete stores the response of each claim, to be replayed until its TTL has passed. An item is nil or
 	// [ErrLost]. An owner whose lease is over may still complete, as long as nobody else has won the key and less than
@@ -29,15 +30,17 @@ type Store interface {
 	Complete(ctx context.Context, completions []Completion) ([]error, error)
 	// Release frees each claimed key at once. An item is nil or [ErrLost]; a completed key is not released.
 	Release(ctx context.Context, claims []Claim) ([]error, error)
-	// Extend lets the lease of each claim end after its Lease from now. An item is nil or [ErrLost]. A lease that is
-	// over may be extended as long as nobody else has won the key and less than [AbandonedFor] has passed.
+	// Extend lets the lease of each claim end after its Lease from now and, in the same atomic operation, adds its Step
+	// to those of the key. An item is nil or [ErrLost]. A lease that is over may be extended as long as nobody else has
+	// won the key and less than [AbandonedFor] has passed. A step whose name the key has already is left as it is: an
+	// owner that does not know whether its first call arrived may repeat it. Steps go away with the completion.
 	Extend(ctx context.Context, extensions []Extension) ([]error, error)
 }
 
 // Sweeper is implemented by stores whose expired records do not go away by themselves.
 type Sweeper interface {
 	// Sweep removes up to limit records that can no longer matter and returns how many; call it until it returns less
-	// than limit, and then again some minutes later.
+	// than limit, and then again some minutes later. A record may stay for longer than it has to.
 	Sweep(ctx context.Context, limit int) (int, error)
 }
 
@@ -45,6 +48,12 @@ type Sweeper interface {
 // merely slow may complete within it, and the next owner's token grows from the remembered one even if the store's
 // clock is set back.
 const AbandonedFor = time.Hour
+
+// Single is implemented by stores that claim one key for less than a batch of one.
+type Single interface {
+	// ClaimOne is Claim of one request.
+	ClaimOne(ctx context.Context, request Request) (Record, error)
+}
 
 // Token is the fencing number of a claim. For one key it grows with every claim that is won, so that a resource which
 // remembers the highest token it has seen (a column in the row that is written) can refuse the write of a late owner.
@@ -103,6 +112,13 @@ type Record struct {
 	Remaining time.Duration // InFlight: how long the present lease has left, more than 0
 	Status    int32         // Completed: as it was completed
 	Response  []byte        // Completed: as it was completed; shared, not to be modified
+	Steps     []StepRecord  // Won: what earlier owners have recorded, in that order; shared, not to be modified
+}
+
+// StepRecord is the result of one step of the work under a key.
+type StepRecord struct {
+	Name   string // 1 to 255 bytes, any bytes
+	Result []byte // in the caller's encoding; not retained
 }
 
 // Completion is the result of a claim.
@@ -110,7 +126,7 @@ type Completion struct {
 	Key      Key
 	Token    Token
 	Status   int32         // a number of the caller's meaning kept beside Response, such as an HTTP status
-	Response []byte        // the result, in the caller's encoding; not retained
+	Response []byte        // the result, in the caller's encoding, up to 64 MiB; not retained
 	TTL      time.Duration // how long it is replayed, from now on; at least a millisecond
 }
 
@@ -125,22 +141,52 @@ type Extension struct {
 	Key   Key
 	Token Token
 	Lease time.Duration // from now on; at least a millisecond
+	Step  StepRecord    // to be added to the key; with an empty name: none
+	// Keep is how long from now on the steps are kept at least, also when the key is released or abandoned; the longest
+	// of its steps' counts. At least a millisecond with a step, else without a meaning.
+	Keep time.Duration
 }
 
 // Validate returns an [*InvalidError] for the first field that is out of bounds.
 func (r Request) Validate() error { return validate(r.Key, 1, "lease", r.Lease) }
 
 // Validate returns an [*InvalidError] for the first field that is out of bounds.
-func (c Completion) Validate() error { return validate(c.Key, c.Token, "ttl", c.TTL) }
+func (c Completion) Validate() error {
+	if err := validate(c.Key, c.Token, "ttl", c.TTL); err != nil {
+		return err
+	}
+	return validateBytes("response", c.Response)
+}
 
 // Validate returns an [*InvalidError] for the first field that is out of bounds.
 func (c Claim) Validate() error { return validate(c.Key, c.Token, "", time.Hour) }
 
 // Validate returns an [*InvalidError] for the first field that is out of bounds.
-func (e Extension) Validate() error { return validate(e.Key, e.Token, "lease", e.Lease) }
+func (e Extension) Validate() error {
+	if err := validate(e.Key, e.Token, "lease", e.Lease); err != nil || e.Step.Name == "" {
+		return err
+	}
+	if len(e.Step.Name) > maxPart {
+		return invalidLength("step", e.Step.Name)
+	}
+	if err := validateSpan("keep", e.Keep); err != nil {
+		return err
+	}
+	return validateBytes("step", e.Step.Result)
+}
 
 // maxSpan bounds leases and TTLs: every store can add it to its clock without overflow.
 const maxSpan = 100 * 365 * 24 * time.Hour
+
+// maxBytes bounds a response and a step's result: every store can keep it in one value.
+const maxBytes = 64 << 20
+
+func validateBytes(field string, b []byte) error {
+	if len(b) > maxBytes {
+		return &InvalidError{Field: field, Reason: "is longer than 64 MiB"}
+	}
+	return nil
+}
 
 func validate(k Key, t Token, field string, span time.Duration) error {
 	if err := k.Validate(); err != nil {

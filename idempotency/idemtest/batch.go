@@ -190,7 +190,20 @@ func invalidItemWritesNothing(s *suite) {
 	s.invalid(err, "token")
 	_, err = s.store.Extend(s.ctx, []idempotency.Extension{{Key: good, Token: token, Lease: long}, {Key: good, Token: token}})
 	s.invalid(err, "lease")
+	tooMuch, tooLong256 := step(good, token, "s", long, long), step(good, token, tooLong, long, long)
+	tooMuch.Step.Result = make([]byte, 64<<20+1)
+	for field, bad := range map[string]idempotency.Extension{
+		"keep": step(good, token, "s", long, 0), "step": tooLong256, "step ": tooMuch,
+	} {
+		_, err = s.store.Extend(s.ctx, []idempotency.Extension{step(good, token, "good", long, long), bad})
+		s.invalid(err, strings.TrimSpace(field))
+	}
+	c.Response = tooMuch.Step.Result
+	_, err = s.store.Complete(s.ctx, []idempotency.Completion{c})
+	s.invalid(err, "response")
 	s.outcome(s.claimOne(good, "body", long), idempotency.InFlight)
+	s.ok(s.release(good, token))
+	s.wonSteps(good, "body", long)
 }
 
 func (s *suite) invalid(err error, field string) {

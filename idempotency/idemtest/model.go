@@ -2,6 +2,7 @@ package idemtest
 
 import (
 	"math/rand/v2"
+	"slices"
 	"strconv"
 
 	"github.com/safetill/safetill/idempotency"
@@ -15,9 +16,10 @@ type model struct {
 
 type modelRecord struct {
 	fingerprint idempotency.Fingerprint
-	token       idempotency.Token
+	token       idempotency.Token // 0 when it was released
 	completed   bool
 	response    string
+	steps       []string
 }
 
 // claim returns the outcome that a store must give, but for the token, which only the store knows.
@@ -31,6 +33,8 @@ func (m *model) claim(q idempotency.Request) (idempotency.Outcome, string) {
 		return idempotency.Mismatch, ""
 	case r.completed:
 		return idempotency.Completed, r.response
+	case r.token == 0:
+		return idempotency.Won, ""
 	}
 	return idempotency.InFlight, ""
 }
@@ -41,9 +45,18 @@ func (m *model) complete(key idempotency.Key, token idempotency.Token, response 
 		return idempotency.ErrLost
 	}
 	if !r.completed {
-		r.completed, r.response = true, response
+		r.completed, r.response, r.steps = true, response, nil
 	}
 	return nil
+}
+
+// release keeps a record that has steps.
+func (m *model) release(key idempotency.Key) {
+	if r := m.records[key]; len(r.steps) > 0 {
+		r.token = 0
+		return
+	}
+	delete(m.records, key)
 }
 
 func (m *model) holds(key idempotency.Key, token idempotency.Token) error {
@@ -101,6 +114,7 @@ func (s *suite) modelClaims(m *model, r *rand.Rand, keys []idempotency.Key) {
 			}
 			m.records[key].token = got.Token
 			m.tokens[key] = append(m.tokens[key], got.Token)
+			s.steps(got, m.records[key].steps...)
 		case idempotency.Completed:
 			s.replayed(got, 201, []byte(response))
 		}
@@ -142,7 +156,7 @@ func (s *suite) modelReleases(m *model, r *rand.Rand, keys []idempotency.Key) {
 		c := idempotency.Claim{Key: key, Token: m.token(r, key)}
 		err := m.holds(c.Key, c.Token)
 		if err == nil {
-			delete(m.records, key)
+			m.release(key)
 		}
 		claims, want = append(claims, c), append(want, err)
 	}
@@ -157,7 +171,15 @@ func (s *suite) modelExtensions(m *model, r *rand.Rand, keys []idempotency.Key) 
 	var want []error
 	for _, key := range keys {
 		e := idempotency.Extension{Key: key, Token: m.token(r, key), Lease: long}
-		extensions, want = append(extensions, e), append(want, m.holds(e.Key, e.Token))
+		err := m.holds(e.Key, e.Token)
+		if r.IntN(3) == 0 {
+			name := strconv.Itoa(r.IntN(4))
+			e = step(key, e.Token, name, long, long)
+			if record := m.records[key]; err == nil && !slices.Contains(record.steps, name) {
+				record.steps = append(record.steps, name)
+			}
+		}
+		extensions, want = append(extensions, e), append(want, err)
 	}
 	got, err := s.store.Extend(s.ctx, extensions)
 	s.ok(err)

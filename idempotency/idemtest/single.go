@@ -150,6 +150,40 @@ func ttlRunsOut(s *suite) {
 	s.outcome(s.claimOne(key, "body", long), idempotency.InFlight)
 }
 
+// claimOneIsAClaim: a store that has the short way goes the same way.
+func claimOneIsAClaim(s *suite) {
+	store, ok := s.store.(idempotency.Single)
+	if !ok {
+		s.Skip("the store is no Single")
+	}
+	one := func(q idempotency.Request) idempotency.Record {
+		s.Helper()
+		r, err := store.ClaimOne(s.ctx, q)
+		s.ok(err)
+		return r
+	}
+	key := s.key("a")
+	token := s.token(one(request(key, "body", long)))
+	if r := one(request(key, "body", long)); r.Outcome != idempotency.InFlight || r.Remaining <= 0 || r.Remaining > long {
+		s.Fatalf("record %+v", r)
+	}
+	s.outcome(one(request(key, "other", long)), idempotency.Mismatch)
+	s.ok(s.save(key, token, "charge", long, long))
+	s.ok(s.release(key, token))
+	r := one(request(key, "body", long))
+	s.steps(r, "charge")
+	s.ok(s.complete(key, r.Token, "receipt"))
+	s.replayed(one(request(key, "body", long)), 201, []byte("receipt"))
+	_, err := store.ClaimOne(s.ctx, request(idempotency.Key{}, "body", long))
+	s.invalid(err, "scope")
+	ended, cancel := context.WithCancel(s.ctx)
+	cancel()
+	if _, err := store.ClaimOne(ended, request(s.key("b"), "body", long)); !errors.Is(err, context.Canceled) {
+		s.Fatalf("ClaimOne: %v", err)
+	}
+	s.won(s.key("b"), "body", long)
+}
+
 func tokensOfAKeyGrow(s *suite) {
 	key := s.key("a")
 	last := idempotency.Token(0)

@@ -79,12 +79,14 @@ func readRecords(rows pgx.Rows, items []item, records []idempotency.Record) erro
 		same, completed *bool
 		status          *int32
 		response        []byte
+		names, results  [][]byte
 	)
-	_, err := pgx.ForEachRow(rows, []any{&n, &token, &same, &completed, &status, &response, &left}, func() error {
+	fields := []any{&n, &token, &same, &completed, &status, &response, &left, &names, &results}
+	_, err := pgx.ForEachRow(rows, fields, func() error {
 		r := &records[items[n-1].at]
 		switch {
 		case token != nil:
-			*r = idempotency.Record{Outcome: idempotency.Won, Token: idempotency.Token(*token)}
+			*r = idempotency.Record{Outcome: idempotency.Won, Token: idempotency.Token(*token), Steps: steps(names, results)}
 		case same == nil: // undecided
 		case !*same:
 			*r = idempotency.Record{Outcome: idempotency.Mismatch}
@@ -96,6 +98,17 @@ func readRecords(rows pgx.Rows, items []item, records []idempotency.Record) erro
 		return nil
 	})
 	return err
+}
+
+func steps(names, results [][]byte) []idempotency.StepRecord {
+	if len(names) == 0 {
+		return nil
+	}
+	all := make([]idempotency.StepRecord, len(names))
+	for i, name := range names {
+		all[i] = idempotency.StepRecord{Name: string(name), Result: results[i]}
+	}
+	return all
 }
 
 // undecided answers the repeats of keys that this call has just won and returns the items that have to look again.

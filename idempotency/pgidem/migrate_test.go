@@ -15,7 +15,8 @@ import (
 func TestShippedMigrationsDoNotChange(t *testing.T) {
 	t.Parallel()
 	shipped := map[string]string{
-		"0001_init.sql": "a6ccef63a2848653b622ff0da8d2375e44df16ffa9ac7e995ca29e8277dfd24e",
+		"0001_init.sql":  "a6ccef63a2848653b622ff0da8d2375e44df16ffa9ac7e995ca29e8277dfd24e",
+		"0002_steps.sql": "1180ded11a23e83bc7b44e39a0208ff443d9d4c328fe3ee18afeb7cb3e1ed70f",
 	}
 	files := pgidem.Migrations()
 	names, err := fs.Glob(files, "*")

@@ -19,7 +19,8 @@ func newStatements(table string) statements {
 // of this statement was taken, so that it can be met here but not read.
 //
 //   - seen keeps the records that can be answered from without a lock, so that a replay writes nothing: ON CONFLICT
-//     locks the row, hence writes, even where its condition is false.
+//     locks the row, hence writes, even where its condition is false. A key that nobody holds is among them if it has
+//     steps of another payload.
 //   - The order of the insert is the order of the row locks.
 //   - Behind ON CONFLICT clocks are read again, since there may have been a wait for another transaction's lock, and
 //     the token grows from the one that is in the row now, not from the one that this statement's snapshot saw.
@@ -34,6 +35,7 @@ WITH want AS MATERIALIZED (
 		CASE WHEN r.fingerprint = w.fingerprint THEN r.response END AS response
 	FROM want w JOIN {records} r ON r.key = w.key
 	WHERE r.held_until > (SELECT now FROM clock)
+		OR r.steps_until > (SELECT now FROM clock) AND r.fingerprint <> w.fingerprint
 ), won AS (
 	INSERT INTO {records} AS r (key, fingerprint, token, claimed_at, held_until)
 	SELECT w.key, w.fingerprint, (extract(epoch FROM c.now) * 1000000)::bigint,
@@ -46,12 +48,17 @@ WITH want AS MATERIALIZED (
 		token = greatest(r.token + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint),
 		completed = false, status = 0, response = NULL,
 		claimed_at = clock_timestamp(),
-		held_until = clock_timestamp() + (excluded.held_until - excluded.claimed_at)
+		held_until = clock_timestamp() + (excluded.held_until - excluded.claimed_at),
+		step_names = CASE WHEN r.steps_until > clock_timestamp() THEN r.step_names END,
+		step_results = CASE WHEN r.steps_until > clock_timestamp() THEN r.step_results END,
+		steps_until = CASE WHEN r.steps_until > clock_timestamp() THEN r.steps_until END
 	WHERE r.held_until <= clock_timestamp()
-	RETURNING r.key, r.token
+		AND (r.fingerprint = excluded.fingerprint OR (r.steps_until > clock_timestamp()) IS NOT TRUE)
+	RETURNING r.key, r.token, r.step_names, r.step_results
 )
 SELECT w.n, won.token, s.same, s.completed, s.status, s.response,
-	(extract(epoch FROM s.held_until - (SELECT now FROM clock)) * 1000000)::bigint
+	(extract(epoch FROM s.held_until - (SELECT now FROM clock)) * 1000000)::bigint,
+	won.step_names, won.step_results
 FROM want w
 LEFT JOIN won ON w.leads AND won.key = w.key
 LEFT JOIN seen s ON s.n = w.n`
@@ -64,14 +71,21 @@ const heldSQL = `
 )`
 
 // Parameters: keys, tokens, TTLs in microseconds, statuses, responses. Result: the numbers of the items that are stored.
-// Of several completions of one claim the first is kept, and all are told that it is done.
+// Of several completions of one claim the first is kept, and all are told that it is done. The sweep is told to look
+// sooner only where that is worth an update of the index.
 const completeSQL = `
 WITH want AS MATERIALIZED (
 	SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::integer[], $5::bytea[])
 		WITH ORDINALITY AS w (key, token, ttl, status, response, n)` + heldSQL + `
 , done AS (
 	UPDATE {records} r SET completed = true, status = w.status, response = w.response,
-		held_until = clock_timestamp() + w.ttl * interval '1 microsecond'
+		held_until = clock_timestamp() + w.ttl * interval '1 microsecond',
+		step_names = NULL, step_results = NULL, steps_until = NULL,
+		sweep_at = CASE
+			WHEN clock_timestamp() + w.ttl * interval '1 microsecond' < r.sweep_at - interval '6 hours'
+			THEN clock_timestamp() + w.ttl * interval '1 microsecond' + interval '1 hour'
+			ELSE r.sweep_at
+		END
 	FROM held h JOIN (SELECT DISTINCT ON (key, token) * FROM want ORDER BY key, token, n) w
 		ON w.key = h.key AND w.token = h.token
 	WHERE r.key = h.key AND NOT h.completed
@@ -92,22 +106,50 @@ WITH want AS MATERIALIZED (
 )
 SELECT n FROM done`
 
-// Parameters: keys, tokens, leases in microseconds. Result: the numbers of the items that are held.
+// Parameters: keys, tokens, leases in microseconds, and of the step, if it has a name: name, result, how long to keep it in
+// microseconds. Result: the numbers of the items that are held.
+//
+// Items of one claim are one update: the last lease, the longest time to keep, and of each name that the row does not have
+// the first result. A name that it has comes from a call whose answer was lost.
 const extendSQL = `
 WITH want AS MATERIALIZED (
-	SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS w (key, token, lease, n)` + heldSQL + `
-, done AS (
-	UPDATE {records} r SET held_until = clock_timestamp() + w.lease * interval '1 microsecond'
-	FROM held h JOIN (SELECT DISTINCT ON (key, token) * FROM want ORDER BY key, token, n DESC) w
-		ON w.key = h.key AND w.token = h.token
-	WHERE r.key = h.key AND NOT h.completed
+	SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::bytea[], $5::bytea[], $6::bigint[])
+		WITH ORDINALITY AS w (key, token, lease, step, result, keep, n)
+), held AS MATERIALIZED (
+	SELECT r.key, r.token, r.completed, r.step_names FROM {records} r WHERE r.key = ANY ($1) ORDER BY r.key FOR UPDATE
+), mine AS MATERIALIZED (
+	SELECT w.*, h.step_names FROM want w JOIN held h ON h.key = w.key AND h.token = w.token WHERE NOT h.completed
+), lease AS (
+	SELECT key, (array_agg(lease ORDER BY n DESC))[1] AS lease, max(keep) FILTER (WHERE step <> '') AS keep
+	FROM mine GROUP BY key
+), steps AS (
+	SELECT key, array_agg(step ORDER BY n) AS names, array_agg(result ORDER BY n) AS results
+	FROM (
+		SELECT DISTINCT ON (key, step) key, step, result, n FROM mine
+		WHERE step <> '' AND (step = ANY (step_names)) IS NOT TRUE
+		ORDER BY key, step, n
+	) fresh GROUP BY key
+), done AS (
+	UPDATE {records} r SET
+		held_until = clock_timestamp() + l.lease * interval '1 microsecond',
+		step_names = CASE WHEN s.key IS NULL THEN r.step_names ELSE r.step_names || s.names END,
+		step_results = CASE WHEN s.key IS NULL THEN r.step_results ELSE r.step_results || s.results END,
+		steps_until = greatest(r.steps_until, clock_timestamp() + l.keep * interval '1 microsecond')
+	FROM lease l LEFT JOIN steps s ON s.key = l.key
+	WHERE r.key = l.key
 )
-SELECT w.n FROM want w JOIN held h ON h.key = w.key AND h.token = w.token WHERE NOT h.completed`
+SELECT n FROM mine`
 
-// Parameters: how long rows are remembered in microseconds, limit. Rows that somebody is claiming just now are left.
+// Parameters: how long rows are remembered in microseconds, limit. Result: how many rows were removed, and how many looked
+// at. Rows that somebody is claiming just now are left. Those whose time has not come are put where it has.
 const sweepSQL = `
-DELETE FROM {records} WHERE key IN (
-	SELECT key FROM {records}
-	WHERE held_until < (SELECT clock_timestamp() - $1::bigint * interval '1 microsecond')
-	ORDER BY held_until LIMIT $2 FOR UPDATE SKIP LOCKED
-)`
+WITH due AS MATERIALIZED (
+	SELECT key, greatest(held_until, steps_until) + $1::bigint * interval '1 microsecond' AS over FROM {records}
+	WHERE sweep_at <= (SELECT clock_timestamp())
+	ORDER BY sweep_at LIMIT $2 FOR UPDATE SKIP LOCKED
+), gone AS (
+	DELETE FROM {records} r USING due WHERE r.key = due.key AND due.over < clock_timestamp() RETURNING 1
+), later AS (
+	UPDATE {records} r SET sweep_at = due.over FROM due WHERE r.key = due.key AND due.over >= clock_timestamp()
+)
+SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM due)`

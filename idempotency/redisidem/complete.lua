@@ -10,7 +10,7 @@ for i, key in ipairs(KEYS) do
     local state, held, till, print = struct.unpack('>c1I8I8c32', record)
     if held == token then
       answers[i] = 0
-      if state == 'F' then
+      if state ~= 'C' then
         redis.call('SET', key, struct.pack('>c1I8I8c32i4', 'C', held, till, print, status) .. response, 'PX', ttl)
       end
     end

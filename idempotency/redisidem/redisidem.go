@@ -108,7 +108,7 @@ func (s *Store) Extend(ctx context.Context, extensions []idempotency.Extension) 
 	return each(ctx, s, extendScript, extensions, []any{idempotency.AbandonedFor.Milliseconds()},
 		func(e *idempotency.Extension) idempotency.Key { return e.Key },
 		func(args []any, e *idempotency.Extension) []any {
-			return append(args, int64(e.Token), e.Lease.Microseconds())
+			return append(args, int64(e.Token), e.Lease.Microseconds(), e.Step.Name, e.Step.Result, e.Keep.Microseconds())
 		})
 }
 
@@ -162,7 +162,13 @@ func decodeRecord(value any) (idempotency.Record, error) {
 	}
 	switch number(0) {
 	case 1:
-		return idempotency.Record{Outcome: idempotency.Won, Token: idempotency.Token(number(1))}, nil
+		r := idempotency.Record{Outcome: idempotency.Won, Token: idempotency.Token(number(1))}
+		for i := 2; i+1 < len(fields); i += 2 {
+			name, _ := fields[i].(string)
+			result, _ := fields[i+1].(string)
+			r.Steps = append(r.Steps, idempotency.StepRecord{Name: name, Result: []byte(result)})
+		}
+		return r, nil
 	case 2:
 		if len(fields) == 3 {
 			response, _ := fields[2].(string)
