@@ -63,7 +63,7 @@ func newTill(t *testing.T, handler http.HandlerFunc, opts *idempotency.HandlerOp
 func newTillOn(t *testing.T, store idempotency.Store, handler http.HandlerFunc, opts *idempotency.HandlerOptions) *till {
 	t.Helper()
 	s := &till{store: &flakyStore{Store: store}}
-	guard, err := idempotency.New(s.store, &idempotency.Options{Logger: slog.New(slog.NewTextHandler(&s.log, nil))})
+	guard, err := idempotency.New(s.store, &idempotency.Options{Wait: -1, Logger: slog.New(slog.NewTextHandler(&s.log, nil))})
 	require.NoError(t, err)
 	s.guard = guard
 	if handler == nil {

@@ -2,7 +2,6 @@ package idempotency
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,24 +12,43 @@ import (
 // Guard runs work once for each key. It is safe for concurrent use.
 type Guard struct {
 	store        Store
+	claimOne     func(context.Context, Request) (Record, error)
 	lease        time.Duration
+	beat         time.Duration // 0: leases are not extended
 	ttl          time.Duration
+	wait         time.Duration // 0: duplicates do not wait
 	writeTimeout time.Duration
+	maxResponse  int
 	logger       *slog.Logger
+	lobby        lobby
+	jitter       func(time.Duration) time.Duration
 }
 
 // Options of a [Guard]. The zero value means the defaults.
 type Options struct {
-	// Lease is how long a key stays taken when its owner falls silent. It must be longer than the work can take.
+	// Lease is how long a key stays taken when its owner falls silent: killed, or cut off from the store. While the
+	// work runs it is extended every third of Lease, so it need not be as long as the work.
 	// Default: 30 seconds.
 	Lease time.Duration
-	// TTL is how long a result is replayed.
+	// NoHeartbeat leaves the lease as it is. The context of the work then ends with the lease, since from then on
+	// another may run it.
+	// Default: false.
+	NoHeartbeat bool
+	// TTL is how long a result is replayed, and steps are kept.
 	// Default: 24 hours.
 	TTL time.Duration
-	// WriteTimeout bounds the write of a release, and of a completion with its repeats while the store fails. Both go on
-	// after the caller's context has ended.
+	// Wait is how long a duplicate waits for the request that is in flight, in this process or another, to get its
+	// result, or to run the work itself when that one fails. Negative: not at all, it gets [ErrInFlight] at once.
+	// Default: 10 seconds. Most duplicates are retries of a client whose own patience, or a proxy's, is over after
+	// 5 to 30 seconds: a second answer within that saves it the next retry, and later nobody is listening.
+	Wait time.Duration
+	// WriteTimeout bounds the write of a release, and of a completion or step with its repeats while the store fails. All
+	// go on after the caller's context has ended.
 	// Default: 5 seconds.
 	WriteTimeout time.Duration
+	// MaxResponse is how many bytes an encoded result may have, of the work or of a step. See [TooLargeError].
+	// Default: 2 MiB.
+	MaxResponse int
 	// Logger is told of releases that failed.
 	// Default: nothing is logged.
 	Logger *slog.Logger
@@ -47,22 +65,42 @@ func New(store Store, opts *Options) (*Guard, error) {
 		store:        store,
 		lease:        orDefault(o.Lease, 30*time.Second),
 		ttl:          orDefault(o.TTL, 24*time.Hour),
+		wait:         max(0, orDefault(o.Wait, 10*time.Second)),
 		writeTimeout: orDefault(o.WriteTimeout, 5*time.Second),
+		maxResponse:  o.MaxResponse,
 		logger:       o.Logger,
+		jitter:       halfJitter,
+	}
+	if !o.NoHeartbeat {
+		g.beat = g.lease / 3
+	}
+	if g.maxResponse == 0 {
+		g.maxResponse = 2 << 20
 	}
 	if g.logger == nil {
 		g.logger = slog.New(slog.DiscardHandler)
 	}
+	if err := errors.Join(g.faults()...); err != nil {
+		return nil, err
+	}
+	g.claimOne = batchOfOne(store)
+	return g, nil
+}
+
+func (g *Guard) faults() []error {
 	var faults []error
-	if store == nil {
+	if g.store == nil {
 		faults = append(faults, &InvalidError{Field: "store", Reason: "is nil"})
 	}
 	faults = append(faults,
 		validateSpan("lease", g.lease), validateSpan("ttl", g.ttl), validateSpan("write timeout", g.writeTimeout))
-	if err := errors.Join(faults...); err != nil {
-		return nil, err
+	if g.wait > 0 {
+		faults = append(faults, validateSpan("wait", g.wait))
 	}
-	return g, nil
+	if g.maxResponse < 0 || g.maxResponse > maxBytes {
+		faults = append(faults, &InvalidError{Field: "max response", Reason: "is not between 1 byte and 64 MiB"})
+	}
+	return faults
 }
 
 func orDefault(d, fallback time.Duration) time.Duration {
@@ -72,129 +110,123 @@ func orDefault(d, fallback time.Duration) time.Duration {
 	return d
 }
 
+// halfJitter returns from half of d to d, so that those who wait for the same do not return as one.
+func halfJitter(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }
+
+// batchOfOne returns how to claim one key.
+func batchOfOne(store Store) func(context.Context, Request) (Record, error) {
+	if s, ok := store.(Single); ok {
+		return s.ClaimOne
+	}
+	return func(ctx context.Context, q Request) (Record, error) {
+		records, err := store.Claim(ctx, []Request{q})
+		if err != nil {
+			return Record{}, err
+		}
+		if len(records) != 1 {
+			return Record{}, fmt.Errorf("the store answered one request with %d records", len(records))
+		}
+		return records[0], nil
+	}
+}
+
 // Result is what [Do] returns.
 type Result[T any] struct {
 	Value    T
-	Replayed bool // the value comes from an earlier run: the work was not run now
+	Replayed bool // what is returned comes from an earlier run: the work was not run now
 }
 
-// Do runs fn unless the key has been completed before, in which case the stored value is returned. Values are kept as
-// encoding/json writes them. fn gets ctx as it is.
+// Do runs fn unless the key has been completed before, in which case it returns what the first run returned. While another
+// request with the key runs, it waits for [Options.Wait]. A []byte is kept as it is, any other value as encoding/json
+// writes it.
+//
+// fn gets ctx with a cancel of its own: it also ends, with the cause [ErrLost], when another may run the work,
+// because the lease could not be extended in time. fn should then stop; that what it does all the same has no effect is up to
+// the resource, which compares [Run.Token].
 //
 // Its errors:
-//   - [*InFlightError] ([ErrInFlight]): another request with the key is running; fn was not run.
+//   - [*PermanentError]: fn has failed for good, now or, if Result is Replayed, in an earlier run.
+//   - [*InFlightError] ([ErrInFlight]): another request with the key is still running; fn was not run. Where ctx has ended
+//     while waiting, the error is its cause too.
 //   - [ErrMismatch]: the key was used with another payload; fn was not run.
 //   - [*InvalidError]: the key is invalid; fn was not run.
-//   - [ErrNotRecorded]: fn has succeeded and Result holds its value, but it was not stored, because the store failed
-//     for the whole of [Options.WriteTimeout], the value does not encode, or (it also is [ErrLost]) the lease ended and another owner took the key. The claim is
-//     not released. A repeat gets ErrInFlight until the lease is over, then it runs fn again.
-//   - the error of fn, as it is: the key is free again. A panic of fn frees the key too and goes on.
+//   - [ErrNotRecorded]: fn has run and Result holds its value, but it was not stored. Either the store failed for the whole
+//     of [Options.WriteTimeout], or (it also is [ErrLost]) the lease ended and another owner took the key: the claim
+//     is not released, a repeat gets ErrInFlight until the lease is over and then runs fn again. Or the value is over
+//     [Options.MaxResponse] (it also is a [*TooLargeError]) or does not encode: that it has run is stored, and repeats get
+//     the same error, Replayed and without the value, instead of a second run.
+//   - any other error of fn: the key is free again. If the claim was lost meanwhile, it also is ErrLost. A panic of fn, or
+//     runtime.Goexit, frees the key too and goes on.
 //   - anything else: the store failed, or the stored value does not decode into T; fn was not run.
 //
-// Cost: one round trip for a replay or refusal, two for a run.
+// Cost: one round trip for a replay or refusal, two for a run and one more for each third of the lease that it takes.
 func Do[T any](
 	ctx context.Context, g *Guard, key Key, fp Fingerprint, fn func(ctx context.Context, run *Run) (T, error),
 ) (Result[T], error) {
-	record, err := g.claim(ctx, key, fp)
+	won, err := g.admit(ctx, &Request{Key: key, Fingerprint: fp, Lease: g.lease})
 	if err != nil {
 		return Result[T]{}, err
 	}
-	if record.Outcome == Completed {
-		return replay[T](record)
+	if won.record.Outcome == Completed {
+		return DecodeResult[T](won.record.Status, won.record.Response)
 	}
+	return execute(g.begin(ctx, key, fp, &won), fn)
+}
 
-	claim := Claim{Key: key, Token: record.Token}
+// execute runs the work under a claim.
+func execute[T any](run *Run, fn func(context.Context, *Run) (T, error)) (Result[T], error) {
+	defer run.end()
 	// Freed by a deferred call without recover: a panic keeps its own stack, and runtime.Goexit frees the key too.
 	free := true
 	defer func() {
 		if free {
-			g.release(ctx, claim)
+			run.release()
 		}
 	}()
-	value, err := fn(ctx, &Run{claim: claim})
-	if err != nil {
-		return Result[T]{}, err
+	if err := run.ctx.Err(); err != nil { // whoever asked is gone, and nothing has happened yet
+		return Result[T]{}, fmt.Errorf("idempotency: before the work: %w", context.Cause(run.ctx))
+	}
+	value, failure := fn(run.ctx, run)
+	unrecorded := run.close()
+	if _, permanent := errors.AsType[*PermanentError](failure); failure != nil && !permanent {
+		free = !unrecorded // a step has had an effect that the next run would have again
+		return Result[T]{}, run.failed(failure)
 	}
 	// From here on the effect has happened: whatever fails now, the key must not be freed. Freed, a repeat would run
 	// the work a second time.
 	free = false
-	if err := g.complete(ctx, claim, value); err != nil {
-		return Result[T]{Value: value}, fmt.Errorf("%w: %w", ErrNotRecorded, err)
+	err := complete(run, value, failure)
+	switch {
+	case err == nil:
+		err = failure
+	case failure != nil:
+		err = fmt.Errorf("%w: %w: %w", ErrNotRecorded, err, failure)
+	default:
+		err = fmt.Errorf("%w: %w", ErrNotRecorded, err)
 	}
-	return Result[T]{Value: value}, nil
+	return Result[T]{Value: value}, err
 }
 
-func replay[T any](record Record) (Result[T], error) {
-	result := Result[T]{Replayed: true}
-	if err := json.Unmarshal(record.Response, &result.Value); err != nil {
-		return Result[T]{}, fmt.Errorf("idempotency: decode the stored result into %T: %w", result.Value, err)
-	}
-	return result, nil
+// complete stores what the work has returned, or that it cannot be stored.
+func complete[T any](run *Run, value T, failure error) error {
+	status, response, problem := EncodeResult(value, failure, run.guard.maxResponse)
+	err := run.complete(status, response)
+	return errors.Join(problem, err)
 }
 
-// claim returns a record that is Won or Completed, or an error.
-func (g *Guard) claim(ctx context.Context, key Key, fp Fingerprint) (Record, error) {
-	records, err := g.store.Claim(ctx, []Request{{Key: key, Fingerprint: fp, Lease: g.lease}})
+// claim returns a record that is Won, Completed or InFlight, or an error.
+func (g *Guard) claim(ctx context.Context, q *Request) (Record, error) {
+	record, err := g.claimOne(ctx, *q)
 	if err != nil {
 		return Record{}, fmt.Errorf("idempotency: claim: %w", err)
 	}
-	if len(records) != 1 {
-		return Record{}, fmt.Errorf("idempotency: claim: the store answered one request with %d records", len(records))
-	}
-	switch record := records[0]; record.Outcome {
-	case Won, Completed:
+	switch record.Outcome {
+	case Won, Completed, InFlight:
 		return record, nil
-	case InFlight:
-		return Record{}, &InFlightError{Key: key, RetryAfter: record.Remaining}
 	case Mismatch:
 		return Record{}, ErrMismatch
 	default:
 		return Record{}, fmt.Errorf("idempotency: claim: the store answered %v", record.Outcome)
-	}
-}
-
-// complete stores the value under a deadline of its own. Under ctx this would charge twice: the client hangs up while
-// the provider is charging; the completion is refused because its context has ended; the lease runs out; the client's
-// retry wins the key and charges again.
-func (g *Guard) complete(ctx context.Context, claim Claim, value any) error {
-	response, err := json.Marshal(value)
-	if err != nil {
-		return fmt.Errorf("encode: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.writeTimeout)
-	defer cancel()
-	return g.record(ctx, Completion{Key: claim.Key, Token: claim.Token, Response: response, TTL: g.ttl})
-}
-
-// record repeats a completion that the store failed to write until the deadline: a store that restarts must not cost a
-// result whose effect has happened. It may have been written by a call that reported failure; to write it again is harmless.
-func (g *Guard) record(ctx context.Context, c Completion) error {
-	var failure error
-	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		items, err := g.store.Complete(ctx, []Completion{c})
-		if err == nil {
-			return single(items, nil)
-		}
-		if failure == nil || !errors.Is(err, context.DeadlineExceeded) { // why it failed, rather than that time ran out
-			failure = err
-		}
-		select {
-		case <-ctx.Done():
-			return failure
-		case <-time.After(pause/2 + rand.N(pause/2)): // jitter, so that those who waited do not return as one
-		}
-	}
-}
-
-// release frees the key under a deadline of its own. A release that fails is only a delay, until the lease is over, so
-// it is logged, and the caller gets the error of the work.
-func (g *Guard) release(ctx context.Context, claim Claim) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.writeTimeout)
-	defer cancel()
-	lost, err := g.store.Release(ctx, []Claim{claim})
-	if err := single(lost, err); err != nil {
-		g.logger.LogAttrs(ctx, slog.LevelWarn, "idempotency: claim not released, its key stays taken until the lease is over",
-			slog.String("op", claim.Key.Op), slog.Any("error", err))
 	}
 }
 

@@ -1,0 +1,116 @@
+package idempotency
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+// The Status of a Completion that Do has written says what its Response is.
+const (
+	statusValue     int32 = iota // the value: of a []byte as it is, of anything else as encoding/json writes it
+	statusPermanent              // a PermanentError, as JSON
+	statusTooLarge               // a TooLargeError, as JSON: the value was not kept
+	statusUnencoded              // why the value could not be encoded, as text
+)
+
+// EncodeResult returns what Do stores of a run: Status and Response of a [Completion], from which [DecodeResult] makes
+// what a repeat gets. failure is the error of the work: nil, or one that is a [*PermanentError]; any other is returned as it
+// is. limit bounds the Response in bytes.
+//
+// A value that does not encode, or is over the limit, is an error, in the latter case a [*TooLargeError]; Status and
+// Response then say this to repeats. To store them is right where the effect of the work stands, as in Do: without them a
+// repeat would have it again. Where it can still be rolled back, roll it back.
+func EncodeResult[T any](value T, failure error, limit int) (status int32, response []byte, err error) {
+	if failure != nil {
+		permanent, ok := errors.AsType[*PermanentError](failure)
+		if !ok {
+			return 0, nil, failure
+		}
+		response, err = permanent.encode(limit)
+		return statusPermanent, response, err
+	}
+	response, err = encode(value)
+	if err != nil {
+		err = fmt.Errorf("idempotency: encode the result: %w", err)
+		return statusUnencoded, []byte(err.Error()), err
+	}
+	if len(response) <= limit {
+		return statusValue, response, nil
+	}
+	large := &TooLargeError{Size: len(response), Limit: limit}
+	response, err = json.Marshal(large)
+	return statusTooLarge, response, errors.Join(large, err)
+}
+
+// DecodeResult returns what a repeat gets of a [Completed] record that Do has written: the value of the first run, its
+// [*PermanentError], or an error that is [ErrNotRecorded] where that could not be kept. Only a record that does not
+// decode into T gives a result that is not Replayed.
+func DecodeResult[T any](status int32, response []byte) (Result[T], error) {
+	switch status {
+	case statusValue:
+		value, err := decode[T](response)
+		if err != nil {
+			return Result[T]{}, fmt.Errorf("idempotency: decode the stored result into %T: %w", value, err)
+		}
+		return Result[T]{Value: value, Replayed: true}, nil
+	case statusPermanent:
+		var failure storedFailure
+		if err := json.Unmarshal(response, &failure); err != nil {
+			return Result[T]{}, fmt.Errorf("idempotency: decode the stored failure: %w", err)
+		}
+		return Result[T]{Replayed: true}, &PermanentError{Code: failure.Code, Message: failure.Message, Replayed: true}
+	case statusTooLarge:
+		large := new(TooLargeError)
+		if err := json.Unmarshal(response, large); err != nil {
+			return Result[T]{}, fmt.Errorf("idempotency: decode the stored result: %w", err)
+		}
+		return Result[T]{Replayed: true}, fmt.Errorf("%w: %w", ErrNotRecorded, large)
+	case statusUnencoded:
+		return Result[T]{Replayed: true}, fmt.Errorf("%w: %s", ErrNotRecorded, response)
+	}
+	return Result[T]{}, fmt.Errorf("idempotency: decode the stored result: unknown status %d", status)
+}
+
+// encode and decode are one format for each T: bytes as they are, for bodies that their owner has encoded, and else JSON.
+func encode[T any](value T) ([]byte, error) {
+	if raw, ok := any(value).([]byte); ok {
+		return raw, nil
+	}
+	return json.Marshal(value)
+}
+
+func decode[T any](response []byte) (T, error) {
+	var value T
+	switch v := any(&value).(type) {
+	case *[]byte:
+		*v = bytes.Clone(response) // the store's copy is shared
+		return value, nil
+	case *string:
+		if plainString(response) {
+			*v = string(response[1 : len(response)-1])
+			return value, nil
+		}
+	}
+	return decodeJSON[T](response)
+}
+
+// decodeJSON is apart from decode, because what json.Unmarshal is given is allocated.
+func decodeJSON[T any](response []byte) (value T, err error) {
+	err = json.Unmarshal(response, &value)
+	return value, err
+}
+
+// plainString tells whether JSON is a string that stands for itself: of ASCII without escapes.
+func plainString(text []byte) bool {
+	if len(text) < 2 || text[0] != '"' || text[len(text)-1] != '"' {
+		return false
+	}
+	for _, c := range text[1 : len(text)-1] {
+		if c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,124 @@
+package idempotency
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// Step runs a part of the work that must not be run again when the work is: its result is stored before Step returns, and
+// returned to every later run of the same key and payload without running fn. So work that charges, posts and then
+// fails to write a receipt does, when it is repeated, only what is left.
+//
+//	charge, err := idempotency.Step(ctx, run, "charge", func(ctx context.Context) (Charge, error) { … })
+//	posted, err := idempotency.Step(ctx, run, "post", func(ctx context.Context) (Entry, error) { … })
+//
+// Steps of a run come one after the other, each with a name of its own of 1 to 255 bytes; one within another, two at a time, a
+// name that comes twice, and a step after the work has returned are an [*InvalidError], and fn is not run. Only success
+// is stored, encoded like a result of [Do]; a name that is not asked for any more is ignored. Steps survive the release
+// of the key, a kill and the end of the lease, for at least [Options.TTL]; as long as they do, the key is refused to any other payload.
+// They go when the key is completed.
+//
+// If fn has run but its result could not be stored, the error is [ErrNotRecorded], also [ErrLost] where another owner has
+// the key, or a [*TooLargeError]; the value is returned beside it. Return that error: the key then is not freed before the
+// lease is over. A process that is killed between fn and the store repeats fn, so hand a key on to what
+// fn calls, such as run.Key().ID() with the step's name.
+//
+// Cost: one round trip, which also extends the lease; none for a step that is replayed.
+func Step[T any](ctx context.Context, run *Run, name string, fn func(ctx context.Context) (T, error)) (T, error) {
+	var none T
+	recorded, err := run.enter(ctx, name)
+	if err != nil {
+		return none, err
+	}
+	if recorded != nil {
+		value, err := decode[T](recorded.Result)
+		if err != nil {
+			return none, fmt.Errorf("idempotency: decode the result of step %q into %T: %w", name, none, err)
+		}
+		return value, nil
+	}
+	defer run.exit()
+	value, err := fn(ctx)
+	if err != nil {
+		return value, err
+	}
+	if err := saveStep(run, name, value); err != nil {
+		return value, fmt.Errorf("%w: step %q: %w", ErrNotRecorded, name, err)
+	}
+	return value, nil
+}
+
+// enter begins a step, or returns what an earlier run has recorded of it.
+func (r *Run) enter(ctx context.Context, name string) (*StepRecord, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, again := r.asked[name]
+	fault := ""
+	switch {
+	case len(name) == 0 || len(name) > maxPart:
+		return nil, invalidLength("step", name)
+	case r.closed:
+		fault = "comes after the work has returned"
+	case again:
+		fault = "comes twice"
+	case r.step != "":
+		fault = "begins before the step " + strconv.Quote(r.step) + " has ended"
+	case r.unrecorded:
+		fault = "comes after a step that could not be recorded"
+	}
+	if fault != "" {
+		return nil, &InvalidError{Field: "step " + strconv.Quote(name), Reason: fault}
+	}
+	if r.asked == nil {
+		r.asked = make(map[string]struct{})
+	}
+	r.asked[name] = struct{}{}
+	if i := slices.IndexFunc(r.recorded, func(s StepRecord) bool { return s.Name == name }); i >= 0 {
+		return &r.recorded[i], nil
+	}
+	for _, c := range [...]context.Context{ctx, r.ctx} {
+		if c.Err() != nil { // nothing more is to happen
+			return nil, context.Cause(c)
+		}
+	}
+	r.step = name
+	return nil, nil
+}
+
+func (r *Run) exit() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.step = ""
+}
+
+// saveStep stores the result of a step that has run.
+func saveStep[T any](r *Run, name string, value T) error {
+	result, err := encode(value)
+	if err == nil && len(result) > r.guard.maxResponse {
+		err = &TooLargeError{Size: len(result), Limit: r.guard.maxResponse}
+	}
+	if err == nil {
+		err = r.saveStep(StepRecord{Name: name, Result: result})
+	}
+	if err != nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.unrecorded = true
+	}
+	return err
+}
+
+func (r *Run) saveStep(step StepRecord) error {
+	e := Extension{Key: r.key, Token: r.token, Lease: r.guard.lease, Step: step, Keep: r.guard.ttl}
+	return r.record(func(ctx context.Context) error {
+		sent := time.Now()
+		err := single(r.guard.store.Extend(ctx, []Extension{e}))
+		if err == nil {
+			r.lease.renewed(sent)
+		}
+		return err
+	})
+}
