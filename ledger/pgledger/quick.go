@@ -48,12 +48,11 @@ func (p *posting) quick(ctx context.Context, s *Store) (done bool, err error) {
 		return false, err
 	}
 	w := p.decide()
-	columns, ok := p.columns(w, g)
-	if !ok || !p.allPosted() {
+	if !p.allPosted() {
 		return false, nil
 	}
 	err = u.only(ctx, func(b *pgx.Batch) {
-		b.Queue(s.sql.post, columns...).QueryRow(func(row pgx.Row) error { return row.Scan(&p.at) })
+		b.Queue(s.sql.post, p.columns(w, g)...).QueryRow(func(row pgx.Row) error { return row.Scan(&p.at) })
 	})
 	if err == nil {
 		for i := range p.outcomes {
@@ -143,23 +142,19 @@ func (p *posting) learn() {
 	}
 }
 
-// from returns the parameters of postSQL, the accounts in the order in which
-// all lock them. false: one of them does not move, and nothing would tell whether
-// it is as it was thought to be.
-func (p *posting) columns(w *writes, g *guess) ([]any, bool) {
+// columns returns the parameters of postSQL, the accounts in the order in which
+// all lock them.
+func (p *posting) columns(w *writes, g *guess) []any {
 	n := len(p.names)
 	nos, befores, versions := make([]int64, n), make([]int64, n), make([]int64, n)
 	var debits, credits numerics
 	for i, id := range p.names {
 		after := p.accounts[ledger.AccountID(id)]
-		if after.Version == g.versions[i] {
-			return nil, false
-		}
 		nos[i], befores[i], versions[i] = p.numbers[after.ID], g.versions[i], after.Version
 		debits.add(after.Debits)
 		credits.add(after.Credits)
 	}
 	columns := []any{nos, befores, versions, debits.String(), credits.String()}
 	columns = append(columns, w.posted.all()...)
-	return append(columns, w.decidedColumns()[:3]...), true
+	return append(columns, w.decidedColumns()[:3]...)
 }
