@@ -64,15 +64,9 @@ func benchGroup(ctx context.Context, s *settings, w io.Writer) error {
 		)
 	}
 	var open, alone, joined waits
-	for range s.rounds {
-		for _, c := range field {
-			if err := c.round(ctx, db, server.Pid(), s.span); err != nil {
-				return fmt.Errorf("%s: %w", c.name, err)
-			}
-		}
-		if err := latencies(ctx, db, s.span, &open, &alone, &joined); err != nil {
-			return err
-		}
+	err = rounds(ctx, s, db, server.Pid(), field, func() error { return latencies(ctx, db, s.span, &open, &alone, &joined) })
+	if err != nil {
+		return err
 	}
 	printGroup(w, s, field, &open, &alone, &joined)
 	report, err := db.ledger.Verify(ctx)
@@ -84,7 +78,7 @@ func benchGroup(ctx context.Context, s *settings, w io.Writer) error {
 }
 
 func printGroup(w io.Writer, s *settings, field []*contestant, open, alone, joined *waits) {
-	fmt.Fprintf(w, "\n## Callers of one transfer each, PostgreSQL, fsync on\n\nMedians of %d interleaved rounds of %v. Uniform: between any two of %d accounts. "+
+	fmt.Fprintf(w, "\n## Callers of one transfer each, PostgreSQL, fsync on\n\nMedians of %d interleaved rounds of %v, after one to warm up. Uniform: between any two of %d accounts. "+
 		"Hot: every transfer credits the same account. CPU is PostgreSQL's, all its processes.\n\n",
 		s.rounds, s.span, accounts)
 	fmt.Fprintln(w, "| | transfers/s | × FOR UPDATE by 8 | × FOR UPDATE by 64 | PostgreSQL CPU a transfer | errors and refusals |\n|---|---|---|---|---|---|")
