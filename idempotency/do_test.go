@@ -22,43 +22,74 @@ var errDown = errors.New("store is down")
 // faultyStore fails a method before it reaches the store beneath, or after.
 type faultyStore struct {
 	idempotency.Store
-	claim, complete, release, extend error
-	after                            bool
-	claims, extensions               int
+	mu         sync.Mutex
+	faults     faults
+	extensions int
 }
 
-func (s *faultyStore) Extend(ctx context.Context, e []idempotency.Extension) ([]error, error) {
-	s.extensions++
-	if s.extend != nil {
-		return nil, s.extend
-	}
-	return s.Store.Extend(ctx, e)
+type faults struct {
+	claim, complete, release, extend error
+	after                            bool
+	onClaim                          func()
+}
+
+// fail sets what fails from now on.
+func (s *faultyStore) fail(f faults) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults = f
+}
+
+func (s *faultyStore) present() faults {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.faults
 }
 
 func (s *faultyStore) Claim(ctx context.Context, q []idempotency.Request) ([]idempotency.Record, error) {
-	s.claims++
-	if s.claim != nil {
-		return nil, s.claim
+	f := s.present()
+	if f.claim != nil {
+		return nil, f.claim
 	}
-	return s.Store.Claim(ctx, q)
+	records, err := s.Store.Claim(ctx, q)
+	if f.onClaim != nil {
+		f.onClaim()
+	}
+	return records, err
 }
 
 func (s *faultyStore) Complete(ctx context.Context, c []idempotency.Completion) ([]error, error) {
-	if s.complete != nil && !s.after {
-		return nil, s.complete
+	f := s.present()
+	if f.complete != nil && !f.after {
+		return nil, f.complete
 	}
 	items, err := s.Store.Complete(ctx, c)
-	if s.complete != nil {
-		return nil, s.complete
+	if f.complete != nil {
+		return nil, f.complete
 	}
 	return items, err
 }
 
 func (s *faultyStore) Release(ctx context.Context, c []idempotency.Claim) ([]error, error) {
-	if s.release != nil {
-		return nil, s.release
+	if f := s.present(); f.release != nil {
+		return nil, f.release
 	}
 	return s.Store.Release(ctx, c)
+}
+
+func (s *faultyStore) Extend(ctx context.Context, e []idempotency.Extension) ([]error, error) {
+	s.mu.Lock()
+	s.extensions++
+	s.mu.Unlock()
+	f := s.present()
+	if f.extend != nil && !f.after {
+		return nil, f.extend
+	}
+	items, err := s.Store.Extend(ctx, e)
+	if f.extend != nil {
+		return nil, f.extend
+	}
+	return items, err
 }
 
 // shop counts the charges that its work has made.
@@ -215,7 +246,7 @@ func TestPanicReleasesAndGoesOn(t *testing.T) {
 func TestStoreDownIsClosed(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
-	s.store.claim = errDown
+	s.store.fail(faults{claim: errDown})
 	_, err := s.pay(t.Context(), "a", "body", nil)
 	require.ErrorIs(t, err, errDown)
 	require.Zero(t, s.charges.Load())
@@ -226,7 +257,7 @@ func TestCompletionFailureIsSeenAndKeepsTheKey(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(t)
-		s.store.complete = errDown
+		s.store.fail(faults{complete: errDown})
 		start := time.Now()
 		result, err := s.pay(t.Context(), "a", "body", nil)
 		require.ErrorIs(t, err, idempotency.ErrNotRecorded)
@@ -234,7 +265,7 @@ func TestCompletionFailureIsSeenAndKeepsTheKey(t *testing.T) {
 		require.Equal(t, 5*time.Second, time.Since(start))
 		require.Equal(t, "receipt of a", result.Value)
 
-		s.store.complete = nil
+		s.store.fail(faults{})
 		_, err = s.pay(t.Context(), "a", "body", nil)
 		require.ErrorIs(t, err, idempotency.ErrInFlight)
 		time.Sleep(5*time.Second - time.Nanosecond)
@@ -249,7 +280,7 @@ func TestCompletionThatArrivedIsReplayed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newShop(t)
-		s.store.complete, s.store.after = errDown, true
+		s.store.fail(faults{complete: errDown, after: true})
 		_, err := s.pay(t.Context(), "a", "body", nil)
 		require.ErrorIs(t, err, idempotency.ErrNotRecorded)
 		s.requireReplay(t, "a", "body")
@@ -333,7 +364,7 @@ func TestOwnerThatOutlivesItsLeaseIsTold(t *testing.T) {
 func TestReleaseFailureIsLoggedAndTheErrorOfWorkReturned(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
-	s.store.release = errDown
+	s.store.fail(faults{release: errDown})
 	declined := errors.New("declined")
 	_, err := s.pay(t.Context(), "a", "body", func(context.Context) error { return declined })
 	require.Equal(t, declined, err)

@@ -137,8 +137,8 @@ type Result[T any] struct {
 }
 
 // Do runs fn unless the key has been completed before, in which case it returns what the first run returned. While another
-// request with the key runs, it waits for [Options.Wait]. A []byte is kept as it is, any other value as encoding/json
-// writes it.
+// request with the key runs, it waits for [Options.Wait]. A []byte or string is kept as it is, any other value as
+// encoding/json writes it.
 //
 // fn gets ctx with a cancel of its own: it also ends, with the cause [ErrLost], when another may run the work,
 // because the lease could not be extended in time. fn should then stop; that what it does all the same has no effect is up to

@@ -9,7 +9,7 @@ import (
 
 // The Status of a Completion that Do has written says what its Response is.
 const (
-	statusValue     int32 = iota // the value: of a []byte as it is, of anything else as encoding/json writes it
+	statusValue     int32 = iota // the value: bytes and strings as they are, anything else as JSON
 	statusPermanent              // a PermanentError, as JSON
 	statusTooLarge               // a TooLargeError, as JSON: the value was not kept
 	statusUnencoded              // why the value could not be encoded, as text
@@ -73,10 +73,14 @@ func DecodeResult[T any](status int32, response []byte) (Result[T], error) {
 	return Result[T]{}, fmt.Errorf("idempotency: decode the stored result: unknown status %d", status)
 }
 
-// encode and decode are one format for each T: bytes as they are, for bodies that their owner has encoded, and else JSON.
+// encode and decode are one format for each T: bytes and strings as they are, exactly (JSON has no way to write the bytes
+// of a string that is not UTF-8), and anything else as JSON.
 func encode[T any](value T) ([]byte, error) {
-	if raw, ok := any(value).([]byte); ok {
+	switch raw := any(value).(type) {
+	case []byte:
 		return raw, nil
+	case string:
+		return []byte(raw), nil
 	}
 	return json.Marshal(value)
 }
@@ -88,10 +92,8 @@ func decode[T any](response []byte) (T, error) {
 		*v = bytes.Clone(response) // the store's copy is shared
 		return value, nil
 	case *string:
-		if plainString(response) {
-			*v = string(response[1 : len(response)-1])
-			return value, nil
-		}
+		*v = string(response)
+		return value, nil
 	}
 	return decodeJSON[T](response)
 }
@@ -100,17 +102,4 @@ func decode[T any](response []byte) (T, error) {
 func decodeJSON[T any](response []byte) (value T, err error) {
 	err = json.Unmarshal(response, &value)
 	return value, err
-}
-
-// plainString tells whether JSON is a string that stands for itself: of ASCII without escapes.
-func plainString(text []byte) bool {
-	if len(text) < 2 || text[0] != '"' || text[len(text)-1] != '"' {
-		return false
-	}
-	for _, c := range text[1 : len(text)-1] {
-		if c < ' ' || c > '~' || c == '"' || c == '\\' {
-			return false
-		}
-	}
-	return true
 }

@@ -1,0 +1,245 @@
+package idempotency_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/idempotency"
+)
+
+// do is one request whose work gets the run.
+func (s *shop) do(
+	ctx context.Context, key string, work func(ctx context.Context, run *idempotency.Run) (string, error),
+) (idempotency.Result[string], error) {
+	return idempotency.Do(ctx, s.guard, testKey(key), idempotency.FingerprintOf([]byte("body")), work)
+}
+
+// Work may take many times its lease: nobody else gets the key meanwhile.
+func TestLeaseIsExtendedWhileTheWorkRuns(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newShop(t)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, err := s.pay(t.Context(), "a", "body", func(context.Context) error { time.Sleep(95 * time.Second); return nil })
+			require.NoError(t, err)
+		})
+		for range 9 {
+			time.Sleep(10 * time.Second)
+			_, err := s.pay(t.Context(), "a", "body", nil)
+			require.ErrorIs(t, err, idempotency.ErrInFlight)
+		}
+		wg.Wait()
+		require.EqualValues(t, 1, s.charges.Load())
+		require.Equal(t, 28, s.store.extensions) // one for each third of ten seconds
+		s.requireReplay(t, "a", "body")
+		time.Sleep(time.Minute)
+		require.Equal(t, 28, s.store.extensions)
+	})
+}
+
+func TestQuickWorkIsNotExtended(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newShop(t)
+		_, err := s.pay(t.Context(), "a", "body", func(context.Context) error { time.Sleep(3 * time.Second); return nil })
+		require.NoError(t, err)
+		require.Zero(t, s.store.extensions)
+	})
+}
+
+// The store goes away: by the time that another may have the key, the work has been told.
+func TestWorkEndsWhenItsLeaseCannotBeExtended(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]idempotency.Options{"heartbeat": {Wait: -1}, "no heartbeat": {Wait: -1, NoHeartbeat: true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				s := newShopWith(t, o)
+				s.store.fail(faults{extend: errDown})
+				start := time.Now()
+				var detached error
+				_, err := s.do(t.Context(), "a", func(ctx context.Context, run *idempotency.Run) (string, error) {
+					own := run.Detached()
+					<-ctx.Done()
+					detached = context.Cause(own)
+					require.ErrorIs(t, context.Cause(ctx), idempotency.ErrLost)
+					return "", ctx.Err()
+				})
+				require.ErrorIs(t, err, idempotency.ErrLost)
+				require.ErrorIs(t, err, context.Canceled)
+				require.ErrorIs(t, detached, idempotency.ErrLost)
+				require.Equal(t, 9900*time.Millisecond, time.Since(start)) // a hundredth before the store's end
+				require.Equal(t, o.NoHeartbeat, s.store.extensions == 0)
+				require.Less(t, s.store.extensions, 20)
+			})
+		})
+	}
+}
+
+func TestLeaseOutlastsARestartOfTheStore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newShop(t)
+		s.store.fail(faults{extend: errDown})
+		time.AfterFunc(9*time.Second, func() { s.store.fail(faults{}) })
+		_, err := s.do(t.Context(), "a", func(ctx context.Context, _ *idempotency.Run) (string, error) {
+			time.Sleep(30 * time.Second)
+			return "receipt of a", ctx.Err()
+		})
+		require.NoError(t, err)
+		s.requireReplay(t, "a", "body")
+	})
+}
+
+// B has taken the key, as when the store's clock has jumped: A's work is told at its next heartbeat.
+func TestWorkEndsWhenItsClaimIsLost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var skew time.Duration
+		store := idempotency.NewMemory(&idempotency.MemoryOptions{Now: func() time.Time { return time.Now().Add(skew) }})
+		guard, err := idempotency.New(store, &idempotency.Options{Lease: 9 * time.Second})
+		require.NoError(t, err)
+		start := time.Now()
+		_, err = idempotency.Do(t.Context(), guard, testKey("a"), idempotency.Fingerprint{}, func(ctx context.Context, a *idempotency.Run) (int, error) {
+			skew = time.Minute
+			_, err := idempotency.Do(t.Context(), guard, testKey("a"), idempotency.Fingerprint{}, func(_ context.Context, b *idempotency.Run) (int, error) {
+				require.Greater(t, b.Token(), a.Token())
+				return 2, nil
+			})
+			require.NoError(t, err)
+			<-ctx.Done()
+			require.ErrorIs(t, context.Cause(ctx), idempotency.ErrLost)
+			return 0, errors.New("gave up")
+		})
+		require.ErrorIs(t, err, idempotency.ErrLost)
+		require.ErrorContains(t, err, "gave up")
+		require.Equal(t, 3*time.Second, time.Since(start))
+	})
+}
+
+// A store that hangs must not keep Do from returning, nor the work from being told.
+func TestHeartbeatThatHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		guard, err := idempotency.New(hangingExtend{idempotency.NewMemory(nil)}, &idempotency.Options{Lease: 10 * time.Second})
+		require.NoError(t, err)
+		do := func(key string, work time.Duration) (int, error) {
+			result, err := idempotency.Do(t.Context(), guard, testKey(key), idempotency.Fingerprint{},
+				func(ctx context.Context, _ *idempotency.Run) (int, error) {
+					time.Sleep(work)
+					return 1, context.Cause(ctx)
+				})
+			return result.Value, err
+		}
+		start := time.Now()
+		value, err := do("a", 5*time.Second)
+		require.NoError(t, err)
+		require.Equal(t, 1, value)
+		require.Equal(t, 5*time.Second, time.Since(start))
+		_, err = do("b", 11*time.Second)
+		require.ErrorIs(t, err, idempotency.ErrLost)
+		require.ErrorIs(t, err, context.DeadlineExceeded) // why the lease could not be extended
+	})
+}
+
+// hangingExtend extends nothing until its context ends.
+type hangingExtend struct{ idempotency.Store }
+
+func (hangingExtend) Extend(ctx context.Context, _ []idempotency.Extension) ([]error, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// While the completion is repeated nobody else gets the key: its effect has happened.
+func TestLeaseIsExtendedWhileTheResultIsWritten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newShopWith(t, idempotency.Options{Wait: -1, WriteTimeout: time.Minute})
+		s.store.fail(faults{complete: errDown})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, err := s.pay(t.Context(), "a", "body", nil)
+			require.NoError(t, err)
+		})
+		time.Sleep(50 * time.Second)
+		_, err := s.pay(t.Context(), "a", "body", nil)
+		require.ErrorIs(t, err, idempotency.ErrInFlight)
+		s.store.fail(faults{})
+		wg.Wait()
+		s.requireReplay(t, "a", "body")
+		require.EqualValues(t, 1, s.charges.Load())
+	})
+}
+
+// The client hangs up half-way: what is detached goes on, the lease is extended, and the result is recorded.
+func TestDetachedOutlivesTheClient(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newShop(t)
+		type tenant struct{}
+		ctx, hangUp := context.WithTimeout(context.WithValue(t.Context(), tenant{}, 7), time.Second)
+		defer hangUp()
+		var kept context.Context
+		result, err := s.do(ctx, "a", func(ctx context.Context, run *idempotency.Run) (string, error) {
+			<-ctx.Done()
+			kept = run.Detached()
+			require.NoError(t, kept.Err())
+			require.Equal(t, 7, kept.Value(tenant{}))
+			time.Sleep(time.Minute)
+			return "receipt of a", kept.Err()
+		})
+		require.NoError(t, err)
+		require.Equal(t, "receipt of a", result.Value)
+		require.ErrorIs(t, kept.Err(), context.Canceled) // Do has returned
+		s.requireReplay(t, "a", "body")
+	})
+}
+
+func TestDetachedAfterDoHasEnded(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	var kept *idempotency.Run
+	_, err := s.do(t.Context(), "a", func(_ context.Context, run *idempotency.Run) (string, error) {
+		kept = run
+		return "", nil
+	})
+	require.NoError(t, err)
+	require.Error(t, kept.Detached().Err())
+}
+
+// Whoever has hung up before the work begins has asked for nothing, and the key is free.
+func TestNothingRunsForAClientThatIsGone(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	ctx, hangUp := context.WithCancelCause(t.Context())
+	gone := errors.New("connection reset")
+	s.store.fail(faults{onClaim: func() { hangUp(gone) }})
+	_, err := s.pay(ctx, "a", "body", nil)
+	require.ErrorIs(t, err, gone)
+	require.Zero(t, s.charges.Load())
+	s.store.fail(faults{})
+	_, err = s.pay(t.Context(), "a", "body", nil)
+	require.NoError(t, err)
+}
+
+func TestRunNamesItsKeyAndToken(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	var last idempotency.Token
+	for range 3 {
+		_, err := s.do(t.Context(), "a", func(_ context.Context, run *idempotency.Run) (string, error) {
+			require.Equal(t, testKey("a"), run.Key())
+			require.Greater(t, run.Token(), last)
+			last = run.Token()
+			return "", errDown
+		})
+		require.ErrorIs(t, err, errDown)
+	}
+}
