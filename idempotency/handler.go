@@ -82,11 +82,12 @@ type middleware struct {
 // # Answers
 //
 // The handler's response is held back until it is recorded, then sent. A repeat gets it again: its status, the header
-// fields that the handler has set, its body and trailers, byte for byte, and [HandlerOptions.Marker]. Not kept are
+// fields that the handler has set, its body and trailers, byte for byte, and [HandlerOptions.Marker]; while the first
+// request runs it waits for that ([Options.Wait]). Not kept are
 // Set-Cookie (a session is nobody else's), Date, what concerns the connection (Connection and what it names,
 // Keep-Alive, Transfer-Encoding, Upgrade, …), informational responses, and what middlewares further out have set: they
 // set it on the replay themselves. Content-Length is always that of the body. Anything else is a [Refusal]: 400 for a
-// key that is missing or none, 409 with Retry-After while the first request runs, 422 for a key that belongs to another
+// key that is missing or none, 409 with Retry-After when the first request still runs after the wait, 422 for a key that belongs to another
 // request, 413 for a body over the limit.
 //
 // # What is kept
@@ -99,9 +100,10 @@ type middleware struct {
 //
 // # Clients that hang up
 //
-// The handler runs to its end: its context has the values of the request's, but neither its end nor its deadline, only
-// [HandlerOptions.Timeout]. What it writes is recorded, never an error because nobody reads it. A client that is gone
-// before the handler has begun has asked for nothing.
+// The handler runs to its end: its context has the values of the request's, but neither its end nor its deadline. It ends
+// after [HandlerOptions.Timeout], and with the cause [ErrLost] when another may run the handler; see [Do]. What it writes
+// is recorded, never an error because nobody reads it. A client that is gone before the handler has begun has asked for
+// nothing.
 //
 // # Streaming
 //
@@ -110,7 +112,8 @@ type middleware struct {
 // without the middleware. A response of more than [HandlerOptions.MaxResponse] bytes is passed on while it is written,
 // since its effect has happened; only its status is kept, and a repeat is refused with 500 and the code
 // response_not_kept. That is no 2xx, because there is nothing to show, and no 4xx, because a client may take that for
-// "not done" and send the request again with another key. The same holds for a header of more than 64 KiB.
+// "not done" and send the request again with another key. The same holds where header and body together are over the
+// Guard's [Options.MaxResponse].
 //
 // # When the store is down
 //
@@ -228,51 +231,56 @@ func (m *middleware) serve(w http.ResponseWriter, r *http.Request, next http.Han
 		return
 	}
 	var answer *capture
-	result, err := Do(r.Context(), m.guard, q.key, q.fingerprint, func(ctx context.Context, run *Run) (response, error) {
-		if err := ctx.Err(); err != nil { // the client was gone before anything began
-			return response{}, err
+	result, err := Do(r.Context(), m.guard, q.key, q.fingerprint, func(ctx context.Context, run *Run) ([]byte, error) {
+		if !m.opts.EndWithClient {
+			ctx = run.Detached()
 		}
-		ctx, cancel := m.workContext(ctx, run)
+		ctx, cancel := context.WithTimeout(context.WithValue(ctx, runKey{}, run), m.opts.Timeout)
 		defer cancel()
 		answer = newCapture(w, ctx.Err, m.opts.MaxResponse)
 		serveInner(next, answer, r, r.WithContext(ctx), q.body)
-		kept := answer.end()
-		if !m.stored(kept.status) {
-			return response{}, errNotKept
+		if !m.stored(answer.status) {
+			return nil, errNotKept
 		}
-		return kept, nil
+		return answer.record(m.guard.maxResponse), nil
 	})
-	switch {
-	case answer != nil:
-		m.logUnkept(r, q.key, result.Value, err)
-		answer.send()
-	case err != nil:
-		refusal = refusalOf(err)
-	case result.Value.omitted:
-		refusal = refusalOfOmitted(result.Value.status)
-	default:
-		result.Value.replay(w, m.opts.Marker)
+	if answer == nil {
+		m.repeat(w, r, q.key, result.Value, err)
+		return
 	}
-	if refusal != nil {
-		m.logRefusal(r, q.key, refusal)
-		m.refuse(w, r, refusal)
-	}
+	m.logUnkept(r, q.key, answer.omitted, err)
+	answer.send()
 }
 
-// workContext returns the context of the handler.
-func (m *middleware) workContext(ctx context.Context, run *Run) (context.Context, context.CancelFunc) {
-	if !m.opts.EndWithClient {
-		ctx = context.WithoutCancel(ctx)
+// repeat answers a request for which the handler was not run: with what is stored for it, or why there is nothing.
+func (m *middleware) repeat(w http.ResponseWriter, r *http.Request, key Key, stored []byte, err error) {
+	var first response
+	if err == nil {
+		first, err = decodeResponse(stored)
 	}
-	return context.WithTimeout(context.WithValue(ctx, runKey{}, run), m.opts.Timeout)
+	var refusal *Refusal
+	switch {
+	case err != nil:
+		refusal = refusalOf(err)
+	case first.omitted:
+		refusal = refusalOfOmitted(first.status)
+	default:
+		first.replay(w, m.opts.Marker)
+		return
+	}
+	m.logRefusal(r, key, refusal)
+	m.refuse(w, r, refusal)
 }
 
 // serveInner runs the handler on inner, a copy of the request. What the handler leaves in it for whoever is further out
 // goes back to outer: the pattern for logs, and the form whose files the server removes.
-func serveInner(next http.Handler, w http.ResponseWriter, outer, inner *http.Request, body []byte) {
+func serveInner(next http.Handler, w *capture, outer, inner *http.Request, body []byte) {
 	inner.Body = newRequestBody(body)
 	defer func() { outer.Pattern, outer.MultipartForm = inner.Pattern, inner.MultipartForm }()
 	next.ServeHTTP(w, inner)
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
 }
 
 // A run that is in flight is asked about again after at most maxRetryAfter: its lease, which grows while it lives, says
@@ -282,13 +290,16 @@ const maxRetryAfter = 5 * time.Second
 // refusalOf returns what the client is told when Do has failed without running the handler.
 func refusalOf(err error) *Refusal {
 	inFlight, isInFlight := errors.AsType[*InFlightError](err)
+	_, isFailure := errors.AsType[*PermanentError](err) // of a Do under the same key, which is no handler
 	switch {
 	case isInFlight:
 		return keyInFlight.because("A request with this Idempotency-Key has not been answered yet. Send this one again, unchanged, a little later.",
 			err).after(min(max(inFlight.RetryAfter, time.Second), maxRetryAfter))
 	case errors.Is(err, ErrMismatch):
 		return keyReused.because("This Idempotency-Key was sent with another request. Send that one again, unchanged, or take a new key.", err)
-	case errors.Is(err, errUnreadable):
+	case errors.Is(err, ErrNotRecorded):
+		return responseNotKept.because("The request was carried out before, but its response could not be kept. Do not send it with another key.", err)
+	case errors.Is(err, errUnreadable), isFailure:
 		return responseUnreadable.because("The request was carried out before. Do not send it with another key.", err)
 	}
 	return unavailable.because("Whether this request was carried out before cannot be told now, so it was not carried out. Send it again, unchanged, a little later.",
@@ -316,12 +327,12 @@ func (m *middleware) logRefusal(r *http.Request, key Key, refusal *Refusal) {
 }
 
 // logUnkept tells the log of a response that is sent but cannot be replayed: nobody else hears of it.
-func (m *middleware) logUnkept(r *http.Request, key Key, kept response, err error) {
+func (m *middleware) logUnkept(r *http.Request, key Key, omitted bool, err error) {
 	switch {
 	case err != nil && !errors.Is(err, errNotKept):
 		m.opts.Logger.LogAttrs(r.Context(), slog.LevelError, "idempotency: response not recorded, a repeat may run the handler again",
 			slog.String("op", key.Op), slog.Any("error", err))
-	case kept.omitted:
+	case omitted:
 		m.opts.Logger.LogAttrs(r.Context(), slog.LevelWarn, "idempotency: response not kept, repeats will be refused",
 			slog.String("op", key.Op), slog.Any("error", errOmitted))
 	}

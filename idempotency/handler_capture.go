@@ -23,6 +23,8 @@ type capture struct {
 	status int         // 0 until WriteHeader
 	body   []byte
 	over   bool // the body is over the limit, and has been sent as far as it goes
+
+	omitted bool // what is recorded has neither header nor body
 }
 
 func newCapture(w http.ResponseWriter, expired func() error, limit int) *capture {
@@ -35,10 +37,8 @@ func (c *capture) Header() http.Header { return c.w.Header() }
 // WriteHeader implements http.ResponseWriter. Informational responses are sent at once; replays do not repeat them.
 func (c *capture) WriteHeader(status int) {
 	switch {
-	case status < 100 || status > 999: // net/http would panic too, but only after the response is recorded
-		panic(fmt.Sprintf("idempotency: invalid status %d", status))
 	case c.status != 0: // the first one counts
-	case status < 200 && status != http.StatusSwitchingProtocols:
+	case status < 200 && status != http.StatusSwitchingProtocols: // or no status: the panic is net/http's
 		c.w.WriteHeader(status)
 	default:
 		c.status, c.after = status, c.w.Header().Clone()
@@ -102,20 +102,21 @@ func (c *capture) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, ni
 // Unwrap lets http.ResponseController reach the deadlines of the connection.
 func (c *capture) Unwrap() http.ResponseWriter { return c.w }
 
-// end is called when the handler has returned; it returns the response to be kept.
-func (c *capture) end() response {
-	if c.status == 0 {
-		c.WriteHeader(http.StatusOK)
+// record is called when the handler has returned. It returns what is to be stored, of limit bytes at most, if that is to be
+// had: over it, and of a body that is not there any more, only the status.
+func (c *capture) record(limit int) []byte {
+	if !c.over {
+		r := response{
+			status: c.status, header: changedFields(c.before, c.after),
+			trailer: trailersOf(c.after["Trailer"], c.w.Header()), body: c.body,
+		}
+		if stored := r.encode(); len(stored) <= limit {
+			return stored
+		}
 	}
+	c.omitted = true
 	r := response{status: c.status, omitted: true}
-	if c.over {
-		return r
-	}
-	header, trailer := changedFields(c.before, c.after), trailersOf(c.after["Trailer"], c.w.Header())
-	if fieldsSize(header)+fieldsSize(trailer) > maxHead {
-		return r
-	}
-	return response{status: c.status, header: header, trailer: trailer, body: c.body}
+	return r.encode()
 }
 
 // send sends the response that was held back.

@@ -1,7 +1,6 @@
 package idempotency
 
 import (
-	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"net/http"
@@ -25,9 +24,6 @@ type field struct {
 	name   string
 	values []string
 }
-
-// maxHead bounds the header and trailer of a response that is kept, in bytes.
-const maxHead = 64 << 10
 
 // errUnreadable: a stored response is not one, or of a later version.
 var errUnreadable = errors.New("idempotency: stored response is unreadable")
@@ -131,18 +127,6 @@ func setFields(h http.Header, fields []field) {
 	}
 }
 
-// fieldsSize returns the bytes of names and values.
-func fieldsSize(fields []field) int {
-	size := 0
-	for _, f := range fields {
-		size += len(f.name)
-		for _, v := range f.values {
-			size += len(v)
-		}
-	}
-	return size
-}
-
 // bodyAllowed tells whether a response with this status may have a body.
 func bodyAllowed(status int) bool {
 	return status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified
@@ -158,8 +142,8 @@ func bodyAllowed(status int) bool {
 //	body     the rest
 const responseVersion = 1
 
-// MarshalJSON returns the stored form, in base64.
-func (r response) MarshalJSON() ([]byte, error) {
+// encode returns the stored form.
+func (r *response) encode() []byte {
 	head := r.head()
 	b := make([]byte, 0, 2+2*binary.MaxVarintLen64+len(head)+len(r.body))
 	b = append(b, responseVersion, 0)
@@ -168,12 +152,7 @@ func (r response) MarshalJSON() ([]byte, error) {
 	}
 	b = binary.AppendUvarint(b, uint64(r.status))
 	b = appendText(b, head)
-	b = append(b, r.body...)
-
-	quoted := make([]byte, 0, base64.StdEncoding.EncodedLen(len(b))+2)
-	quoted = append(quoted, '"')
-	quoted = base64.StdEncoding.AppendEncode(quoted, b)
-	return append(quoted, '"'), nil
+	return append(b, r.body...)
 }
 
 func (r *response) head() []byte {
@@ -202,27 +181,24 @@ func appendText[T string | []byte](b []byte, text T) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(text))), text...)
 }
 
-// UnmarshalJSON reads the stored form, or returns errUnreadable.
-func (r *response) UnmarshalJSON(quoted []byte) error {
-	n := len(quoted)
-	if n < 2 || quoted[0] != '"' || quoted[n-1] != '"' {
-		return errUnreadable
+// decodeResponse reads the stored form, or returns errUnreadable. The body of the response is a part of it.
+func decodeResponse(b []byte) (response, error) {
+	if len(b) < 2 || b[0] != responseVersion || b[1] > 1 {
+		return response{}, errUnreadable
 	}
-	b, err := base64.StdEncoding.AppendDecode(nil, quoted[1:n-1])
-	if err != nil || len(b) < 2 || b[0] != responseVersion || b[1] > 1 {
-		return errUnreadable
+	status, n := binary.Uvarint(b[2:])
+	if n <= 0 || status < 100 || status > 999 {
+		return response{}, errUnreadable
 	}
-	status, n1 := binary.Uvarint(b[2:])
-	if n1 <= 0 || status < 100 || status > 999 {
-		return errUnreadable
+	rest := b[2+n:]
+	size, n := binary.Uvarint(rest)
+	if n <= 0 || size > uint64(len(rest)-n) {
+		return response{}, errUnreadable
 	}
-	size, n2 := binary.Uvarint(b[2+n1:])
-	rest := b[2+n1+max(n2, 0):]
-	if n2 <= 0 || size > uint64(len(rest)) {
-		return errUnreadable
-	}
-	*r = response{status: int(status), omitted: b[1] == 1, body: rest[size:]}
-	return r.parseHead(string(rest[:size]))
+	rest = rest[n:]
+	r := response{status: int(status), omitted: b[1] == 1, body: rest[size:]}
+	err := r.parseHead(string(rest[:size]))
+	return r, err
 }
 
 // parseHead takes names and values as parts of one string, and all values from one slice.

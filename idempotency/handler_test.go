@@ -54,16 +54,20 @@ func (s *flakyStore) Complete(ctx context.Context, c []idempotency.Completion) (
 
 var errStoreDown = errors.New("store is down")
 
-// newTill wraps a handler; a nil one answers 201. Of the options only Scope has a default of the test's.
+// newTill wraps a handler; a nil one answers 201. Of the options only Scope has a default of the test's. Duplicates do not
+// wait.
 func newTill(t *testing.T, handler http.HandlerFunc, opts *idempotency.HandlerOptions) *till {
 	t.Helper()
-	return newTillOn(t, idempotency.NewMemory(nil), handler, opts)
+	return newTillOn(t, idempotency.NewMemory(nil), &idempotency.Options{Wait: -1}, handler, opts)
 }
 
-func newTillOn(t *testing.T, store idempotency.Store, handler http.HandlerFunc, opts *idempotency.HandlerOptions) *till {
+func newTillOn(
+	t *testing.T, store idempotency.Store, guardOpts *idempotency.Options, handler http.HandlerFunc, opts *idempotency.HandlerOptions,
+) *till {
 	t.Helper()
 	s := &till{store: &flakyStore{Store: store}}
-	guard, err := idempotency.New(s.store, &idempotency.Options{Wait: -1, Logger: slog.New(slog.NewTextHandler(&s.log, nil))})
+	guardOpts.Logger = slog.New(slog.NewTextHandler(&s.log, nil))
+	guard, err := idempotency.New(s.store, guardOpts)
 	require.NoError(t, err)
 	s.guard = guard
 	if handler == nil {
@@ -318,20 +322,67 @@ func TestMiddlewareFingerprint(t *testing.T) {
 	first := s.serve(payRequest("Ten", "a"))
 	require.Equal(t, idempotency.FingerprintOf([]byte("ten")), seen)
 	s.requireReplay(t, payRequest("tEN", "a"), first)
+}
 
-	// The default is what its comment says: a record made with it by other means is found.
-	s = newTill(t, nil, nil)
-	key := idempotency.Key{Scope: "tenant", Op: "POST /a b/%2F", Value: "k"}
-	_, err := idempotency.Do(t.Context(), s.guard, key, idempotency.FingerprintOf([]byte("POST"), []byte("/a%20b/%252F"),
-		[]byte("q=1"), []byte("text/plain"), []byte("body")),
-		func(context.Context, *idempotency.Run) (string, error) { return "no response", nil })
-	require.NoError(t, err)
-	r := httptest.NewRequestWithContext(context.Background(), http.MethodPost, "/a%20b/%252F?q=1", strings.NewReader("body"))
-	r.Header.Set("Content-Type", "text/plain")
-	r.Header.Set("Idempotency-Key", "k")
-	requireRefusal(t, s.serve(r), http.StatusInternalServerError, "response_unreadable")
-	require.Zero(t, s.charges.Load())
-	require.Contains(t, s.log.String(), "response_unreadable")
+// What another part of the program has stored under a key is no response; that something is there tells that the work
+// was done. It is found under what the comments say are the defaults of Op and Fingerprint.
+func TestMiddlewareFindsNoResponse(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		work func(context.Context, *idempotency.Run) ([]byte, error)
+		code string
+	}{
+		"other bytes": {func(context.Context, *idempotency.Run) ([]byte, error) { return []byte("no response"), nil }, "response_unreadable"},
+		"a failure": {func(context.Context, *idempotency.Run) ([]byte, error) {
+			return nil, idempotency.Permanent(errors.New("declined"))
+		}, "response_unreadable"},
+		"nothing, for it was too large": {func(context.Context, *idempotency.Run) ([]byte, error) {
+			return make([]byte, 3<<20), nil
+		}, "response_not_kept"},
+	} {
+		s := newTill(t, nil, nil)
+		key := idempotency.Key{Scope: "tenant", Op: "POST /a b/%2F", Value: "k"}
+		_, _ = idempotency.Do(t.Context(), s.guard, key, idempotency.FingerprintOf([]byte("POST"), []byte("/a%20b/%252F"),
+			[]byte("q=1"), []byte("text/plain"), []byte("body")), c.work)
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/a%20b/%252F?q=1", strings.NewReader("body"))
+		r.Header.Set("Content-Type", "text/plain")
+		r.Header.Set("Idempotency-Key", "k")
+		p := requireRefusal(t, s.serve(r), http.StatusInternalServerError, c.code)
+		require.Contains(t, p.Detail, "Do not send it with another key", name)
+		require.Zero(t, s.charges.Load())
+		require.Contains(t, s.log.String(), c.code)
+	}
+}
+
+// A duplicate waits for the first request by the Guard's default.
+func TestMiddlewareDuplicatesWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var status atomic.Int32
+		s := newTillOn(t, idempotency.NewMemory(nil), &idempotency.Options{}, func(w http.ResponseWriter, _ *http.Request) {
+			time.Sleep(time.Duration(w.Header().Get("Sleep")[0]-'0') * time.Second)
+			w.WriteHeader(int(status.Load()))
+		}, nil)
+		serve := func(key string, seconds byte) *httptest.ResponseRecorder {
+			w := httptest.NewRecorder()
+			w.Header().Set("Sleep", string('0'+seconds))
+			s.handler.ServeHTTP(w, payRequest("x", key))
+			return w
+		}
+		var wg sync.WaitGroup
+		status.Store(http.StatusCreated)
+		wg.Go(func() { serve("a", 3) })
+		synctest.Wait()
+		require.Equal(t, "true", serve("a", 9).Header().Get(marker)) // it got the response of the first
+		require.EqualValues(t, 1, s.charges.Load())
+
+		status.Store(http.StatusBadGateway)
+		wg.Go(func() { serve("b", 3) })
+		synctest.Wait()
+		require.Equal(t, http.StatusBadGateway, serve("b", 0).Code) // its turn came when the first had failed
+		require.EqualValues(t, 3, s.charges.Load())
+		wg.Wait()
+	})
 }
 
 func TestMiddlewareInFlight(t *testing.T) {
@@ -364,7 +415,7 @@ func TestMiddlewareInFlight(t *testing.T) {
 func TestMiddlewareRetryAfterIsAtLeastASecond(t *testing.T) {
 	t.Parallel()
 	store := idempotency.NewMemory(nil)
-	s := newTillOn(t, store, nil, nil)
+	s := newTillOn(t, store, &idempotency.Options{Wait: -1}, nil, nil)
 	for remaining, want := range map[time.Duration]string{
 		300 * time.Millisecond: "1", 2500 * time.Millisecond: "3", time.Hour: "5",
 	} {
@@ -502,11 +553,13 @@ func TestMiddlewarePanicsAreNotKept(t *testing.T) {
 		s.requireReplay(t, payRequest("x", "a"), first)
 		require.EqualValues(t, 2, s.charges.Load())
 	}
-	s := newTill(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(0) }, nil)
-	for range 2 { // would panic at every replay, were it recorded
-		require.Panics(t, func() { s.serve(payRequest("x", "a")) })
+	for i, status := range []int{0, 99, 1000} { // net/http panics
+		s := newTill(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }, nil)
+		for range 2 { // it would at every replay, were it recorded
+			require.Panics(t, func() { s.serve(payRequest("x", "a")) }, i)
+		}
+		require.EqualValues(t, 2, s.charges.Load())
 	}
-	require.EqualValues(t, 2, s.charges.Load())
 }
 
 func TestMiddlewareRefusalsOfOnesOwn(t *testing.T) {
@@ -638,7 +691,7 @@ func TestClientThatIsGoneBeforeTheHandlerBeginsAsksForNothing(t *testing.T) {
 	t.Parallel()
 	for _, before := range []bool{true, false} {
 		store := &hangUpStore{Store: idempotency.NewMemory(nil), before: before}
-		s := newTillOn(t, store, nil, nil)
+		s := newTillOn(t, store, &idempotency.Options{Wait: -1}, nil, nil)
 		client, hangUp := context.WithCancel(t.Context())
 		store.hangUp = hangUp
 		require.Equal(t, http.StatusServiceUnavailable, s.serve(payRequest("x", "a").WithContext(client)).Code)

@@ -55,6 +55,7 @@ func TestParseKey(t *testing.T) {
 		{"list", []string{`abc,def`}, "", "has ',', which a key without quotes must not have"},
 		{"list with a space", []string{`abc, def`}, "", "has ',', which"},
 		{"list of quoted", []string{`"abc", "def"`}, "", "goes on after its closing quote"},
+		{"a byte after the quotes", []string{`"abc"d`}, "", "goes on after its closing quote"},
 		{"parameter", []string{`"abc";v=1`}, "", "goes on after its closing quote"},
 		{"parameter of a raw key", []string{`abc;v=1`}, "", "has ';', which"},
 		{"inner list", []string{`("abc")`}, "", `has '"', which`},
