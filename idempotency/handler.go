@@ -82,13 +82,15 @@ type middleware struct {
 // # Answers
 //
 // The handler's response is held back until it is recorded, then sent. A repeat gets it again: its status, the header
-// fields that the handler has set, its body and trailers, byte for byte, and [HandlerOptions.Marker]; while the first
-// request runs it waits for that ([Options.Wait]). Not kept are
-// Set-Cookie (a session is nobody else's), Date, what concerns the connection (Connection and what it names,
+// fields that the handler has set, its body and trailers, byte for byte, and [HandlerOptions.Marker]. While the first
+// request runs it waits for that, for [Options.Wait]; the server's WriteTimeout is to be longer.
+//
+// Not kept are Set-Cookie (a session is nobody else's), Date, what concerns the connection (Connection and what it names,
 // Keep-Alive, Transfer-Encoding, Upgrade, …), informational responses, and what middlewares further out have set: they
-// set it on the replay themselves. Content-Length is always that of the body. Anything else is a [Refusal]: 400 for a
-// key that is missing or none, 409 with Retry-After when the first request still runs after the wait, 422 for a key that belongs to another
-// request, 413 for a body over the limit.
+// set it on the replay themselves. Content-Length is always that of the body.
+//
+// Anything else is a [Refusal]: 400 for a key that is missing or none, 409 with Retry-After when the first request still
+// runs after the wait, 422 for a key that belongs to another request, 413 for a body over the limit.
 //
 // # What is kept
 //

@@ -659,6 +659,25 @@ func TestHandlerEndsInTime(t *testing.T) {
 	})
 }
 
+// From when another may run the handler, this run is to do no more, whatever time it has.
+func TestHandlerEndsWithItsClaim(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var cause error
+		guardOpts := &idempotency.Options{Lease: 10 * time.Second, NoHeartbeat: true}
+		s := newTillOn(t, idempotency.NewMemory(nil), guardOpts, func(w http.ResponseWriter, r *http.Request) {
+			<-r.Context().Done()
+			cause = context.Cause(r.Context())
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}, nil)
+		begin := time.Now()
+		require.Equal(t, http.StatusServiceUnavailable, s.serve(payRequest("x", "a")).Code)
+		require.ErrorIs(t, cause, idempotency.ErrLost)
+		require.LessOrEqual(t, time.Since(begin), 10*time.Second)
+		require.Empty(t, s.log.String())
+	})
+}
+
 func TestHandlerEndsWithItsClientByOption(t *testing.T) {
 	t.Parallel()
 	r, hangUp := impatient(t)
