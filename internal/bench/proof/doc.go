@@ -2,18 +2,29 @@
 // the public API alone. It holds no code but tests, and is in this module so
 // that the checker of histories does not enter the SDK's go.mod.
 //
-//   - TestLinearizable: histories of 16 clients over PostgreSQL, some of whose
-//     connections are cut, are checked with porcupine against a sequential model;
-//     stores without locks, with stale reads, and that post twice must fail it.
+//   - TestLinearizable: histories of 16 clients over PostgreSQL, half of them
+//     through a group, some of whose connections are cut, are checked with
+//     porcupine against a sequential model: posts, holds, captures, releases,
+//     reversals, expiry, chains and conditions. TestMutantsAreCaught: stores with
+//     one flaw each must fail it.
 //   - TestKilledServer: PostgreSQL is killed again and again under load; each
 //     acknowledged transaction is there once, with the verdict that was told.
 //   - TestOppositeOrders: batches that touch the same accounts and ids in opposite
 //     orders, and PostgreSQL sees no deadlock.
-//   - TestMemoryAgainstPostgres: the same random batches with the same faults, and
-//     equal results, balances and entries.
+//   - TestMemoryAgainstPostgres: the same random batches of all kinds with the same
+//     faults, and equal results, balances and entries.
 //   - TestSimulator: clients that crash, a network that loses, repeats and
-//     reorders, a store that fails, all of it from one seed; stores with planted
-//     faults must be found out.
+//     reorders, a store that fails, holds that expire, all of it from one seed. The
+//     sequential model follows every step, and at the end the books are compared
+//     with what clients were told. Stores with planted faults must be found out.
+//
+// # The clock
+//
+// Holds expire by the store's clock, and the model has none. It need not guess:
+// results tell when an id was decided, for ever, so a capture was in time if it
+// was decided before its hold was and that hold's time together. What ExpireHolds
+// asks of the store is recorded as an operation of its own, and must not come
+// before.
 //
 // # Modes
 //

@@ -3,123 +3,86 @@ package proof
 import (
 	"fmt"
 	"hash/maphash"
+	"slices"
+	"strings"
 
 	"github.com/anishathalye/porcupine"
 
 	"github.com/safetill/safetill/ledger"
 )
 
-// Histories are of groups of accounts. Transactions stay in their group, and so do their ids: a history is checked group by group.
-const (
-	groups   = 8
-	perGroup = 4
-)
-
-// floors are the floors of a group's accounts; the first is a bank and has none.
-var floors = [perGroup]int64{0, 0, 0, -50}
-
-// call is one operation of a client: a transaction, or a look at balances where reads is not empty.
+// call is one operation of a client on a shard: transactions, or a look at balances where reads is not empty.
 type call struct {
-	group   int
-	id      int  // of the transaction in its group
-	content byte // which of the contents that are sent under the id, 0 or 1
-	moves   []move
-	reads   []int
-}
+	*registry
+	txs   []*tx
+	reads []int
 
-// move is a posting between accounts of one group.
-type move struct {
-	debit, credit int
-	amount        int64
+	alone  bool // not through a group: see [dealer.again]
+	expiry bool // the part of an ExpireHolds that is the shard's
 }
 
 type answer struct {
-	unknown   bool // an error: it may have happened, at any time from the call on, or never
-	verdict   ledger.Verdict
-	posting   int
-	duplicate bool
-	seen      [perGroup]seen // of reads, in their order
+	unknown bool // an error: it may have happened, at any time from the call on, or never
+	grouped bool // through a group, which may have tried twice
+	results []result
+	seen    []seen // of reads, in their order
 }
 
-type seen struct{ posted, version int64 }
-
-// state is a group of accounts and what was decided in it. It can be compared with ==.
+// state is a shard and what was decided in it. It can be compared with ==.
 type state struct {
-	accounts [perGroup]seen
-	decided  string // by id: 0 while it is free, else a code
+	accounts [perShard]account
+	decided  string
 }
 
-// code packs what was decided into a byte that is not 0.
-func code(content byte, v ledger.Verdict, posting int) byte {
-	c := 1 + content<<1 + byte(posting)<<2
-	if v == ledger.Posted {
-		c |= 1 << 6
-	}
-	return c
+func (s state) clerk(c *call) clerk {
+	return clerk{registry: c.registry, accounts: s.accounts, decided: []byte(s.decided)}
 }
 
-// post is the sequential ledger that histories are compared with. Like the real one it looks at floors after the last posting.
 func (s state) post(c *call) (state, answer) {
-	was := byte(0)
-	if c.id < len(s.decided) {
-		was = s.decided[c.id]
-	}
-	if was != 0 {
-		for _, v := range []ledger.Verdict{ledger.Posted, ledger.InsufficientFunds} {
-			for p := range c.moves {
-				if was == code(c.content, v, p) {
-					return s, answer{verdict: v, posting: p, duplicate: true}
-				}
-			}
-		}
-		return s, answer{verdict: ledger.Conflict}
-	}
-	a := answer{verdict: ledger.Posted}
-	after := s.accounts
-	for _, m := range c.moves {
-		after[m.debit].move(m.debit == 0, m.amount)
-		after[m.credit].move(m.credit != 0, m.amount)
-	}
-	for p, m := range c.moves {
-		if low(&after, m.debit) || low(&after, m.credit) {
-			a.verdict, a.posting = ledger.InsufficientFunds, p
-			break
-		}
-	}
-	if a.verdict == ledger.Posted {
-		s.accounts = after
-	}
-	decided := make([]byte, max(c.id+1, len(s.decided)))
-	copy(decided, s.decided)
-	decided[c.id] = code(c.content, a.verdict, a.posting)
-	s.decided = string(decided)
-	return s, a
+	var room [4]result
+	k := s.clerk(c)
+	results := k.post(c.txs, room[:0])
+	return state{k.accounts, string(k.decided)}, answer{results: results}
 }
-
-func (s *seen) move(grows bool, amount int64) {
-	if !grows {
-		amount = -amount
-	}
-	s.posted += amount
-	s.version++
-}
-
-func low(accounts *[perGroup]seen, i int) bool { return i != 0 && accounts[i].posted < floors[i] }
 
 func (s state) read(c *call) (a answer) {
-	for i, account := range c.reads {
-		a.seen[i] = s.accounts[account]
+	k := clerk{accounts: s.accounts}
+	for _, i := range c.reads {
+		a.seen = append(a.seen, seen{s.accounts[i], k.available(i)})
 	}
 	return a
 }
 
+// equal compares an answer with the model's. Whose transaction a group has posted twice, since the first time failed after it was done,
+// hears that it is a duplicate.
+func equal(got, want answer) bool {
+	return slices.Equal(got.seen, want.seen) && slices.EqualFunc(got.results, want.results, func(g, w result) bool {
+		if got.grouped && g.duplicate && w.verdict != ledger.LinkFailed && w.verdict != ledger.Conflict {
+			w.duplicate = true
+		}
+		return g == w
+	})
+}
+
+// inTime tells that ExpireHolds has released no hold before its time was over.
+func (c *call) inTime(results []result) bool {
+	for i, r := range results {
+		if c.expiry && r.verdict == ledger.Posted && !c.late(c.txs[i]) {
+			return false
+		}
+	}
+	return true
+}
+
 // strict is what histories are compared with.
-var strict = model(func(got, want answer) bool { return got == want })
+var strict = model(equal)
 
 var hashSeed = maphash.MakeSeed()
 
 // model makes a model for porcupine. An operation without an answer never returns: that it may be put behind all others stands for
 // its not having happened.
+//
+// The model has no clock. When an id was decided is part of the history, as it was answered: whether a capture came in time follows.
 func model(equal func(got, want answer) bool) porcupine.Model {
 	return porcupine.Model{
 		Partition: partition,
@@ -130,21 +93,49 @@ func model(equal func(got, want answer) bool) porcupine.Model {
 				return equal(got, before.read(c)), before
 			}
 			after, want := before.post(c)
-			return got.unknown || equal(got, want), after
+			return got.unknown || equal(got, want) && c.inTime(got.results), after
 		},
 		Equal: func(a, b any) bool { return a.(state) == b.(state) },
 		Hash:  func(s any) uint64 { return maphash.Comparable(hashSeed, s.(state)) },
 		DescribeOperation: func(input, output any) string {
-			return fmt.Sprintf("%+v: %+v", *input.(*call), output)
+			return fmt.Sprintf("%v: %+v", input.(*call), output)
 		},
 	}
 }
 
 func partition(history []porcupine.Operation) [][]porcupine.Operation {
-	parts := make([][]porcupine.Operation, groups)
+	parts := make([][]porcupine.Operation, shards)
 	for _, op := range history {
-		g := op.Input.(*call).group
-		parts[g] = append(parts[g], op)
+		s := op.Input.(*call).shard
+		parts[s] = append(parts[s], op)
 	}
 	return parts
+}
+
+func (c *call) String() string {
+	if len(c.reads) > 0 {
+		return fmt.Sprintf("shard %d, read %v", c.shard, c.reads)
+	}
+	var text []string
+	for _, t := range c.txs {
+		text = append(text, t.String())
+	}
+	return fmt.Sprintf("shard %d, %s", c.shard, strings.Join(text, "; "))
+}
+
+func (t *tx) String() string {
+	text := fmt.Sprintf("%d.%d %s %v", t.id, t.content, kindNames[t.kind], t.moves)
+	if t.refers() {
+		text += fmt.Sprint(" of ", t.of)
+	}
+	if t.expires > 0 {
+		text += fmt.Sprint(" expires ", t.expires)
+	}
+	if len(t.conditions) > 0 {
+		text += fmt.Sprintf(" if %+v", t.conditions)
+	}
+	if t.linked {
+		text += " linked"
+	}
+	return text
 }

@@ -3,16 +3,12 @@ package proof
 import (
 	"context"
 	"errors"
-	"maps"
-	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/anishathalye/porcupine"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -26,32 +22,69 @@ func TestMutantsAreCaught(t *testing.T) {
 	for _, m := range []struct {
 		name  string
 		want  porcupine.CheckResult
+		plain bool // it knows posts only
 		store func(*testing.T, *pgxpool.Pool) ledger.Store
 	}{
-		{"NoLock", porcupine.Illegal, func(t *testing.T, pool *pgxpool.Pool) ledger.Store { return newNaive(t, pool, "") }},
-		{"NoLockButLocked", porcupine.Ok, func(t *testing.T, pool *pgxpool.Pool) ledger.Store {
+		{"NoLock", porcupine.Illegal, true, func(t *testing.T, pool *pgxpool.Pool) ledger.Store { return newNaive(t, pool, "") }},
+		{"NoLockButLocked", porcupine.Ok, true, func(t *testing.T, pool *pgxpool.Pool) ledger.Store {
 			return newNaive(t, pool, " ORDER BY id FOR UPDATE") // so it is the lock that the one above lacks, and nothing else
 		}},
-		{"AppliedTwice", porcupine.Illegal, func(t *testing.T, pool *pgxpool.Pool) ledger.Store {
-			return &twice{Store: migrated(t, pool)}
+		{"AppliedTwice", porcupine.Illegal, false, func(t *testing.T, pool *pgxpool.Pool) ledger.Store {
+			return &twice{around: around{migrated(t, pool)}}
 		}},
-		{"StaleRead", porcupine.Illegal, func(t *testing.T, pool *pgxpool.Pool) ledger.Store {
-			return &stale{Store: migrated(t, pool)}
+		{"StaleRead", porcupine.Illegal, false, func(t *testing.T, pool *pgxpool.Pool) ledger.Store {
+			return &stale{around: around{migrated(t, pool)}}
 		}},
 	} {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
 			store := m.store(t, newPool(t, testdb.PostgresURL(t), m.name, clients))
-			openGroups(t, store)
-			h := record(t, store, operations/4, oneSeed(t))
-			require.Equal(t, m.want, h.check(t, strict))
+			h := newHistory(t, store, oneSeed(t))
+			h.plain = m.plain
+			require.Equal(t, m.want, h.mutant(t, operations/4))
+		})
+	}
+	for name, f := range map[string]flaw{
+		"Sloppy":             0, // so it is the flaws that those below have, and nothing else
+		"LooksBeforeItLocks": noLock, "CapturesTwice": capturesTwice, "CapturesMoreThanIsHeld": capturesMore, "CapturesWhatHasExpired": capturesLate,
+		"KeepsTheRestOfACapture": keepsRest, "HoldsDoNotCount": freeHolds, "ExpiresEarly": expiresEarly, "ReversesTwice": reversesTwice,
+		"HalfAChainStays": halfChain, "IgnoresConditions": noConditions, "ForgetsRefusals": forgetsRefusals,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			want := porcupine.Illegal
+			if f == 0 {
+				want = porcupine.Ok
+			}
+			require.Equal(t, want, newHistory(t, newSloppy(f), oneSeed(t)).mutant(t, operations))
 		})
 	}
 }
 
+func (h *history) mutant(t *testing.T, n int) porcupine.CheckResult {
+	t.Helper()
+	openShards(t, h.store)
+	if h.plain {
+		h.clients(t.Context(), n)
+	} else {
+		h.record(t, n)
+	}
+	return h.check(t, strict)
+}
+
+// around is for stores around a store.
+type around struct{ ledger.Store }
+
+func (a around) ExpiredHolds(ctx context.Context, limit int) ([]ledger.TransactionID, error) {
+	if e, ok := a.Store.(ledger.Expirer); ok {
+		return e.ExpiredHolds(ctx, limit)
+	}
+	return nil, errors.ErrUnsupported
+}
+
 // twice posts every hundredth transaction a second time, under an id of its own.
 type twice struct {
-	ledger.Store
+	around
 	posted atomic.Int64
 }
 
@@ -72,7 +105,7 @@ func (s *twice) Post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outco
 
 // stale answers reads from what it read 50 ms earlier.
 type stale struct {
-	ledger.Store
+	around
 
 	mu    sync.Mutex
 	reads []snapshot
@@ -85,9 +118,9 @@ type snapshot struct {
 
 func (s *stale) States(ctx context.Context, ids []ledger.AccountID) ([]*ledger.State, error) {
 	var all []ledger.AccountID
-	for g := range groups {
-		for i := range perGroup {
-			all = append(all, accountID(g, i))
+	for s := range shards {
+		for _, a := range shardAccounts(s) {
+			all = append(all, a.ID)
 		}
 	}
 	now := snapshot{time.Now(), map[ledger.AccountID]*ledger.State{}}
@@ -107,153 +140,6 @@ func (s *stale) States(ctx context.Context, ids []ledger.AccountID) ([]*ledger.S
 	states = make([]*ledger.State, len(ids))
 	for i, id := range ids {
 		states[i] = s.reads[0].states[id]
-	}
-	return states, nil
-}
-
-// naive is a store as one writes it who forgets that others write too: it reads, decides, and writes what it has decided.
-type naive struct {
-	ledger.Store // none: histories call no other method
-	pool         *pgxpool.Pool
-	lock         string
-}
-
-func newNaive(t *testing.T, pool *pgxpool.Pool, lock string) ledger.Store {
-	t.Helper()
-	_, err := pool.Exec(t.Context(), `
-CREATE TABLE accounts (id text PRIMARY KEY, bank bool NOT NULL, floor bigint, debits bigint NOT NULL DEFAULT 0, credits bigint NOT NULL DEFAULT 0,
-	version bigint NOT NULL DEFAULT 0);
-CREATE TABLE decided (id text PRIMARY KEY, fingerprint bytea NOT NULL, verdict smallint NOT NULL, posting smallint NOT NULL, at timestamptz NOT NULL);`)
-	require.NoError(t, err)
-	return &naive{pool: pool, lock: lock}
-}
-
-type naiveAccount struct {
-	ID                       string
-	Bank                     bool
-	Floor                    *int64
-	Debits, Credits, Version int64
-}
-
-func (a *naiveAccount) low() bool { return a.Floor != nil && a.Credits-a.Debits < *a.Floor }
-
-func (s *naive) Open(ctx context.Context, accounts []ledger.State) error {
-	for _, a := range accounts {
-		var floor *int64
-		if a.Floor != nil {
-			floor = new(units(*a.Floor))
-		}
-		_, err := s.pool.Exec(ctx, "INSERT INTO accounts (id, bank, floor) VALUES ($1, $2, $3)", string(a.ID), a.Normal == ledger.Debit, floor)
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func units(a ledger.Amount) int64 {
-	n, err := strconv.ParseInt(a.String(), 10, 64)
-	if err != nil {
-		panic(err) // histories move small amounts
-	}
-	return n
-}
-
-func (s *naive) Post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outcome, error) {
-	var o ledger.Outcome
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) (err error) {
-		o, err = s.post(ctx, tx, &drafts[0]) // histories post one at a time
-		return err
-	})
-	return []ledger.Outcome{o}, err
-}
-
-func (s *naive) post(ctx context.Context, tx pgx.Tx, d *ledger.Draft) (o ledger.Outcome, err error) {
-	var ids []string
-	for _, p := range d.Postings {
-		ids = append(ids, string(p.Debit), string(p.Credit))
-	}
-	accounts, err := s.accounts(ctx, tx, ids, s.lock)
-	if err != nil {
-		return o, err
-	}
-	var fingerprint []byte
-	err = tx.QueryRow(ctx, "SELECT fingerprint, verdict, posting, at FROM decided WHERE id = $1", string(d.ID)).
-		Scan(&fingerprint, &o.Verdict, &o.Posting, &o.At)
-	if err == nil {
-		return ledger.Again(d, ledger.Fingerprint(fingerprint), o), nil
-	}
-	if !errors.Is(err, pgx.ErrNoRows) {
-		return o, err
-	}
-	o.Verdict, o.Posting = naiveDecision(accounts, d)
-	if o.Verdict == ledger.Posted {
-		for _, id := range slices.Sorted(maps.Keys(accounts)) { // in one order: it is not deadlocks that shall be caught
-			a := accounts[id]
-			_, err := tx.Exec(ctx, "UPDATE accounts SET debits = $2, credits = $3, version = $4 WHERE id = $1", a.ID, a.Debits, a.Credits, a.Version)
-			if err != nil {
-				return o, err
-			}
-		}
-	}
-	err = tx.QueryRow(ctx, "INSERT INTO decided VALUES ($1, $2, $3, $4, clock_timestamp()) RETURNING at",
-		string(d.ID), d.Fingerprint[:], o.Verdict, o.Posting).Scan(&o.At)
-	return o, err
-}
-
-func naiveDecision(accounts map[string]*naiveAccount, d *ledger.Draft) (ledger.Verdict, int) {
-	for _, p := range d.Postings {
-		debit, credit := accounts[string(p.Debit)], accounts[string(p.Credit)]
-		debit.Debits += units(p.Amount)
-		credit.Credits += units(p.Amount)
-		debit.Version++
-		credit.Version++
-	}
-	for i, p := range d.Postings {
-		if accounts[string(p.Debit)].low() || accounts[string(p.Credit)].low() {
-			return ledger.InsufficientFunds, i
-		}
-	}
-	return ledger.Posted, 0
-}
-
-// querier is a pool or a transaction.
-type querier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}
-
-func (s *naive) accounts(ctx context.Context, db querier, ids []string, lock string) (map[string]*naiveAccount, error) {
-	rows, err := db.Query(ctx, "SELECT id, bank, floor, debits, credits, version FROM accounts WHERE id = ANY($1)"+lock, ids)
-	if err != nil {
-		return nil, err
-	}
-	list, err := pgx.CollectRows(rows, pgx.RowToAddrOfStructByPos[naiveAccount])
-	byID := map[string]*naiveAccount{}
-	for _, a := range list {
-		byID[a.ID] = a
-	}
-	return byID, err
-}
-
-func (s *naive) States(ctx context.Context, ids []ledger.AccountID) ([]*ledger.State, error) {
-	var names []string
-	for _, id := range ids {
-		names = append(names, string(id))
-	}
-	accounts, err := s.accounts(ctx, s.pool, names, "")
-	if err != nil {
-		return nil, err
-	}
-	states := make([]*ledger.State, len(ids))
-	for i, name := range names {
-		a := accounts[name]
-		states[i] = &ledger.State{
-			ID: ids[i], Currency: currency, Scale: scale, Normal: ledger.Credit,
-			Debits: ledger.Minor(a.Debits), Credits: ledger.Minor(a.Credits), Version: a.Version,
-		}
-		if a.Bank {
-			states[i].Normal = ledger.Debit
-		}
 	}
 	return states, nil
 }

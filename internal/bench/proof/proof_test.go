@@ -56,6 +56,8 @@ func dice(seed, who uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, who))
 
 func minor(n int64) decimal.Decimal { return decimal.New(n, -scale) }
 
+func cents(d decimal.Decimal) int64 { return d.Shift(scale).IntPart() }
+
 func posting(debit, credit ledger.AccountID, amount int64) ledger.Posting {
 	return ledger.Posting{Debit: debit, Credit: credit, Amount: minor(amount), Currency: currency}
 }

@@ -1,6 +1,7 @@
 package proof
 
 import (
+	"cmp"
 	"container/heap"
 	"context"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -21,36 +23,39 @@ import (
 )
 
 const (
-	simClients  = 3
-	simBatches  = 3   // of each client
-	simAccounts = 4   // one bank, three wallets
-	simFaulty   = 120 // events after which nothing fails any more
-	simEvents   = 2000
-	simTimeout  = 40 // ticks until a client repeats what was not answered
+	simClients = 3
+	simBatches = 3   // of each client
+	simFaulty  = 120 // events after which nothing fails any more
+	simEvents  = 2000
+	simTick    = time.Microsecond
+	simTimeout = 40 // ticks until a client repeats what was not answered
 )
 
-var (
-	simIDs    = [simAccounts]ledger.AccountID{"bank", "w1", "w2", "w3"}
-	simFloors = [simAccounts]int64{0, 0, 0, -5}
-	simEpoch  = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-)
+var simEpoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // Each run is clients, a network and a store in one goroutine, with a clock of its own, all of it from a seed.
 func TestSimulator(t *testing.T) {
 	t.Parallel()
 	first, count := seeds(t, size(2_000, 1_000_000))
 	if os.Getenv("SAFETILL_PROOF_SEED") != "" {
-		s := newSimulation(t.Context(), first, intact)
+		s := newSimulation(t.Context(), first, compared)
 		s.log = t.Logf
 		require.NoError(t, s.run())
 		return
 	}
 	start := time.Now()
-	totals, err := simulate(t.Context(), first, count, intact)
+	totals, err := simulate(t.Context(), first, count, compared)
 	require.NoError(t, err)
 	took := time.Since(start)
-	t.Logf("%d runs in %v, %d/s: %+v", count, took.Round(time.Millisecond), int64(count)*int64(time.Second)/int64(took), *totals)
-	require.Positive(t, min(totals.Lost, totals.Repeated, totals.Crashes, totals.Failures, totals.Posted, totals.Refused, totals.Conflicts))
+	t.Logf("%d runs in %v, %d/s: %v", count, took.Round(time.Millisecond), int64(count)*int64(time.Second)/int64(took), totals)
+	require.Positive(t, min(totals.Lost, totals.Repeated, totals.Crashes, totals.Failures, totals.Expired))
+	require.Positive(t, slices.Min(totals.Posted[:]))
+	for _, v := range []ledger.Verdict{
+		ledger.LinkFailed, ledger.Conflict, ledger.UnknownTarget, ledger.TargetClosed, ledger.HoldExpired, ledger.NotHeld,
+		ledger.ConditionFailed, ledger.InsufficientFunds,
+	} {
+		require.Positive(t, totals.Verdicts[v], v)
+	}
 }
 
 func TestSimulatorRepeats(t *testing.T) {
@@ -61,7 +66,7 @@ func TestSimulatorRepeats(t *testing.T) {
 		var sums [2]uint64
 		for i := range sums {
 			sum := fnv.New64a()
-			s := newSimulation(t.Context(), seed, intact)
+			s := newSimulation(t.Context(), seed, compared)
 			s.log = func(format string, args ...any) { fmt.Fprintf(sum, format, args...) }
 			require.NoError(t, s.run())
 			sums[i] = sum.Sum64()
@@ -72,24 +77,42 @@ func TestSimulatorRepeats(t *testing.T) {
 	require.Len(t, traces, 50, "other seeds are other runs")
 }
 
-// intact is the store as it is.
-func intact(store ledger.Store, _ *rand.Rand) ledger.Store { return store }
-
 // totals are what the runs were made of.
-type totals struct{ Lost, Repeated, Crashes, Failures, Posted, Refused, Conflicts int64 }
+type totals struct {
+	Lost, Repeated, Crashes, Failures, Expired int64
+	Posted                                     [ledger.KindReverse + 1]int64
+	Verdicts                                   [ledger.InsufficientFunds + 1]int64
+}
 
-func (a *totals) add(b totals) {
+func (a *totals) add(b *totals) {
 	a.Lost += b.Lost
 	a.Repeated += b.Repeated
 	a.Crashes += b.Crashes
 	a.Failures += b.Failures
-	a.Posted += b.Posted
-	a.Refused += b.Refused
-	a.Conflicts += b.Conflicts
+	a.Expired += b.Expired
+	for k, n := range b.Posted {
+		a.Posted[k] += n
+	}
+	for v, n := range b.Verdicts {
+		a.Verdicts[v] += n
+	}
+}
+
+func (a *totals) String() string {
+	text := fmt.Sprintf("lost %d, repeated %d, crashes %d, failures %d, expired %d; of what was told", a.Lost, a.Repeated, a.Crashes, a.Failures, a.Expired)
+	for k, n := range a.Posted {
+		text += fmt.Sprintf(", %s %d", kindNames[k], n)
+	}
+	for v, n := range a.Verdicts {
+		if n > 0 && v > 0 {
+			text += fmt.Sprintf(", %v %d", ledger.Verdict(v), n)
+		}
+	}
+	return text
 }
 
 // simulate runs count seeds and returns the error of one that fails.
-func simulate(ctx context.Context, first uint64, count int, wrap func(ledger.Store, *rand.Rand) ledger.Store) (*totals, error) {
+func simulate(ctx context.Context, first uint64, count int, wrap func(*simulation, ledger.Store) ledger.Store) (*totals, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var next atomic.Int64
@@ -104,11 +127,11 @@ func simulate(ctx context.Context, first uint64, count int, wrap func(ledger.Sto
 				if err := s.run(); err != nil && ctx.Err() == nil {
 					cancel(fmt.Errorf("SAFETILL_PROOF_SEED=%d: %w", s.seed, err))
 				}
-				mine.add(s.totals)
+				mine.add(&s.totals)
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			all.add(mine)
+			all.add(&mine)
 		})
 	}
 	wg.Wait()
@@ -118,6 +141,7 @@ func simulate(ctx context.Context, first uint64, count int, wrap func(ledger.Sto
 // simulation is one run.
 type simulation struct {
 	totals
+	dealer
 	ctx     context.Context
 	seed    uint64
 	r       *rand.Rand
@@ -128,21 +152,16 @@ type simulation struct {
 	clients [simClients]simClient
 	server  *ledger.Ledger // what clients reach
 	books   *ledger.Ledger // the same store, without faults
-	told    map[simTx]ledger.Result
-	content map[simTx][]ledger.Posting
+	sent    [][]*tx
+	told    map[*tx]ledger.Result
+	wrong   error // what the clerk has found
 	log     func(string, ...any)
-}
-
-// simTx is a transaction: some ids are sent with two contents.
-type simTx struct {
-	id      ledger.TransactionID
-	content int
 }
 
 // simClient sends its batches one after the other. What it has written down survives its crash: the batches, and how far it was at
 // some moment before.
 type simClient struct {
-	batches [simBatches][]simTx
+	batches [simBatches][]*tx
 	at      int // the batch that it waits for
 	written int // what at is after a crash
 	attempt int
@@ -164,6 +183,7 @@ const (
 	answered
 	timeout
 	crash
+	expiry // somebody has expired holds released
 )
 
 // events are a heap by time.
@@ -181,12 +201,15 @@ func (e *events) Pop() any {
 	return last
 }
 
-func newSimulation(ctx context.Context, seed uint64, wrap func(ledger.Store, *rand.Rand) ledger.Store) *simulation {
+func newSimulation(ctx context.Context, seed uint64, wrap func(*simulation, ledger.Store) ledger.Store) *simulation {
 	s := &simulation{
-		ctx: ctx, seed: seed, r: dice(seed, 0), told: map[simTx]ledger.Result{}, content: map[simTx][]ledger.Posting{},
-		log: func(string, ...any) {},
+		ctx: ctx, seed: seed, r: dice(seed, 0), told: map[*tx]ledger.Result{}, log: func(string, ...any) {},
+		dealer: dealer{
+			registry: newRegistry(0), around: 3, most: 30, chainExpiring: true,
+			shorts: []time.Duration{simTick, simTimeout / 2 * simTick, 3 * simTimeout * simTick},
+		},
 	}
-	memory := wrap(ledger.NewMemory(&ledger.MemoryOptions{Now: func() time.Time { return simEpoch.Add(time.Duration(s.now)) }}), s.r)
+	memory := wrap(s, ledger.NewMemory(&ledger.MemoryOptions{Now: s.time}))
 	flaky := &ledgertest.Flaky{Store: memory, Fault: func(int64) ledgertest.Fault {
 		if s.healthy() {
 			return ledgertest.Healthy
@@ -199,34 +222,25 @@ func newSimulation(ctx context.Context, seed uint64, wrap func(ledger.Store, *ra
 	if err := errors.Join(err1, err2); err != nil {
 		panic(err) // neither store is nil
 	}
-	for c := range s.clients {
-		for b := range simBatches {
-			s.clients[c].batches[b] = s.batch(c, b)
-		}
-	}
 	return s
 }
 
-func (s *simulation) healthy() bool { return s.handled > simFaulty }
-
-// batch is up to three transactions, of which some are other clients' too, with the same content or with other.
-func (s *simulation) batch(client, batch int) (txs []simTx) {
-	for i := range 1 + s.r.IntN(3) {
-		tx := simTx{id: txID("c", client, "-", batch, "-", i)}
-		if s.r.IntN(6) == 0 {
-			tx = simTx{txID("shared", s.r.IntN(2)), s.r.IntN(2)}
+// batch makes up what a client sends next, now and then what another one sends too or the same once more.
+func (s *simulation) batch() (txs []*tx) {
+	for range 1 + s.r.IntN(2) {
+		next := s.few(s.r)
+		if len(s.sent) > 0 && s.r.IntN(6) == 0 {
+			next = s.again(s.r, pick(s.r, s.sent), true)
 		}
-		if s.content[tx] == nil {
-			for range 1 + s.r.IntN(2) {
-				from := max(0, s.r.IntN(simAccounts+2)-2) // often the bank, where money comes from
-				to := (from + 1 + s.r.IntN(simAccounts-1)) % simAccounts
-				s.content[tx] = append(s.content[tx], posting(simIDs[from], simIDs[to], 1+s.r.Int64N(9)+int64(10*tx.content)))
-			}
-		}
-		txs = append(txs, tx)
+		s.sent = append(s.sent, next)
+		txs = append(txs, next...)
 	}
 	return txs
 }
+
+func (s *simulation) time() time.Time { return simEpoch.Add(time.Duration(s.now) * simTick) }
+
+func (s *simulation) healthy() bool { return s.handled > simFaulty }
 
 func (s *simulation) after(ticks int64, e event) {
 	s.seq++
@@ -236,11 +250,7 @@ func (s *simulation) after(ticks int64, e event) {
 
 // run runs until every client has its answers, and then looks at the books.
 func (s *simulation) run() error {
-	accounts := []ledger.Account{bank(simIDs[0])}
-	for i := 1; i < simAccounts; i++ {
-		accounts = append(accounts, wallet(simIDs[i], simFloors[i]))
-	}
-	if err := s.books.Open(s.ctx, accounts...); err != nil {
+	if err := s.books.Open(s.ctx, shardAccounts(0)...); err != nil {
 		return err
 	}
 	for c := range s.clients {
@@ -249,17 +259,20 @@ func (s *simulation) run() error {
 			s.after(s.r.Int64N(4*simTimeout), event{kind: crash, client: c})
 		}
 	}
+	for range s.r.IntN(5) {
+		s.after(s.r.Int64N(8*simTimeout), event{kind: expiry})
+	}
 	for len(s.queue) > 0 {
 		if s.handled++; s.handled > simEvents {
 			return errors.New("the clients wait for ever")
 		}
 		e := heap.Pop(&s.queue).(event)
 		s.now = e.at
-		if err := s.handle(&e); err != nil {
+		if err := cmp.Or(s.handle(&e), s.wrong); err != nil {
 			return err
 		}
 	}
-	return s.check()
+	return cmp.Or(s.check(), s.wrong)
 }
 
 func (s *simulation) handle(e *event) error {
@@ -279,8 +292,20 @@ func (s *simulation) handle(e *event) error {
 		s.Crashes++
 		c.at = c.written
 		s.send(e.client)
+	case expiry:
+		return s.expire()
 	}
 	return nil
+}
+
+func (s *simulation) expire() error {
+	n, err := s.server.ExpireHolds(s.ctx, 1+s.r.IntN(3))
+	s.log("%d: %d holds expire, %v", s.now, n, err)
+	s.Expired += int64(n)
+	if err == nil || errors.Is(err, ledgertest.ErrInjected) {
+		return nil
+	}
+	return err
 }
 
 // send has the client ask for its batch, and again after a while.
@@ -288,6 +313,9 @@ func (s *simulation) send(client int) {
 	c := &s.clients[client]
 	if c.at == simBatches {
 		return
+	}
+	if c.batches[c.at] == nil {
+		c.batches[c.at] = s.batch()
 	}
 	c.attempt++
 	e := event{kind: request, client: client, batch: c.at, attempt: c.attempt}
@@ -320,7 +348,7 @@ func (s *simulation) deliver(e event) {
 func (s *simulation) serve(e *event) error {
 	var txs []ledger.Transaction
 	for _, tx := range s.clients[e.client].batches[e.batch] {
-		txs = append(txs, ledger.Transaction{ID: tx.id, Postings: s.content[tx]})
+		txs = append(txs, tx.sent)
 	}
 	results, err := s.server.Post(s.ctx, txs)
 	s.log("%d: serve client %d, batch %d, attempt %d: %+v, %v", s.now, e.client, e.batch, e.attempt, results, err)
@@ -344,10 +372,8 @@ func (s *simulation) answer(e *event) error {
 		}
 		return nil
 	}
-	for i, r := range e.results {
-		if err := s.tell(c.batches[e.batch][i], r); err != nil {
-			return err
-		}
+	if err := s.tell(c.batches[e.batch], e.results); err != nil {
+		return err
 	}
 	if e.batch == c.at {
 		c.at++
