@@ -12,6 +12,7 @@ import (
 // Guard runs work once for each key. It is safe for concurrent use.
 type Guard struct {
 	store        Store
+	born         time.Time // what clock counts from
 	claimOne     func(context.Context, Request) (Record, error)
 	lease        time.Duration
 	beat         time.Duration // 0: leases are not extended
@@ -63,6 +64,7 @@ func New(store Store, opts *Options) (*Guard, error) {
 	}
 	g := &Guard{
 		store:        store,
+		born:         time.Now(),
 		lease:        orDefault(o.Lease, 30*time.Second),
 		ttl:          orDefault(o.TTL, 24*time.Hour),
 		wait:         max(0, orDefault(o.Wait, 10*time.Second)),
@@ -109,6 +111,9 @@ func orDefault(d, fallback time.Duration) time.Duration {
 	}
 	return d
 }
+
+// clock is the monotonic clock. It costs half of time.Now, which a replay would notice.
+func (g *Guard) clock() time.Duration { return time.Since(g.born) }
 
 // halfJitter returns from half of d to d, so that those who wait for the same do not return as one.
 func halfJitter(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }

@@ -18,23 +18,23 @@ type lease struct {
 	gone  chan struct{} // closed when the goroutine has ended
 
 	mu    sync.Mutex
-	until time.Time // by the monotonic clock here, not later than in the store
+	until time.Duration // by the clock of the Guard, not later than in the store
 }
 
 // localEnd returns when a lease is over that was asked for at sent. The store counts from when it got the request, which was
 // later. A hundredth is for clocks that do not run equally fast.
-func (g *Guard) localEnd(sent time.Time) time.Time { return sent.Add(g.lease - g.lease/100) }
+func (g *Guard) localEnd(sent time.Duration) time.Duration { return sent + g.lease - g.lease/100 }
 
 // keepLease begins to extend the lease of a claim that was asked for at sent.
-func (r *Run) keepLease(ctx context.Context, sent time.Time) {
+func (r *Run) keepLease(ctx context.Context, sent time.Duration) {
 	l := &r.lease
 	l.run, l.until, l.gone = r, r.guard.localEnd(sent), make(chan struct{})
 	l.ctx, l.end = context.WithCancel(context.WithoutCancel(ctx))
 	first := l.until
 	if r.guard.beat > 0 {
-		first = sent.Add(r.guard.beat)
+		first = sent + r.guard.beat
 	}
-	l.timer = time.AfterFunc(time.Until(first), func() {
+	l.timer = time.AfterFunc(first-r.guard.clock(), func() {
 		defer close(l.gone)
 		if cause := l.keep(); cause != nil {
 			r.leave(cause) // another may run the work from now on
@@ -51,20 +51,18 @@ func (l *lease) stop() {
 }
 
 // renewed notes that the lease was extended by a call that began at sent.
-func (l *lease) renewed(sent time.Time) {
+func (l *lease) renewed(sent time.Duration) {
 	until := l.run.guard.localEnd(sent)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if until.After(l.until) {
-		l.until = until
-	}
+	l.until = max(l.until, until)
 }
 
 // left is how long the lease goes on at least.
 func (l *lease) left() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return time.Until(l.until)
+	return l.until - l.run.guard.clock()
 }
 
 // keep extends the lease until Do ends, when it returns nil, or the claim is lost.
@@ -102,7 +100,7 @@ func (l *lease) extend(timeout time.Duration) error {
 	r := l.run
 	ctx, cancel := context.WithTimeout(l.ctx, timeout)
 	defer cancel()
-	sent := time.Now()
+	sent := r.guard.clock()
 	err := single(r.guard.store.Extend(ctx, []Extension{{Key: r.key, Token: r.token, Lease: r.guard.lease}}))
 	if err == nil {
 		l.renewed(sent)

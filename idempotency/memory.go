@@ -3,6 +3,7 @@ package idempotency
 import (
 	"context"
 	"hash/maphash"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -182,23 +183,31 @@ func (m *Memory) Extend(ctx context.Context, extensions []Extension) ([]error, e
 // Sweep implements [Sweeper]. It locks one shard at a time, and each for some tens of microseconds.
 func (m *Memory) Sweep(ctx context.Context, limit int) (int, error) {
 	removed := 0
-	for i := range m.shards {
-		s := &m.shards[i]
-		for removed < limit {
+	// A few of each shard in turn. To take the same lock again at once would keep it from those who wait for it: they
+	// are woken, find it taken, and insist (sync.Mutex) only after a millisecond.
+	for more := true; more; {
+		more = false
+		for i := range m.shards {
 			if err := ctx.Err(); err != nil {
 				return removed, err
 			}
 			want := min(limit-removed, memorySweep)
-			s.mu.Lock()
-			n := s.sweep(m.clock(), want)
-			s.mu.Unlock()
-			removed += n
-			if n < want {
-				break
+			if want <= 0 {
+				return removed, nil
 			}
+			n := m.shards[i].sweepLocked(m.clock(), want)
+			removed += n
+			more = more || n == want
+			runtime.Gosched()
 		}
 	}
 	return removed, nil
+}
+
+func (s *memoryShard) sweepLocked(now time.Duration, limit int) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sweep(now, limit)
 }
 
 // sweep removes up to limit records that nobody wants any more and returns how many.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"time"
 )
 
 // Step runs a part of the work that must not be run again when the work is: its result is stored before Step returns, and
@@ -114,7 +113,7 @@ func saveStep[T any](r *Run, name string, value T) error {
 func (r *Run) saveStep(step StepRecord) error {
 	e := Extension{Key: r.key, Token: r.token, Lease: r.guard.lease, Step: step, Keep: r.guard.ttl}
 	return r.record(func(ctx context.Context) error {
-		sent := time.Now()
+		sent := r.guard.clock()
 		err := single(r.guard.store.Extend(ctx, []Extension{e}))
 		if err == nil {
 			r.lease.renewed(sent)

@@ -42,7 +42,7 @@ type room struct {
 // admission is a claim that was answered: Won or Completed.
 type admission struct {
 	record Record
-	sent   time.Time // before the claim was
+	sent   time.Duration // before the claim was, by the clock of the Guard
 }
 
 // admit claims the key, or waits for whoever has it.
@@ -52,7 +52,7 @@ func (g *Guard) admit(ctx context.Context, q *Request) (admission, error) {
 			return g.await(ctx, q, r)
 		}
 	}
-	sent := time.Now()
+	sent := g.clock()
 	record, err := g.claim(ctx, q)
 	if err != nil {
 		return admission{}, err
@@ -102,7 +102,7 @@ func (g *Guard) lead(ctx context.Context, q *Request, r *room, over *time.Timer)
 			return admission{}, fmt.Errorf("%w: %w", r.inFlight(q.Key), context.Cause(ctx))
 		}
 		poll.Stop()
-		sent := time.Now()
+		sent := g.clock()
 		record, err := g.poll(ctx, q)
 		switch {
 		case err == nil && record.Outcome == Won:

@@ -366,7 +366,7 @@ func TestWaitersGetWhateverIsReplayed(t *testing.T) {
 					}
 					large, ok := errors.AsType[*idempotency.TooLargeError](err)
 					require.True(t, ok)
-					require.Equal(t, &idempotency.TooLargeError{Size: 202, Limit: 100}, large)
+					require.Equal(t, &idempotency.TooLargeError{Size: 200, Limit: 100}, large)
 				})
 			}
 			wg.Wait()
