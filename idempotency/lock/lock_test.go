@@ -21,6 +21,9 @@ func locker(tb testing.TB, store idempotency.Store, o lock.Options) *lock.Locker
 	return l
 }
 
+// never is the work of one who must not get the lock.
+func never(context.Context, lock.Held) error { panic("must not run") }
+
 func TestOnMemory(t *testing.T) {
 	t.Parallel()
 	store := idempotency.NewMemory(nil)
@@ -59,7 +62,6 @@ func TestKeyOfTheSameNameIsNotALock(t *testing.T) {
 	require.NoError(t, err)
 	l := locker(t, store, lock.Options{Wait: -1})
 	key := idempotency.Key{Scope: "s", Op: "safetill/lock", Value: "a"}
-	never := func(context.Context, lock.Held) error { panic("must not run") }
 	for _, fp := range []idempotency.Fingerprint{{}, idempotency.FingerprintOf([]byte(key.Op))} {
 		key.Value += "a"
 		_, err = idempotency.Do(t.Context(), guard, key, fp, func(context.Context, *idempotency.Run) (struct{}, error) {

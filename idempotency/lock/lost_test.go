@@ -92,7 +92,7 @@ func TestStoreBackInTimeKeepsTheLock(t *testing.T) {
 				store.down.Store(false)
 				time.Sleep(15 * time.Second)
 				require.NoError(t, ctx.Err())
-				require.ErrorIs(t, l.Do(ctx, "s", "a", nil), lock.ErrHeld)
+				require.ErrorIs(t, l.Do(ctx, "s", "a", never), lock.ErrHeld)
 			}
 			return nil
 		}))
@@ -104,7 +104,7 @@ func TestStoreDownIsClosed(t *testing.T) {
 	t.Parallel()
 	store := newCut()
 	store.down.Store(true)
-	err := locker(t, store, lock.Options{}).Do(t.Context(), "s", "a", nil)
+	err := locker(t, store, lock.Options{}).Do(t.Context(), "s", "a", never)
 	require.ErrorIs(t, err, errDown)
 	require.NotErrorIs(t, err, lock.ErrHeld)
 }

@@ -1,0 +1,214 @@
+package pglock_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/idempotency"
+	"github.com/safetill/safetill/idempotency/lock"
+	"github.com/safetill/safetill/idempotency/lock/locktest"
+	"github.com/safetill/safetill/idempotency/pglock"
+	"github.com/safetill/safetill/internal/testdb"
+)
+
+var (
+	_ pglock.DB = (*pgxpool.Pool)(nil)
+	_ pglock.DB = (*pgx.Conn)(nil)
+	_ pglock.DB = pgx.Tx(nil)
+)
+
+const patience = 30 * time.Second // for what must come on a slow machine
+
+func migrated(tb testing.TB) *pgxpool.Pool {
+	tb.Helper()
+	pool := testdb.Postgres(tb)
+	require.NoError(tb, pglock.Migrate(tb.Context(), pool, nil))
+	return pool
+}
+
+func newLocker(tb testing.TB, pool *pgxpool.Pool, o pglock.Options) *pglock.Locker {
+	tb.Helper()
+	l, err := pglock.New(pool, &o)
+	require.NoError(tb, err)
+	return l
+}
+
+func TestLocker(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	locktest.Run(t, func(tb testing.TB, o lock.Options) locktest.Locker {
+		return newLocker(tb, pool, pglock.Options{Lease: o.Lease, Wait: o.Wait, WriteTimeout: o.WriteTimeout, Logger: o.Logger})
+	})
+}
+
+// never is the work of one who must not get the lock.
+func never(context.Context, lock.Held) error { panic("must not run") }
+
+// The server's default isolation is stricter: a token must still be above those of earlier holders.
+func TestLockerWhereTransactionsAreSerializable(t *testing.T) {
+	t.Parallel()
+	config, err := pgxpool.ParseConfig(testdb.PostgresURL(t))
+	require.NoError(t, err)
+	config.ConnConfig.RuntimeParams["default_transaction_isolation"] = "serializable"
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	read, err := pgxpool.New(t.Context(), config.ConnString()) // migrations want READ COMMITTED
+	require.NoError(t, err)
+	require.NoError(t, pglock.Migrate(t.Context(), read, nil))
+	read.Close()
+	a, b := newLocker(t, pool, pglock.Options{Wait: patience}), newLocker(t, pool, pglock.Options{Wait: patience})
+	var last idempotency.Token
+	done := make(chan error, 2)
+	for _, l := range []*pglock.Locker{a, b} {
+		go func() {
+			var err error
+			for range 20 {
+				err = errors.Join(err, l.Do(t.Context(), t.Name(), "a", func(_ context.Context, held lock.Held) error {
+					if held.Token <= last {
+						return errors.New("token does not grow")
+					}
+					last = held.Token
+					return nil
+				}))
+			}
+			done <- err
+		}()
+	}
+	require.NoError(t, <-done)
+	require.NoError(t, <-done)
+}
+
+func TestNewRefusesBadOptions(t *testing.T) {
+	t.Parallel()
+	_, err := pglock.New(nil, &pglock.Options{Lease: -1, Wait: 25 * 24 * time.Hour, WriteTimeout: time.Microsecond})
+	require.ErrorIs(t, err, idempotency.ErrInvalid)
+	for _, field := range []string{"pool is nil", "lease", "wait", "write timeout"} {
+		require.ErrorContains(t, err, field)
+	}
+}
+
+func TestSchema(t *testing.T) {
+	t.Parallel()
+	pool := testdb.Postgres(t)
+	l := newLocker(t, pool, pglock.Options{})
+	_, missing := errors.AsType[*pglock.SchemaError](l.CheckSchema(t.Context()))
+	require.True(t, missing)
+	err := l.Do(t.Context(), t.Name(), "a", never) // it has no token
+	require.Error(t, err)
+	require.NotErrorIs(t, err, lock.ErrHeld)
+	require.NoError(t, pglock.Migrate(t.Context(), pool, nil))
+	require.NoError(t, pglock.Migrate(t.Context(), pool, nil))
+	require.NoError(t, l.CheckSchema(t.Context()))
+	require.NoError(t, l.Do(t.Context(), t.Name(), "a", func(context.Context, lock.Held) error { return nil })) // it was not left locked
+}
+
+// The last token was given out when the clock was ahead, or the server is a replica that was promoted: the next is above it.
+func TestTokenGrowsWhenTheClockWasSetBack(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	ahead := idempotency.Token(time.Now().Add(time.Hour).UnixMicro())
+	inTx(t, pool, func(tx pgx.Tx) { require.NoError(t, pglock.NewFence(nil).Pass(t.Context(), tx, t.Name(), "a", ahead)) })
+	require.Equal(t, ahead+1, token(t, newLocker(t, pool, pglock.Options{})))
+}
+
+// The row is lost, as after a restore from a backup of before: the token comes from the clock.
+func TestTokensOutgrowARestore(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	l := newLocker(t, pool, pglock.Options{})
+	before := token(t, l)
+	_, err := pool.Exec(t.Context(), `DELETE FROM lock_fences`)
+	require.NoError(t, err)
+	require.Greater(t, token(t, l), before)
+}
+
+func token(tb testing.TB, l *pglock.Locker) (got idempotency.Token) {
+	tb.Helper()
+	require.NoError(tb, l.Do(tb.Context(), tb.Name(), "a", func(_ context.Context, held lock.Held) error {
+		got = held.Token
+		return nil
+	}))
+	return got
+}
+
+// 64 callers wait for a name, and there is one connection for them beside the holder's.
+func TestWaitersOfOneProcessShareAConnection(t *testing.T) {
+	t.Parallel()
+	config, err := pgxpool.ParseConfig(testdb.PostgresURL(t))
+	require.NoError(t, err)
+	config.MaxConns = 2
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	require.NoError(t, pglock.Migrate(t.Context(), pool, nil))
+	l := newLocker(t, pool, pglock.Options{Wait: patience})
+	done := make(chan error, 64)
+	for range cap(done) {
+		go func() {
+			done <- l.Do(t.Context(), t.Name(), "a", func(ctx context.Context, _ lock.Held) error {
+				return pool.Ping(ctx) // the work gets a connection
+			})
+		}()
+	}
+	for range cap(done) {
+		require.NoError(t, <-done)
+	}
+}
+
+// A setting that is left behind would end other people's connections.
+func TestConnectionGoesBackAsItCame(t *testing.T) {
+	t.Parallel()
+	config, err := pgxpool.ParseConfig(testdb.PostgresURL(t))
+	require.NoError(t, err)
+	config.MaxConns = 1
+	config.ConnConfig.RuntimeParams["idle_session_timeout"] = "1h"
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	require.NoError(t, pglock.Migrate(t.Context(), pool, nil))
+	var before, after int
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT pg_backend_pid()`).Scan(&before))
+	for _, wait := range []time.Duration{time.Minute, -1} {
+		l := newLocker(t, pool, pglock.Options{Wait: wait})
+		token(t, l)
+		var idle, limit string
+		require.NoError(t, pool.QueryRow(t.Context(), `SELECT current_setting('idle_session_timeout'), current_setting('lock_timeout'), pg_backend_pid()`).
+			Scan(&idle, &limit, &after))
+		require.Equal(t, []string{"1h", "0"}, []string{idle, limit})
+		require.Equal(t, before, after) // the very connection
+	}
+	var locks int
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = $1`, after).Scan(&locks))
+	require.Zero(t, locks)
+}
+
+// An administrator ends the holder's session: the work is told at once, and the next holder does not wait for the lease.
+func TestLostConnectionEndsTheWork(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	l, other := newLocker(t, pool, pglock.Options{Lease: time.Hour}), newLocker(t, pool, pglock.Options{Wait: patience})
+	var first idempotency.Token
+	err := l.Do(t.Context(), t.Name(), "a", func(ctx context.Context, held lock.Held) error {
+		first = held.Token
+		_, err := pool.Exec(t.Context(), `
+			SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
+				AND (classid::bigint << 32 | objid::bigint) = $1`, pglock.Hash(t.Name(), "a"))
+		require.NoError(t, err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(patience):
+			t.Error("the work was not told")
+		}
+		require.ErrorIs(t, context.Cause(ctx), lock.ErrLost)
+		require.Greater(t, token(t, other), first)
+		return nil
+	})
+	require.ErrorIs(t, err, lock.ErrLost)
+}

@@ -1,0 +1,214 @@
+package pglock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/safetill/safetill/idempotency"
+	"github.com/safetill/safetill/idempotency/lock"
+	"github.com/safetill/safetill/internal/pg"
+)
+
+const (
+	// limitSQL bounds the waits of the statements behind it in the same batch, which is one transaction.
+	limitSQL  = `SELECT set_config('lock_timeout', $1, true)`
+	lockSQL   = `SELECT pg_advisory_lock($1)`
+	trySQL    = `SELECT pg_try_advisory_lock($1)`
+	leaseSQL  = `SELECT set_config('idle_session_timeout', $1, false)`
+	unlockSQL = `SELECT pg_advisory_unlock($1)`
+	resetSQL  = `RESET idle_session_timeout`
+
+	// tokenSQL waits for a transaction that has passed the fence and is still open.
+	tokenSQL = `
+INSERT INTO {fences} AS f (key, token) VALUES ($1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
+ON CONFLICT (key) DO UPDATE SET token = greatest(f.token + 1, excluded.token)
+RETURNING token`
+
+	lockNotAvailable = "55P03" // lock_timeout is over
+)
+
+// session is a lock that is held, or about to be, on a connection that nobody else uses.
+type session struct {
+	locker *Locker
+	key    idempotency.Key
+	conn   *pgxpool.Conn
+	token  idempotency.Token
+	until  time.Time // the end of the lease, not later than on the server
+
+	stop context.CancelFunc // of the watch; nil while there is none
+	gone chan struct{}      // closed when the watch has ended
+}
+
+// open waits for the name and takes it.
+func (l *Locker) open(ctx context.Context, key idempotency.Key) (*session, error) {
+	over := time.Now().Add(l.wait)
+	if err := l.line.enter(ctx, key, l.wait); err != nil {
+		return nil, err
+	}
+	s, err := l.connect(ctx, key)
+	if err == nil {
+		err = s.take(ctx, time.Until(over))
+	}
+	if err == nil {
+		return s, nil
+	}
+	s.close()
+	if _, held := errors.AsType[*lock.HeldError](err); held {
+		return nil, err
+	}
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("pglock: %w: %w", context.Cause(ctx), err)
+	}
+	return nil, fmt.Errorf("pglock: %w", pg.Classify(err))
+}
+
+// connect takes a connection of the pool.
+func (l *Locker) connect(ctx context.Context, key idempotency.Key) (*session, error) {
+	limit := l.wait
+	if limit == 0 {
+		limit = l.writeTimeout
+	}
+	waiting, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	conn, err := l.pool.Acquire(waiting)
+	if err != nil {
+		err = fmt.Errorf("no connection in %v: %w", limit, err)
+	}
+	return &session{locker: l, key: key, conn: conn}, err
+}
+
+// take takes the lock, and then its token in a transaction of its own: one that began before the wait would not see, where
+// transactions are REPEATABLE READ, what the holder before has written.
+func (s *session) take(ctx context.Context, wait time.Duration) error {
+	won := true
+	b := &pgx.Batch{}
+	b.Queue(limitSQL, millis(wait))
+	if s.locker.wait > 0 {
+		b.Queue(lockSQL, hash(s.key))
+	} else {
+		b.Queue(trySQL, hash(s.key)).QueryRow(func(row pgx.Row) error { return row.Scan(&won) })
+	}
+	err := s.conn.SendBatch(ctx, b).Close()
+	switch {
+	case !won || isTimeout(err):
+		return &lock.HeldError{Name: s.key.Value, Cause: err}
+	case err != nil:
+		s.hangUp() // it may be locked all the same: a session's locks are not rolled back
+		return err
+	}
+	sent := time.Now()
+	b = &pgx.Batch{}
+	b.Queue(limitSQL, millis(wait))
+	b.Queue(leaseSQL, millis(s.locker.lease))
+	b.Queue(s.locker.token, []byte(s.key.String())).QueryRow(func(row pgx.Row) error { return row.Scan(&s.token) })
+	if err := s.conn.SendBatch(ctx, b).Close(); err != nil {
+		s.hangUp()
+		if isTimeout(err) {
+			return &lock.HeldError{Name: s.key.Value, Cause: err}
+		}
+		return err
+	}
+	s.renewed(sent)
+	return nil
+}
+
+func isTimeout(err error) bool {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && e.Code == lockNotAvailable
+}
+
+// renewed notes that the server has heard of the session by a call that began at sent. It counts from then on or later. A
+// hundredth is for clocks that do not run equally fast.
+func (s *session) renewed(sent time.Time) { s.until = sent.Add(s.locker.lease - s.locker.lease/100) }
+
+// watch lets the server hear of the session until close, and calls lose when the connection is gone.
+func (s *session) watch(lose context.CancelCauseFunc) {
+	ctx, stop := context.WithCancel(context.Background())
+	s.stop, s.gone = stop, make(chan struct{})
+	go func() {
+		defer close(s.gone)
+		if err := s.keep(ctx); err != nil {
+			lose(fmt.Errorf("%w: its connection failed: %w", lock.ErrLost, err))
+		}
+	}()
+}
+
+// keep returns nil when ctx ends, or why the connection is gone.
+func (s *session) keep(ctx context.Context) error {
+	for {
+		// Nothing comes on this connection but its end, and that is heard of at once.
+		quiet, cancel := context.WithTimeout(ctx, s.locker.lease/3)
+		_, err := s.conn.Conn().WaitForNotification(quiet)
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case s.conn.Conn().IsClosed():
+			return err
+		case err == nil:
+			continue // somebody used LISTEN and gave the connection back
+		}
+		// Not with ctx: a ping that is cut short would close the connection.
+		alive, cancel := context.WithDeadline(context.Background(), s.until)
+		sent := time.Now()
+		err = s.conn.Ping(alive)
+		cancel()
+		if err != nil {
+			return err
+		}
+		s.renewed(sent)
+	}
+}
+
+// close gives back whatever open has taken.
+func (s *session) close() {
+	defer s.locker.line.leave(s.key)
+	if s.conn == nil {
+		return
+	}
+	defer s.conn.Release()
+	if s.stop == nil { // the lock was not won
+		return
+	}
+	s.stop()
+	<-s.gone
+	if !s.conn.Conn().IsClosed() {
+		s.unlock()
+	}
+}
+
+// unlock gives the lock back, under a deadline of its own: whoever hangs up must not keep others waiting.
+func (s *session) unlock() {
+	ctx, cancel := context.WithTimeout(context.Background(), s.locker.writeTimeout)
+	defer cancel()
+	held := false
+	b := &pgx.Batch{}
+	b.Queue(unlockSQL, hash(s.key)).QueryRow(func(row pgx.Row) error { return row.Scan(&held) })
+	b.Queue(resetSQL)
+	err := s.conn.SendBatch(ctx, b).Close()
+	if err == nil && held {
+		return
+	}
+	s.locker.logger.LogAttrs(ctx, slog.LevelWarn, "pglock: lock not released, its connection is closed",
+		slog.Bool("held", held), slog.Any("error", err))
+	s.hangUp()
+}
+
+// hangUp closes the connection, and with it whatever it has locked or waits for: when the server has closed its end too, that
+// is free.
+func (s *session) hangUp() {
+	ctx, cancel := context.WithTimeout(context.Background(), s.locker.writeTimeout)
+	defer cancel()
+	_ = s.conn.Conn().Close(ctx) // however it ends, the pool does not keep it
+	select {
+	case <-s.conn.Conn().PgConn().CleanupDone(): // where the driver has closed it, for a context that ended
+	case <-ctx.Done():
+	}
+}
