@@ -89,7 +89,7 @@ type middleware struct {
 // Keep-Alive, Transfer-Encoding, Upgrade, …), informational responses, and what middlewares further out have set: they
 // set it on the replay themselves. Content-Length is always that of the body.
 //
-// Anything else is a [Refusal]: 400 for a key that is missing or none, 409 with Retry-After when the first request still
+// Anything else is a [Refusal]: 400 for a key that is missing or malformed, 409 with Retry-After when the first request still
 // runs after the wait, 422 for a key that belongs to another request, 413 for a body over the limit.
 //
 // # What is kept
@@ -97,8 +97,9 @@ type middleware struct {
 // Success, redirects, and refusals that are final, such as a declined card (402). Not kept are 5xx, 429 and panics, and of
 // the other 4xx those that somebody else (401, 403, 407), another header (406, 411, 412, 416, 417, 426, 428, 431) or
 // another time (404, 408, 409, 421, 423, 424, 425, 499) may turn into a success. After one of these the key is free, and
-// a repeat runs the handler again. So a handler that does not know whether it had an effect must be safe to repeat: hand
-// [Run.Key] on to the provider, and [Run.Token] to what you write; both are in the context ([RunFromContext]).
+// a repeat runs the handler again. So a handler that does not know whether it had an effect must be safe to repeat: hand an
+// id ([Key.ID]) on to the provider, write [Run.Token] with what you write, or divide the work by [Step]; the run is in the
+// context ([RunFromContext]).
 //
 // # Clients that hang up
 //

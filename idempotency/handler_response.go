@@ -114,6 +114,11 @@ func (r *response) send(w http.ResponseWriter) {
 	if bodyAllowed(r.status) && len(r.trailer) == 0 && len(h["Trailer"]) == 0 { // trailers come after chunks only
 		h["Content-Length"] = []string{strconv.Itoa(len(r.body))}
 	}
+	for _, f := range r.trailer {
+		if strings.HasPrefix(f.name, http.TrailerPrefix) { // or net/http takes a short response for one without trailers
+			h[f.name] = f.values
+		}
+	}
 	w.WriteHeader(r.status)
 	if len(r.body) > 0 {
 		_, _ = w.Write(r.body) // a client that is gone will repeat its request

@@ -722,7 +722,12 @@ func TestClientThatIsGoneBeforeTheHandlerBeginsAsksForNothing(t *testing.T) {
 }
 
 // deadWriter is the connection of a client that is gone.
-type deadWriter struct{ httptest.ResponseRecorder }
+type deadWriter struct {
+	httptest.ResponseRecorder
+	headers int // how often WriteHeader was called
+}
+
+func (w *deadWriter) WriteHeader(int) { w.headers++ }
 
 func (*deadWriter) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 
@@ -739,8 +744,10 @@ func TestEndlessResponseEndsWithTheHandlersTime(t *testing.T) {
 			}
 		}, &idempotency.HandlerOptions{MaxResponse: 20, Timeout: 10500 * time.Millisecond})
 		begin := time.Now()
-		s.handler.ServeHTTP(&deadWriter{}, payRequest("x", "a"))
+		var w deadWriter
+		s.handler.ServeHTTP(&w, payRequest("x", "a"))
 		require.Equal(t, 11*time.Second, time.Since(begin))
+		require.Equal(t, 1, w.headers)
 		requireRefusal(t, s.serve(payRequest("x", "a")), http.StatusInternalServerError, "response_not_kept")
 	})
 }

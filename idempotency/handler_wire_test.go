@@ -139,6 +139,11 @@ func TestReplayIsEqualOnTheWire(t *testing.T) {
 			w.Header().Set("Late", "1")
 			w.WriteHeader(http.StatusTeapot)
 		},
+		"trailers after a declared length": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "4")
+			_, _ = io.WriteString(w, "body")
+			w.Header().Set(http.TrailerPrefix+"Sum", "1")
+		},
 		"trailers": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Trailer", "Checksum, Absent")
 			_, _ = io.WriteString(w, "body")
@@ -158,9 +163,12 @@ func TestReplayIsEqualOnTheWire(t *testing.T) {
 			require.Contains(t, second, markerLine)
 			require.Equal(t, dateLine.ReplaceAllString(first, ""), dateLine.ReplaceAllString(strings.Replace(second, markerLine, "", 1), ""))
 			require.EqualValues(t, 1, s.charges.Load())
-			if name == "trailers" {
+			switch name {
+			case "trailers":
 				require.Contains(t, second, "\r\nChecksum: 42\r\n")
 				require.Contains(t, second, "\r\nUndeclared: 43\r\n")
+			case "trailers after a declared length":
+				require.Contains(t, second, "\r\nSum: 1\r\n")
 			}
 			if strings.HasPrefix(name, "length") {
 				require.Contains(t, second, "\r\nContent-Length: 2\r\n")
