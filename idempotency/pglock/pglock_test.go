@@ -212,3 +212,25 @@ func TestLostConnectionEndsTheWork(t *testing.T) {
 	})
 	require.ErrorIs(t, err, lock.ErrLost)
 }
+
+// The table is in a schema that no search_path names.
+func TestOtherSchema(t *testing.T) {
+	t.Parallel()
+	pool := testdb.Postgres(t)
+	var schema string
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT current_schema() || '_"locks"'`).Scan(&schema))
+	require.NoError(t, pglock.Migrate(t.Context(), pool, &pglock.MigrateOptions{Schema: schema}))
+	t.Cleanup(func() {
+		ctx := context.WithoutCancel(t.Context())
+		_, err := pool.Exec(ctx, `DROP SCHEMA `+pgx.Identifier{schema}.Sanitize()+` CASCADE`)
+		require.NoError(t, err)
+	})
+	l := newLocker(t, pool, pglock.Options{Schema: schema})
+	require.NoError(t, l.CheckSchema(t.Context()))
+	held := token(t, l)
+	inTx(t, pool, func(tx pgx.Tx) {
+		fence := pglock.NewFence(&pglock.FenceOptions{Schema: schema})
+		require.ErrorIs(t, fence.Pass(t.Context(), tx, t.Name(), "a", held-1), lock.ErrStale)
+		require.NoError(t, fence.Pass(t.Context(), tx, t.Name(), "a", held))
+	})
+}

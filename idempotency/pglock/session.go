@@ -142,18 +142,16 @@ func (s *session) watch(lose context.CancelCauseFunc) {
 
 // keep returns nil when ctx ends, or why the connection is gone.
 func (s *session) keep(ctx context.Context) error {
-	for {
+	for ctx.Err() == nil {
 		// Nothing comes on this connection but its end, and that is heard of at once.
 		quiet, cancel := context.WithTimeout(ctx, s.locker.lease/3)
 		_, err := s.conn.Conn().WaitForNotification(quiet)
 		cancel()
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case s.conn.Conn().IsClosed():
+		if err == nil || ctx.Err() != nil { // somebody used LISTEN and gave the connection back; or the work is done
+			continue
+		}
+		if s.conn.Conn().IsClosed() {
 			return err
-		case err == nil:
-			continue // somebody used LISTEN and gave the connection back
 		}
 		// Not with ctx: a ping that is cut short would close the connection.
 		alive, cancel := context.WithDeadline(context.Background(), s.until)
@@ -165,6 +163,7 @@ func (s *session) keep(ctx context.Context) error {
 		}
 		s.renewed(sent)
 	}
+	return nil
 }
 
 // close gives back whatever open has taken.
