@@ -13,6 +13,7 @@ import (
 	"github.com/safetill/safetill/examples/internal/breaker"
 	"github.com/safetill/safetill/examples/internal/problem"
 	"github.com/safetill/safetill/examples/internal/service"
+	"github.com/safetill/safetill/idempotency"
 	"github.com/safetill/safetill/internal/join"
 	"github.com/safetill/safetill/ledger"
 )
@@ -28,6 +29,12 @@ const (
 type api struct {
 	*accepter
 	ledger *ledger.Ledger
+	group  *ledger.Group
+	keys   interface { // of operators' writes
+		idempotency.Store
+		idempotency.Sweeper
+	}
+	once   func(http.Handler) http.Handler
 	health service.Health // ready as long as payments can be taken durably by anyone
 }
 
@@ -40,18 +47,6 @@ func (s *api) public() http.Handler {
 	v1.GET("/customers/:customer_id/balance", problem.Handle(s.getBalance))
 	v1.GET("/customers", problem.Handle(s.listCustomers))
 	s.health.Routes(r)
-	return r
-}
-
-// admin is for operators: keep its port private.
-func (s *api) admin() http.Handler {
-	r := s.engine()
-	v1 := r.Group("/api/v1/admin")
-	v1.POST("/seed-customers", problem.Handle(s.seedCustomers))
-	v1.GET("/stats", problem.Handle(s.stats))
-	v1.GET("/verify", problem.Handle(s.verify))
-	s.health.Routes(r)
-	s.m.Routes(r)
 	return r
 }
 
@@ -98,15 +93,17 @@ func (s *api) getPayment(c *gin.Context) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return breaker.Call(c.Request.Context(), s.db, func(ctx context.Context) (any, error) {
+	return s.payment(c.Request.Context(), "reference", reference)
+}
+
+// payment finds the payment that a request's field names.
+func (s *api) payment(ctx context.Context, field, reference string) (payment, error) {
+	return breaker.Call(ctx, s.db, func(ctx context.Context) (payment, error) {
 		found, err := s.store.find(ctx, reference)
-		switch {
-		case err != nil:
-			return nil, err
-		case len(found) == 0:
-			return nil, unknown("payment", "reference")
+		if err == nil && len(found) == 0 {
+			err = unknown("payment", field)
 		}
-		return found[0], nil
+		return append(found, payment{})[0], err
 	})
 }
 
@@ -172,38 +169,4 @@ func (s *api) listCustomers(c *gin.Context) (any, error) {
 		page, err := s.customers(ctx, ids...)
 		return gin.H{"customers": page, "limit": limit, "offset": offset, "total": total}, err
 	})
-}
-
-func (s *api) seedCustomers(c *gin.Context) (any, error) {
-	var body struct {
-		Count *int `json:"count"`
-	}
-	if err := problem.Decode(c.Request.Body, maxBody, &body); err != nil {
-		return nil, err
-	}
-	var faults problem.Faults
-	n := faults.Int("count", body.Count, 1, maxSeed)
-	if len(faults) > 0 {
-		return nil, faults.Err(http.StatusUnprocessableEntity, "the request has faults")
-	}
-	ctx, cancel := context.WithTimeout(c.Request.Context(), time.Minute)
-	defer cancel()
-	made, err := seed(ctx, s.store, n)
-	return gin.H{"created": made, "first": customerID(1), "last": customerID(n)}, err
-}
-
-func (s *api) stats(c *gin.Context) (any, error) {
-	t, err := breaker.Call(c.Request.Context(), s.db, s.store.totals)
-	if err != nil {
-		return nil, err
-	}
-	t.Breakers, t.Depth = s.m.Breakers(), s.m.Depths(c.Request.Context())
-	return t, nil
-}
-
-func (s *api) verify(c *gin.Context) (any, error) {
-	ctx, cancel := context.WithTimeout(c.Request.Context(), 5*time.Minute)
-	defer cancel()
-	report, err := s.ledger.Verify(ctx)
-	return gin.H{"ok": report.OK(), "accounts": report.Accounts, "entries": report.Entries, "breaks": append([]ledger.Break{}, report.Breaks...)}, err
 }

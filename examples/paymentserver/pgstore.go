@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype/zeronull"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/safetill/safetill/idempotency/pgidem"
 	"github.com/safetill/safetill/internal/pg"
 	"github.com/safetill/safetill/ledger"
 	"github.com/safetill/safetill/ledger/pgledger"
@@ -40,16 +41,16 @@ var (
 )
 
 // prepare brings the schema up to date, or else checks that it is.
-func prepare(ctx context.Context, pool *pgxpool.Pool, migrate bool) error {
+func prepare(ctx context.Context, pool *pgxpool.Pool, keys *pgidem.Store, migrate bool) error {
 	sub, err := fs.Sub(files, "migrations")
 	if err != nil {
 		return err
 	}
 	own := pg.Migration{Line: "paymentserver", Files: sub}
 	if migrate {
-		return errors.Join(pgledger.Migrate(ctx, pool, nil), pg.Migrate(ctx, pool, own))
+		return errors.Join(pgledger.Migrate(ctx, pool, nil), pgidem.Migrate(ctx, pool, nil), pg.Migrate(ctx, pool, own))
 	}
-	return errors.Join(pgledger.NewStore(pool, nil).CheckSchema(ctx), pg.CheckSchema(ctx, pool, own))
+	return errors.Join(pgledger.NewStore(pool, nil).CheckSchema(ctx), keys.CheckSchema(ctx), pg.CheckSchema(ctx, pool, own))
 }
 
 // pgStore is a store in PostgreSQL.
@@ -71,9 +72,6 @@ func (s *pgStore) in(tx pgx.Tx) *ledger.Ledger {
 	return l
 }
 
-// errTaken says that a reference is taken, before it is known by what.
-var errTaken = errors.New("reference is taken")
-
 func (s *pgStore) accept(ctx context.Context, payments []*payment, acknowledged bool) ([]acceptance, error) {
 	out, err := s.insert(ctx, payments, acknowledged)
 	if err != nil {
@@ -81,7 +79,7 @@ func (s *pgStore) accept(ctx context.Context, payments []*payment, acknowledged 
 	}
 	taken := map[string]int{}
 	for i, a := range out {
-		if errors.Is(a.err, errTaken) {
+		if a == (acceptance{}) {
 			taken[payments[i].Reference] = i
 		}
 	}
@@ -96,6 +94,7 @@ func (s *pgStore) accept(ctx context.Context, payments []*payment, acknowledged 
 	return out, err
 }
 
+// insert leaves the acceptance empty where a reference is taken.
 func (s *pgStore) insert(ctx context.Context, payments []*payment, acknowledged bool) ([]acceptance, error) {
 	n := len(payments)
 	references, customers, statuses := make([]string, n), make([]string, n), make([]string, n)
@@ -109,12 +108,8 @@ func (s *pgStore) insert(ctx context.Context, payments []*payment, acknowledged 
 		"{"+strings.Join(amounts, ",")+"}", "{"+strings.Join(dates, ",")+"}", states, accepted, acknowledged)
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (a acceptance, err error) {
 		var known bool
-		err = row.Scan(&known, (*zeronull.Timestamptz)(&a.first))
-		switch {
-		case !known:
+		if err = row.Scan(&known, (*zeronull.Timestamptz)(&a.first)); !known {
 			a.err = errUnknownCustomer
-		case a.first.IsZero():
-			a.err = errTaken
 		}
 		return a, err
 	})

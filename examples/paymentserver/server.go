@@ -12,6 +12,8 @@ import (
 	"github.com/safetill/safetill/examples/internal/connect"
 	"github.com/safetill/safetill/examples/internal/private"
 	"github.com/safetill/safetill/examples/internal/service"
+	"github.com/safetill/safetill/idempotency"
+	"github.com/safetill/safetill/idempotency/pgidem"
 	"github.com/safetill/safetill/idempotency/redisidem"
 	"github.com/safetill/safetill/internal/join"
 	"github.com/safetill/safetill/internal/pg"
@@ -58,6 +60,9 @@ func newServer(ctx context.Context, o *options, log *slog.Logger) (_ *server, er
 	} else {
 		err = s.openServers(ctx)
 	}
+	if err == nil {
+		err = s.protect()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +92,7 @@ func (s *server) openMemory() (err error) {
 	if s.queue, err = queue.NewMemory(nil); err != nil {
 		return err
 	}
-	s.store = newMemoryStore(s.ledger)
+	s.store, s.keys = newMemoryStore(s.ledger), idempotency.NewMemory(nil)
 	s.health.Watch("memory", func(context.Context) error { return nil })
 	s.log.Warn("everything is in memory and gone when this process ends; -data DIR or -postgres URL keeps it")
 	return nil
@@ -102,7 +107,11 @@ func (s *server) openServers(ctx context.Context) error {
 	s.closers = append(s.closers, pool.Close)
 	start, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	err = prepare(start, pool, s.o.migrate)
+	keys, err := pgidem.NewStore(pool, nil)
+	if err != nil {
+		return err
+	}
+	err = prepare(start, pool, keys, s.o.migrate)
 	_, old := errors.AsType[*pg.SchemaError](err)
 	switch {
 	case old:
@@ -112,7 +121,7 @@ func (s *server) openServers(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	s.store = newPGStore(pool)
+	s.store, s.keys = newPGStore(pool), keys
 	s.health.Watch("postgres", pool.Ping)
 	s.m.Postgres(pool)
 	if s.ledger, err = ledger.New(pgledger.NewStore(pool, nil), nil); err != nil {
@@ -155,7 +164,10 @@ func (s *server) serve(ctx context.Context) error {
 	return service.Run(ctx, service.Service{
 		Addr: s.o.addr, AdminAddr: s.o.adminAddr, Public: s.public(), Admin: s.admin(),
 		Unready: s.health.Drain,
-		Stages:  []func(context.Context) error{s.joiner.Run, func(ctx context.Context) error { return s.work(ctx, s.o.workers) }},
-		Log:     s.log,
+		Stages: []func(context.Context) error{
+			s.joiner.Run, func(ctx context.Context) error { return s.work(ctx, s.o.workers) }, s.group.Run,
+			service.Every(time.Minute, s.log, "sweep of keys", func(ctx context.Context) error { _, err := s.keys.Sweep(ctx, 1000); return err }),
+		},
+		Log: s.log,
 	})
 }

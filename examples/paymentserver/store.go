@@ -25,6 +25,10 @@ const (
 	financed = ledger.AccountID("financed-assets") // what the customers have bought
 )
 
+func paymentID(reference string) ledger.TransactionID {
+	return ledger.TransactionID("payment:" + reference)
+}
+
 func receivable(customer string) ledger.AccountID { return ledger.AccountID("customer:" + customer) }
 
 // assetValue is what each seeded customer owes at first.
@@ -76,16 +80,13 @@ type store interface {
 
 func customerID(n int) string { return fmt.Sprintf("GIG%05d", n) }
 
-// seedChunk is how many customers are made in one commit.
-const seedChunk = 1000
-
 // seed makes the customers GIG00001 to GIG<n> that are missing, and says how many were.
 func seed(ctx context.Context, s store, n int) (made int, err error) {
 	ids := make([]string, n)
 	for i := range ids {
 		ids[i] = customerID(i + 1)
 	}
-	for chunk := range slices.Chunk(ids, seedChunk) {
+	for chunk := range slices.Chunk(ids, 1000) { // a commit each
 		opened, err := s.open(ctx, chunk)
 		if err != nil {
 			return made, err
@@ -125,7 +126,7 @@ func openCustomers(ctx context.Context, l *ledger.Ledger, ids []string) error {
 func postAll(ctx context.Context, l *ledger.Ledger, payments []payment) error {
 	txs := make([]ledger.Transaction, len(payments))
 	for i, p := range payments {
-		txs[i] = ledger.Transaction{ID: ledger.TransactionID("payment:" + p.Reference), Postings: []ledger.Posting{
+		txs[i] = ledger.Transaction{ID: paymentID(p.Reference), Postings: []ledger.Posting{
 			{Debit: clearing, Credit: receivable(p.CustomerID), Amount: p.Amount, Currency: currency},
 		}}
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/shopspring/decimal"
 	"github.com/stretchr/testify/require"
 
+	"github.com/safetill/safetill/idempotency/pgidem"
 	"github.com/safetill/safetill/internal/testdb"
 	"github.com/safetill/safetill/ledger"
 	"github.com/safetill/safetill/ledger/pgledger"
@@ -34,7 +35,9 @@ var storeKinds = map[string]func(t *testing.T) storeUnderTest{
 	"postgres": func(t *testing.T) storeUnderTest {
 		t.Helper()
 		pool := testdb.Postgres(t)
-		require.NoError(t, prepare(t.Context(), pool, true))
+		keys, err := pgidem.NewStore(pool, nil)
+		require.NoError(t, err)
+		require.NoError(t, prepare(t.Context(), pool, keys, true))
 		l, err := ledger.New(pgledger.NewStore(pool, nil), nil)
 		require.NoError(t, err)
 		return storeUnderTest{newPGStore(pool), l}

@@ -123,3 +123,22 @@ func Together(ctx context.Context, works ...func(context.Context) error) error {
 	running.Wait()
 	return errors.Join(errs...)
 }
+
+// Every does something again and again, as one of the Stages. What fails is
+// logged, and done the next time.
+func Every(period time.Duration, log *slog.Logger, name string, do func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		ticks := time.NewTicker(period)
+		defer ticks.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-ticks.C:
+			}
+			if err := do(ctx); err != nil && ctx.Err() == nil {
+				log.Warn("failed, and will be done again", slog.String("what", name), slog.Any("error", err))
+			}
+		}
+	}
+}

@@ -8,8 +8,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -154,4 +156,23 @@ func TestTogetherEndsWhenOneFails(t *testing.T) {
 	require.NoError(t, Together(ctx, stage(&n, "b")))
 	require.Equal(t, []string{"a stops", "a is done", "b stops", "b is done"}, n.all())
 	require.NoError(t, Together(t.Context()))
+}
+
+func TestEveryGoesOnAfterAFailure(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		ctx, stop := context.WithTimeout(t.Context(), 3*time.Minute+time.Second)
+		defer stop()
+		done := 0
+		err := Every(time.Minute, slog.New(slog.NewTextHandler(&log, nil)), "sweep", func(context.Context) error {
+			if done++; done == 2 {
+				return errors.New("no store")
+			}
+			return nil
+		})(ctx)
+		require.NoError(t, err)
+		require.Equal(t, 3, done)
+		require.Equal(t, 1, strings.Count(log.String(), `what=sweep error="no store"`), log.String())
+	})
 }

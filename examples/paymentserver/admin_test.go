@@ -1,0 +1,147 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// write posts to the admin port under an Idempotency-Key; "" for none.
+func (s *apiServer) write(t *testing.T, path, key, body string) apiAnswer {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.admin+"/api/v1/admin/"+path, strings.NewReader(body))
+	require.NoError(t, err)
+	if key != "" {
+		req.Header.Set("Idempotency-Key", key)
+	}
+	resp, err := apiClient.Do(req)
+	require.NoError(t, err)
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return apiAnswer{status: resp.StatusCode, header: resp.Header, body: text}
+}
+
+func refundOf(reference string) string {
+	return fmt.Sprintf(`{"transaction_reference":%q}`, reference)
+}
+
+func TestAPIRefundsOnce(t *testing.T) {
+	t.Parallel()
+	apiEach(t, func(t *testing.T, s *apiServer) {
+		s.accept(t, http.StatusAccepted, apiPaid("R-1", "GIG00001", "100", "COMPLETE"))
+		s.settled(t, "R-1")
+		first := s.write(t, "refunds", "k1", refundOf("R-1"))
+		require.Equal(t, http.StatusCreated, first.status, "%s", first.body)
+		require.Equal(t, "R-1", first.object(t)["transaction_reference"])
+		require.Empty(t, first.header.Get("Idempotency-Replayed"))
+		require.Equal(t, [3]string{"1000000", "0", "100"}, s.balance(t, "GIG00001"), "it is owed again")
+
+		for _, key := range []string{"k1", `"k1"`} {
+			again := s.write(t, "refunds", key, refundOf("R-1"))
+			require.Equal(t, first.status, again.status)
+			require.Equal(t, string(first.body), string(again.body))
+			require.Equal(t, "true", again.header.Get("Idempotency-Replayed"))
+		}
+		requireProblem(t, s.write(t, "refunds", "k2", refundOf("R-1")), http.StatusUnprocessableEntity, "transaction_reference")
+		require.Equal(t, http.StatusUnprocessableEntity, s.write(t, "refunds", "k1", refundOf("R-2")).status, "the key belongs to another request")
+		require.Equal(t, [3]string{"1000000", "0", "100"}, s.balance(t, "GIG00001"))
+		s.sound(t)
+	})
+}
+
+// An operator may come before the payment is posted, and again with the same key.
+func TestAPIRefundsOnlyWhatIsPosted(t *testing.T) {
+	t.Parallel()
+	apiBoth(t, func(t *testing.T, s *apiServer) {
+		requireProblem(t, s.write(t, "refunds", "early", refundOf("R-3")), http.StatusNotFound, "transaction_reference")
+		s.accept(t, http.StatusAccepted, apiPaid("R-3", "GIG00002", "10.50", "PENDING"))
+		requireProblem(t, s.write(t, "refunds", "early", refundOf("R-3")), http.StatusConflict, "transaction_reference")
+		s.accept(t, http.StatusAccepted, apiPaid("R-3", "GIG00002", "10.50", "COMPLETE"))
+		s.settled(t, "R-3")
+		require.Equal(t, http.StatusCreated, s.write(t, "refunds", "early", refundOf("R-3")).status)
+		require.Equal(t, [3]string{"1000000", "0", "10.5"}, s.balance(t, "GIG00002"))
+		s.sound(t)
+	})
+}
+
+func TestAPIRefundRefusals(t *testing.T) {
+	t.Parallel()
+	apiBoth(t, func(t *testing.T, s *apiServer) {
+		for _, c := range []struct {
+			key, body string
+			status    int
+			field     []string
+		}{
+			{"", refundOf("R-4"), http.StatusBadRequest, nil},
+			{`"unfinished`, refundOf("R-4"), http.StatusBadRequest, nil},
+			{strings.Repeat("k", 256), refundOf("R-4"), http.StatusBadRequest, nil},
+			{"k", `{}`, http.StatusUnprocessableEntity, []string{"transaction_reference"}},
+			{"l", `{"transaction_reference":"/"}`, http.StatusUnprocessableEntity, []string{"transaction_reference"}},
+			{"m", `{"transaction_reference":"R-4","amount":"5"}`, http.StatusBadRequest, []string{"amount"}},
+			{"n", `{"transaction_reference":"R-4"} `, http.StatusNotFound, []string{"transaction_reference"}},
+			{"o", ``, http.StatusBadRequest, nil},
+		} {
+			a := s.write(t, "refunds", c.key, c.body)
+			require.Equal(t, c.status, a.status, "%s: %s", c.body, a.body)
+			require.Equal(t, "application/problem+json", a.header.Get("Content-Type"))
+			if c.field != nil {
+				requireProblem(t, a, c.status, c.field...)
+			}
+		}
+		require.InDelta(t, 2*10, s.get(t, "/api/v1/admin/verify")["entries"], 0)
+	})
+}
+
+// Many operators, some of them the same one clicking again: one refund.
+func TestAPIManyRefundsOfOnePayment(t *testing.T) {
+	t.Parallel()
+	const operators, clicks = 8, 8
+	apiEach(t, func(t *testing.T, s *apiServer) {
+		s.accept(t, http.StatusAccepted, apiPaid("R-5", "GIG00003", "70", "COMPLETE"))
+		s.settled(t, "R-5")
+		var done, replays, refused atomic.Int64
+		var all sync.WaitGroup
+		for o := range operators {
+			for range clicks {
+				all.Go(func() {
+					switch a := s.write(t, "refunds", fmt.Sprint("operator-", o), refundOf("R-5")); {
+					case a.status == http.StatusCreated && a.header.Get("Idempotency-Replayed") == "":
+						done.Add(1)
+					case a.status == http.StatusCreated:
+						replays.Add(1)
+					case a.status == http.StatusUnprocessableEntity:
+						refused.Add(1)
+					default:
+						t.Errorf("%d %s", a.status, a.body)
+					}
+				})
+			}
+		}
+		all.Wait()
+		require.EqualValues(t, 1, done.Load())
+		require.EqualValues(t, clicks-1, replays.Load())
+		require.EqualValues(t, (operators-1)*clicks, refused.Load())
+		require.Equal(t, [3]string{"1000000", "0", "70"}, s.balance(t, "GIG00003"))
+		s.sound(t)
+	})
+}
+
+func TestAPISeedingUnderAKeyIsAnsweredAgain(t *testing.T) {
+	t.Parallel()
+	apiBoth(t, func(t *testing.T, s *apiServer) {
+		first := s.write(t, "seed-customers", "seed", `{"count":25}`)
+		require.Equal(t, http.StatusOK, first.status)
+		require.InDelta(t, 15, first.object(t)["created"], 0)
+		again := s.write(t, "seed-customers", "seed", `{"count":25}`)
+		require.Equal(t, string(first.body), string(again.body))
+		require.Equal(t, "true", again.header.Get("Idempotency-Replayed"))
+		require.InDelta(t, 0, s.write(t, "seed-customers", "", `{"count":25}`).object(t)["created"], 0, "without a key it is done again")
+	})
+}
