@@ -39,7 +39,7 @@ func TestMutantsAreCaught(t *testing.T) {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
 			store := m.store(t, newPool(t, testdb.PostgresURL(t), m.name, clients))
-			h := newHistory(t, store, oneSeed(t))
+			h := newHistory(t, oneSeed(t), store)
 			h.plain = m.plain
 			require.Equal(t, m.want, h.mutant(t, operations/4))
 		})
@@ -56,14 +56,14 @@ func TestMutantsAreCaught(t *testing.T) {
 			if f == 0 {
 				want = porcupine.Ok
 			}
-			require.Equal(t, want, newHistory(t, newSloppy(f), oneSeed(t)).mutant(t, operations))
+			require.Equal(t, want, newHistory(t, oneSeed(t), newSloppy(f)).mutant(t, operations))
 		})
 	}
 }
 
 func (h *history) mutant(t *testing.T, n int) porcupine.CheckResult {
 	t.Helper()
-	openShards(t, h.store)
+	openShards(t, h.processes[0].store)
 	if h.plain {
 		h.clients(t.Context(), n)
 	} else {
