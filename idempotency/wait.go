@@ -71,37 +71,36 @@ func (g *Guard) admit(ctx context.Context, q *Request) (admission, error) {
 // await waits in a room, which it leaves.
 func (g *Guard) await(ctx context.Context, q *Request, r *room) (admission, error) {
 	defer g.lobby.leave(q, r)
-	over := time.NewTimer(g.wait)
-	defer over.Stop()
+	waiting, stop := context.WithTimeout(ctx, g.wait)
+	defer stop()
 	select {
-	case <-r.settled:
-		return admission{record: r.record}, nil
 	case <-r.lead:
 		defer func() { r.lead <- struct{}{} }()
-		return g.lead(ctx, q, r, over)
-	case <-over.C:
-		return admission{}, r.inFlight(q.Key)
-	case <-ctx.Done():
-		return admission{}, fmt.Errorf("%w: %w", r.inFlight(q.Key), context.Cause(ctx))
+		return g.lead(ctx, waiting, q, r)
+	case <-r.settled:
+	case <-waiting.Done():
 	}
+	won, _, err := r.over(ctx, waiting, q.Key)
+	return won, err
 }
 
 // lead asks the store until the key is free or completed.
-func (g *Guard) lead(ctx context.Context, q *Request, r *room, over *time.Timer) (admission, error) {
-	pause := firstPoll
-	for {
+func (g *Guard) lead(ctx, waiting context.Context, q *Request, r *room) (admission, error) {
+	for pause := firstPoll; ; pause = min(2*pause, longestPoll) {
+		if won, over, err := r.over(ctx, waiting, q.Key); over { // before a nudge is taken that is the next one's
+			return won, err
+		}
 		poll := time.NewTimer(g.jitter(min(pause, r.left())))
 		select {
 		case <-poll.C:
 		case <-r.wake:
 		case <-r.settled:
-			return admission{record: r.record}, nil
-		case <-over.C:
-			return admission{}, r.inFlight(q.Key)
-		case <-ctx.Done():
-			return admission{}, fmt.Errorf("%w: %w", r.inFlight(q.Key), context.Cause(ctx))
+		case <-waiting.Done():
 		}
 		poll.Stop()
+		if won, over, err := r.over(ctx, waiting, q.Key); over {
+			return won, err
+		}
 		sent := g.clock()
 		record, err := g.poll(ctx, q)
 		switch {
@@ -114,8 +113,23 @@ func (g *Guard) lead(ctx context.Context, q *Request, r *room, over *time.Timer)
 			return admission{}, err
 		}
 		r.seen(record.Remaining, err)
-		pause = min(2*pause, longestPoll)
 	}
+}
+
+// over tells whether there is nothing to wait for any more, and what came of it. A result counts more than that time is up.
+func (r *room) over(ctx, waiting context.Context, key Key) (admission, bool, error) {
+	select {
+	case <-r.settled:
+		return admission{record: r.record}, true, nil
+	default:
+	}
+	if ctx.Err() != nil {
+		return admission{}, true, fmt.Errorf("%w: %w", r.inFlight(key), context.Cause(ctx))
+	}
+	if waiting.Err() != nil {
+		return admission{}, true, r.inFlight(key)
+	}
+	return admission{}, false, nil
 }
 
 // poll claims under a deadline: the caller's may be none, and others wait for this answer.
