@@ -1,0 +1,137 @@
+package pgidem
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/safetill/safetill/idempotency"
+	"github.com/safetill/safetill/internal/pg"
+)
+
+// txFound is what looking a key up has found.
+type txFound struct {
+	now    time.Time // the server's, when it was locked
+	read   time.Time // the local clock then
+	locked bool
+	record *txRecord // nil: there is none
+
+	scans string
+}
+
+// txRecord is a record of the table.
+type txRecord struct {
+	same      bool // its payload is the request's
+	completed bool
+	status    int32
+	token     int64
+	response  []byte
+	left      time.Duration // not positive: it is over
+	steps     *bool         // they are still kept
+}
+
+// enter queues what locks and looks up the key, or only looks it up.
+func (f *txFound) enter(b *pgx.Batch, sql string, c *txCall) {
+	args := []any{c.lock}
+	if sql == txLookSQL {
+		args = nil
+	}
+	b.Queue(sql, args...).QueryRow(func(row pgx.Row) error { return row.Scan(&f.now, &f.scans, nil, &f.locked) })
+	b.Queue(c.g.sql.read, c.id, c.fingerprint[:]).Query(f.scan)
+}
+
+// wait queues what waits for the lock of the key, for no longer than limit, and looks it up.
+func (f *txFound) wait(b *pgx.Batch, c *txCall, limit time.Duration) {
+	f.locked = true
+	millis := strconv.FormatInt(max(1, limit.Milliseconds()), 10)
+	b.Queue(txWaitSQL, c.lock, millis).QueryRow(func(row pgx.Row) error { return row.Scan(nil, nil, nil, &f.now, &f.scans, nil) })
+	b.Queue(c.g.sql.waited, c.id, c.fingerprint[:]).Query(f.scan)
+}
+
+func (f *txFound) scan(rows pgx.Rows) error {
+	f.read = time.Now()
+	var r txRecord
+	var left int64
+	_, err := pgx.ForEachRow(rows, []any{&r.same, &r.completed, &r.status, &r.token, &r.response, &left, &r.steps}, func() error {
+		r.left = time.Duration(left) * time.Microsecond
+		f.record = &r
+		return nil
+	})
+	return err
+}
+
+// look looks the key up without its lock.
+func (f *txFound) look(ctx context.Context, db pg.Batcher, c *txCall) error {
+	f.record = nil
+	b := &pgx.Batch{}
+	f.enter(b, txLookSQL, c)
+	return db.SendBatch(ctx, b).Close()
+}
+
+// restore puts back a setting that the caller had changed: a lookup leaves the server's default.
+func (u *txUnit) restore(ctx context.Context, f *txFound) error {
+	if f.scans == "on" {
+		return nil
+	}
+	_, err := u.tx.Exec(ctx, "SET LOCAL enable_seqscan = off")
+	return err
+}
+
+// takeOver removes a record that is over, and tells whether it was still the same.
+func (u *txUnit) takeOver(ctx context.Context, c *txCall, token int64) (done bool, err error) {
+	err = pg.Probe(ctx, u.tx, func(rows pgx.Rows) error {
+		_, err := pgx.ForEachRow(rows, []any{&done}, func() error { return nil })
+		return err
+	}, c.g.sql.takeOver, c.id, token)
+	return done, err
+}
+
+// judge returns what a record answers. neither: the key is free.
+func (c *txCall) judge(r *txRecord) (*txResult, error) {
+	if r == nil {
+		return nil, nil
+	}
+	kept := r.steps != nil && *r.steps
+	switch {
+	case r.left <= 0 && !kept:
+		return nil, nil
+	case !r.same:
+		return nil, idempotency.ErrMismatch
+	case r.left <= 0:
+		return nil, &idempotency.InvalidError{Field: "key", Reason: "holds steps of idempotency.Do, from which only Do can go on"}
+	case r.completed:
+		return &txResult{status: r.status, response: r.response, replayed: true}, nil
+	}
+	return nil, &idempotency.InFlightError{Key: c.key, RetryAfter: r.left}
+}
+
+// look answers from the record that there is, in one round trip, in which nothing is locked. neither: it takes more than that.
+func (c *txCall) look(ctx context.Context) (*txResult, error) {
+	var f txFound
+	switch db := c.g.db.(type) {
+	case pgx.Tx:
+		u := &txUnit{tx: db, callers: true, release: func() {}}
+		defer u.end(ctx)
+		err := u.begin(ctx, db, func(b *pgx.Batch) {
+			f.enter(b, txLookSQL, c)
+			b.Queue(releaseSavepointSQL)
+		})
+		if err == nil {
+			u.open = false
+			err = u.restore(ctx, &f)
+		}
+		if err != nil {
+			return nil, nil
+		}
+	case pg.Batcher: // a statement's transaction ends, and its settings with it
+		if f.look(ctx, db, c) != nil {
+			return nil, nil
+		}
+	}
+	if f.record == nil || !f.record.completed {
+		return nil, nil
+	}
+	return c.judge(f.record)
+}

@@ -1,0 +1,51 @@
+package pgidem
+
+import "strings"
+
+// txStatements are those of a TxGuard, with the table's name filled in.
+type txStatements struct{ read, waited, takeOver, insert string }
+
+func newTxStatements(table string) txStatements {
+	fill := func(sql, restored string) string {
+		return strings.NewReplacer("{records}", table, "{restored}", restored).Replace(sql)
+	}
+	return txStatements{
+		read: fill(txReadSQL, scansOnSQL), waited: fill(txReadSQL, scansOnSQL+` || `+timeoutAsWasSQL),
+		takeOver: fill(txTakeOverSQL, ""), insert: fill(txInsertSQL, ""),
+	}
+}
+
+// The key is locked by one statement and looked up by the next, whose snapshot is newer than the lock: in one, a record that
+// was committed between the snapshot and the lock would be missed.
+//
+// Sequential scans are off while the second is planned: see pg.Probe. They are on again before anything of the caller's
+// runs, by a call in the LIMIT, which is evaluated whether or not there is a row. It is not 0, having the length of 'on'.
+const (
+	// Parameter: the key's lock.
+	txEnterSQL = `SELECT clock_timestamp(), current_setting('enable_seqscan'), set_config('enable_seqscan', 'off', true), pg_try_advisory_xact_lock($1)`
+
+	// The same without the lock.
+	txLookSQL = `SELECT clock_timestamp(), current_setting('enable_seqscan'), set_config('enable_seqscan', 'off', true), true`
+
+	// Parameters: the key's lock, for how long to wait. They are evaluated in the order of writing: the limit is set before the
+	// wait, the clock read after it.
+	txWaitSQL = `SELECT set_config('safetill.lock_timeout', current_setting('lock_timeout'), true), set_config('lock_timeout', $2, true),
+	pg_advisory_xact_lock($1), clock_timestamp(), current_setting('enable_seqscan'), set_config('enable_seqscan', 'off', true)`
+
+	// Parameters: key, fingerprint. Result: the record, if there is one, with the microseconds that it is held for.
+	txReadSQL = `
+SELECT r.fingerprint = $2, r.completed, r.status, r.token, CASE WHEN r.fingerprint = $2 THEN r.response END,
+	(extract(epoch FROM r.held_until - clock_timestamp()) * 1000000)::bigint, r.steps_until > clock_timestamp()
+FROM {records} r WHERE r.key = $1 LIMIT length({restored})`
+
+	scansOnSQL      = `set_config('enable_seqscan', 'on', true)`
+	timeoutAsWasSQL = `set_config('lock_timeout', current_setting('safetill.lock_timeout'), true)`
+
+	// Parameters: key, token. Result: whether the record, which is over, was still the same: it makes room for a new one.
+	txTakeOverSQL = `DELETE FROM {records} WHERE key = $1 AND token = $2 AND held_until <= clock_timestamp() RETURNING true`
+
+	// Parameters: key, fingerprint, token, status, since when, until when, response, when the sweep is to look at it.
+	txInsertSQL = `
+INSERT INTO {records} (key, fingerprint, token, completed, status, claimed_at, held_until, response, sweep_at)
+VALUES ($1, $2, $3, true, $4, $5, $6, $7, $8)`
+)
