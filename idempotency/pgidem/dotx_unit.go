@@ -25,7 +25,7 @@ type txUnit struct {
 const (
 	savepointSQL        = "SAVEPOINT safetill_key"
 	releaseSavepointSQL = "RELEASE SAVEPOINT safetill_key"
-	undoSavepointSQL    = "ROLLBACK TO SAVEPOINT safetill_key"
+	undoSavepointSQL    = "ROLLBACK TO SAVEPOINT safetill_key; RELEASE SAVEPOINT safetill_key"
 )
 
 // txRollbackLimit is how long a failed unit may take to free its locks.
@@ -130,10 +130,8 @@ func (u *txUnit) rollback(ctx context.Context) error {
 	defer cancel()
 	switch {
 	case u.callers:
-		b := &pgx.Batch{}
-		b.Queue(undoSavepointSQL)
-		b.Queue(releaseSavepointSQL)
-		return u.tx.SendBatch(ctx, b).Close()
+		_, err := u.tx.Exec(ctx, undoSavepointSQL) // as text: what has failed takes no statement that is to be prepared
+		return err
 	case u.conn == nil:
 		return u.tx.Rollback(ctx)
 	case u.conn.IsClosed() || u.conn.PgConn().TxStatus() == 'I':

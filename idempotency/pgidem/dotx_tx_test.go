@@ -1,0 +1,521 @@
+package pgidem_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/idempotency"
+	"github.com/safetill/safetill/idempotency/pgidem"
+	"github.com/safetill/safetill/internal/testdb"
+)
+
+// retryable asks an error as a caller would.
+func retryable(err error) bool {
+	e, ok := errors.AsType[interface {
+		error
+		Retryable() bool
+	}](err)
+	return ok && e.Retryable()
+}
+
+func beginTx(t *testing.T, pool *pgxpool.Pool, level pgx.TxIsoLevel) pgx.Tx {
+	t.Helper()
+	tx, err := pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: level})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) })
+	return tx
+}
+
+// The caller's commit decides, for the key as for the sale.
+func TestDoTxSharesTheCallersFate(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, testdb.Postgres(t), nil)
+	for _, level := range []pgx.TxIsoLevel{pgx.ReadCommitted, pgx.RepeatableRead, pgx.Serializable} {
+		what := string(level)
+		tx := beginTx(t, s.pool, level)
+		execTx(t, tx, "INSERT INTO sales (what) VALUES ('before')")
+		result, err := s.sellOn(t.Context(), s.guard.In(tx), what, "", nil)
+		require.NoError(t, err)
+		again, err := s.sellOn(t.Context(), s.guard.In(tx), what, "", nil) // in the same transaction
+		require.NoError(t, err)
+		require.Equal(t, idempotency.Result[int64]{Value: result.Value, Replayed: true}, again)
+		require.NoError(t, tx.Rollback(t.Context()))
+		s.sold(t, what, 0)
+
+		tx = beginTx(t, s.pool, level)
+		result, err = s.sellOn(t.Context(), s.guard.In(tx), what, "", nil)
+		require.NoError(t, err)
+		require.False(t, result.Replayed, "what was rolled back was never answered")
+		require.NoError(t, tx.Commit(t.Context()))
+		s.sold(t, what, 1)
+		s.requireReplay(t, what, "", result.Value)
+	}
+	s.sold(t, "before", 0)
+}
+
+func TestDoTxFailureLeavesTheCallersTransactionAsItWas(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, testdb.Postgres(t), nil)
+	tx := beginTx(t, s.pool, "")
+	execTx(t, tx, "INSERT INTO sales (what) VALUES ('before')")
+	g := s.guard.In(tx)
+	for name, fail := range map[string]func(context.Context, pgx.Tx) error{
+		"error":     func(context.Context, pgx.Tx) error { return errors.New("declined") },
+		"SQL error": func(ctx context.Context, tx pgx.Tx) error { _, err := tx.Exec(ctx, "SELECT 1/0"); return err },
+		"SQL error that it forgets": func(ctx context.Context, tx pgx.Tx) error {
+			_, _ = tx.Exec(ctx, "SELECT 1/0")
+			return nil
+		},
+	} {
+		_, err := s.sellOn(t.Context(), g, name, "", fail)
+		require.Error(t, err, name)
+	}
+	require.PanicsWithValue(t, "boom", func() {
+		_, _ = s.sellOn(t.Context(), g, "panic", "", func(context.Context, pgx.Tx) error { panic("boom") })
+	})
+	_, err := s.sellOn(t.Context(), g, "refused", "", func(context.Context, pgx.Tx) error { return idempotency.Permanent(errors.New("no")) })
+	require.EqualError(t, err, "no")
+	result, err := s.sellOn(t.Context(), g, "a", "", nil)
+	require.NoError(t, err)
+	execTx(t, tx, "INSERT INTO sales (what) VALUES ('after')")
+	require.NoError(t, tx.Commit(t.Context()))
+	require.Equal(t, 3, queryTx[int](t, s.pool, "SELECT count(*) FROM sales"))
+	require.Equal(t, 2, queryTx[int](t, s.pool, "SELECT count(*) FROM idempotency_records"), "a, and the refusal")
+	s.requireReplay(t, "a", "", result.Value)
+}
+
+// The inner key's savepoint has the name of the outer's, and must not be taken for it.
+func TestDoTxWithinDoTx(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, testdb.Postgres(t), nil)
+	_, err := s.sell(t.Context(), "outer", "", func(ctx context.Context, tx pgx.Tx) error {
+		if _, err := s.sellOn(ctx, s.guard.In(tx), "inner", "", nil); err != nil {
+			return err
+		}
+		_, err := s.sellOn(ctx, s.guard.In(tx), "inner refused", "", func(context.Context, pgx.Tx) error { return errors.New("declined") })
+		require.EqualError(t, err, "declined")
+		return nil
+	})
+	require.NoError(t, err)
+	s.sold(t, "outer", 1)
+	s.sold(t, "inner", 1)
+	s.sold(t, "inner refused", 0)
+
+	// The transaction has failed before the inner call, which must not mend it by what the outer has made.
+	tx := beginTx(t, s.pool, "")
+	_, err = s.sellOn(t.Context(), s.guard.In(tx), "outer 2", "", func(ctx context.Context, tx pgx.Tx) error {
+		_, _ = tx.Exec(ctx, "SELECT 1/0")
+		_, err := s.sellOn(ctx, s.guard.In(tx), "inner 2", "", nil)
+		require.Error(t, err)
+		return nil
+	})
+	require.Error(t, err)
+	require.NoError(t, tx.Commit(t.Context()))
+	s.sold(t, "outer 2", 0)
+	s.sold(t, "inner 2", 0)
+
+	// The same key within itself finds itself at work.
+	short := newTxGuard(t, s.pool, &pgidem.TxOptions{Wait: 50 * time.Millisecond})
+	_, err = s.sellOn(t.Context(), short, "itself", "", func(ctx context.Context, _ pgx.Tx) error {
+		_, err := s.sellOn(ctx, short, "itself", "", nil)
+		return err
+	})
+	require.ErrorIs(t, err, idempotency.ErrInFlight)
+	s.sold(t, "itself", 0)
+}
+
+// The work cannot end the transaction, and has nothing of it when it has returned.
+func TestDoTxTransactionIsLent(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, testdb.Postgres(t), nil)
+	for _, callers := range []bool{false, true} {
+		g, end := s.guard, func() {}
+		if callers {
+			tx := beginTx(t, s.pool, "")
+			g, end = s.guard.In(tx), func() { require.NoError(t, tx.Commit(t.Context())) }
+		}
+		what := fmt.Sprint("lent ", callers)
+		var kept pgx.Tx
+		_, err := s.sellOn(t.Context(), g, what, "", func(ctx context.Context, tx pgx.Tx) error {
+			kept = tx
+			require.Error(t, tx.Commit(ctx))
+			require.Error(t, tx.Rollback(ctx))
+			err := pgx.BeginFunc(ctx, tx, func(nested pgx.Tx) error {
+				_, _ = nested.Exec(ctx, "INSERT INTO sales (what) VALUES ('nested')")
+				return errors.New("nested")
+			})
+			require.EqualError(t, err, "nested")
+			large := tx.LargeObjects()
+			id, err := large.Create(ctx, 0)
+			require.NoError(t, err)
+			return large.Unlink(ctx, id)
+		})
+		require.NoError(t, err)
+		_, err = kept.Exec(t.Context(), "INSERT INTO sales (what) VALUES ('too late')")
+		require.ErrorIs(t, err, pgx.ErrTxClosed)
+		require.ErrorIs(t, kept.QueryRow(t.Context(), "SELECT 1").Scan(new(int)), pgx.ErrTxClosed)
+		end()
+		s.sold(t, what, 1)
+	}
+	require.Equal(t, 2, queryTx[int](t, s.pool, "SELECT count(*) FROM sales"))
+
+	for _, sql := range []string{"COMMIT", "ROLLBACK"} {
+		_, err := s.sell(t.Context(), "by text "+sql, "", func(ctx context.Context, tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, sql)
+			return err
+		})
+		require.ErrorContains(t, err, "has ended the transaction")
+	}
+}
+
+// Looking up is planned without sequential scans, and must not leave the caller's own statements without.
+func TestDoTxRestoresThePlannersSetting(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, testdb.Postgres(t), nil)
+	setting := func(ctx context.Context, tx pgx.Tx) (was string) {
+		require.NoError(t, tx.QueryRow(ctx, "SHOW enable_seqscan").Scan(&was))
+		return was
+	}
+	conn, err := s.pool.Acquire(t.Context())
+	require.NoError(t, err)
+	defer conn.Release()
+	for i, was := range []string{"on", "off"} {
+		execTx(t, conn, "SET enable_seqscan = "+was)
+		for name, g := range map[string]*pgidem.TxGuard{"own": newTxGuard(t, conn.Conn(), nil), "callers": nil} {
+			if g == nil {
+				tx, err := conn.Begin(t.Context())
+				require.NoError(t, err)
+				defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
+				g = newTxGuard(t, tx, nil)
+			}
+			look := func(ctx context.Context, tx pgx.Tx) error {
+				require.Equal(t, was, setting(ctx, tx), "%s: in the work", name)
+				return nil
+			}
+			what := fmt.Sprint(name, i)
+			for range 2 {
+				_, err := s.sellOn(t.Context(), g, what, "", look)
+				require.NoError(t, err)
+			}
+			_, err := s.sellOn(t.Context(), g, what, "other", look)
+			require.ErrorIs(t, err, idempotency.ErrMismatch)
+			execTx(t, conn, "UPDATE idempotency_records SET held_until = clock_timestamp()")
+			_, err = s.sellOn(t.Context(), g, what, "", look) // takes the record over
+			require.NoError(t, err)
+			require.Equal(t, was, queryTx[string](t, conn, "SHOW enable_seqscan"), name)
+			if name == "callers" {
+				execTx(t, conn, "ROLLBACK")
+			}
+		}
+	}
+	execTx(t, conn, "RESET ALL")
+}
+
+// Do and DoTx replay each other's results, and respect each other's claims.
+func TestDoTxBesideDo(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, testdb.Postgres(t), nil)
+	guard, err := idempotency.New(newStore(t, s.pool), &idempotency.Options{Wait: -1})
+	require.NoError(t, err)
+	fp := idempotency.FingerprintOf([]byte("body"))
+	do := func(what string, work func() error) (idempotency.Result[int64], error) {
+		return idempotency.Do(t.Context(), guard, txKey(what), fp, func(context.Context, *idempotency.Run) (int64, error) { return 42, work() })
+	}
+	none := func() error { return nil }
+	result, err := s.sell(t.Context(), "by DoTx", "body", nil)
+	require.NoError(t, err)
+	again, err := do("by DoTx", func() error { panic("must not run") })
+	require.NoError(t, err)
+	require.Equal(t, idempotency.Result[int64]{Value: result.Value, Replayed: true}, again)
+
+	_, err = do("by Do", none)
+	require.NoError(t, err)
+	s.requireReplay(t, "by Do", "body", 42)
+
+	_, err = do("claimed", func() error {
+		_, err := s.sell(t.Context(), "claimed", "body", nil)
+		e, ok := errors.AsType[*idempotency.InFlightError](err)
+		require.True(t, ok, "%v", err)
+		require.InDelta(t, 30*time.Second, e.RetryAfter, float64(5*time.Second))
+		_, err = s.sell(t.Context(), "claimed", "other body", nil)
+		require.ErrorIs(t, err, idempotency.ErrMismatch)
+		return errors.New("declined")
+	})
+	require.EqualError(t, err, "declined")
+	before := queryTx[int64](t, s.pool, "SELECT token FROM idempotency_records WHERE key = $1", []byte(txKey("claimed").String()))
+	_, err = s.sell(t.Context(), "claimed", "body", nil) // released
+	require.NoError(t, err)
+	require.Greater(t, queryTx[int64](t, s.pool, "SELECT token FROM idempotency_records WHERE key = $1", []byte(txKey("claimed").String())), before)
+
+	// Do takes no lock: its claim comes between the look of DoTx and its commit, which is then refused.
+	for _, callers := range []bool{false, true} {
+		for name, work := range map[string]func() error{"done": none, "failed": func() error { return errors.New("declined") }} {
+			what := fmt.Sprint("overtaken and ", name, callers)
+			g := s.guard
+			var tx pgx.Tx
+			if callers {
+				tx = beginTx(t, s.pool, "")
+				g = s.guard.In(tx)
+			}
+			var once sync.Once
+			result, err := s.sellOn(t.Context(), g, what, "body", func(context.Context, pgx.Tx) error {
+				once.Do(func() { _, _ = do(what, work) })
+				return nil
+			})
+			require.NoError(t, err)
+			if callers {
+				require.NoError(t, tx.Commit(t.Context()))
+			}
+			if name == "done" {
+				require.Equal(t, idempotency.Result[int64]{Value: 42, Replayed: true}, result)
+				s.sold(t, what, 0)
+			} else {
+				require.False(t, result.Replayed)
+				s.sold(t, what, 1)
+			}
+		}
+	}
+}
+
+// The steps of an abandoned run have had effects that work in one transaction knows nothing of.
+func TestDoTxLeavesStepsToDo(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, testdb.Postgres(t), nil)
+	guard, err := idempotency.New(newStore(t, s.pool), nil)
+	require.NoError(t, err)
+	fp := idempotency.FingerprintOf([]byte("body"))
+	run := func(end error) error {
+		_, err := idempotency.Do(t.Context(), guard, txKey("a"), fp, func(ctx context.Context, run *idempotency.Run) (int64, error) {
+			_, err := idempotency.Step(ctx, run, "charge", func(context.Context) (int, error) { return 1, nil })
+			return 42, errors.Join(err, end)
+		})
+		return err
+	}
+	require.Error(t, run(errors.New("declined")))
+	_, err = s.sell(t.Context(), "a", "body", nil)
+	invalid, ok := errors.AsType[*idempotency.InvalidError](err)
+	require.True(t, ok, "%v", err)
+	require.Equal(t, "key", invalid.Field)
+	_, err = s.sell(t.Context(), "a", "other body", nil)
+	require.ErrorIs(t, err, idempotency.ErrMismatch)
+	require.NoError(t, run(nil))
+	s.requireReplay(t, "a", "body", 42)
+	require.Zero(t, s.runs.Load())
+}
+
+// pgError makes the work fail as PostgreSQL would, n times.
+func pgError(code string, n int32) func(context.Context, pgx.Tx) error {
+	var failed atomic.Int32
+	return func(ctx context.Context, tx pgx.Tx) error {
+		if failed.Add(1) > n {
+			return nil
+		}
+		_, err := tx.Exec(ctx, fmt.Sprintf("DO $$ BEGIN RAISE EXCEPTION 'made' USING ERRCODE = '%s'; END $$", code))
+		return fmt.Errorf("work: %w", err)
+	}
+}
+
+func TestDoTxRunsAgainWherePostgresAsksForIt(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, testdb.Postgres(t), &pgidem.TxOptions{Attempts: 3})
+	for _, code := range []string{"40001", "40P01"} {
+		s.runs.Store(0)
+		_, err := s.sell(t.Context(), "twice "+code, "", pgError(code, 2))
+		require.NoError(t, err)
+		require.EqualValues(t, 3, s.runs.Load())
+		s.sold(t, "twice "+code, 1)
+
+		s.runs.Store(0)
+		_, err = s.sell(t.Context(), "for ever "+code, "", pgError(code, 100))
+		require.ErrorContains(t, err, "gave up after 3 attempts")
+		require.True(t, retryable(err))
+		require.EqualValues(t, 3, s.runs.Load())
+		s.sold(t, "for ever "+code, 0)
+
+		// It has judged by what is void: the refusal is not to be kept.
+		fail := pgError(code, 1)
+		_, err = s.sell(t.Context(), "refused "+code, "", func(ctx context.Context, tx pgx.Tx) error {
+			return idempotency.Permanent(fail(ctx, tx))
+		})
+		require.NoError(t, err)
+
+		// Only the caller can begin its transaction again.
+		s.runs.Store(0)
+		tx := beginTx(t, s.pool, "")
+		_, err = s.sellOn(t.Context(), s.guard.In(tx), "callers "+code, "", pgError(code, 1))
+		e, ok := errors.AsType[*pgconn.PgError](err)
+		require.True(t, ok, "%v", err)
+		require.Equal(t, code, e.Code)
+		require.EqualValues(t, 1, s.runs.Load())
+		require.NoError(t, tx.Commit(t.Context()))
+	}
+	s.runs.Store(0)
+	_, err := s.sell(t.Context(), "unique", "", pgError("23505", 1))
+	require.Error(t, err)
+	require.EqualValues(t, 1, s.runs.Load())
+}
+
+func TestDoTxStopsToTryWhenTheCallerIsGone(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, testdb.Postgres(t), &pgidem.TxOptions{Attempts: 1000})
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	_, err := s.sell(ctx, "a", "", pgError("40001", 1000))
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.Less(t, s.runs.Load(), int32(50))
+	s.sold(t, "a", 0)
+}
+
+// Two of three accounts are enough to pay from. Without serializable isolation both payments are made: write skew.
+func TestDoTxSerializable(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, testdb.Postgres(t), &pgidem.TxOptions{Isolation: pgx.Serializable})
+	var meet sync.WaitGroup
+	meet.Add(2)
+	pay := func(what string) error {
+		var once sync.Once
+		_, err := s.sell(t.Context(), what, "", func(ctx context.Context, tx pgx.Tx) error {
+			var n int
+			if err := tx.QueryRow(ctx, "SELECT count(*) FROM sales WHERE what LIKE 'skew%'").Scan(&n); err != nil {
+				return err
+			}
+			once.Do(func() { meet.Done(); meet.Wait() }) // both have read before either has written
+			if n > 1 {
+				return errors.New("one is enough")
+			}
+			return nil
+		})
+		return err
+	}
+	errs := make([]error, 2)
+	var wg sync.WaitGroup
+	for i := range errs {
+		wg.Go(func() { errs[i] = pay(fmt.Sprint("skew ", i)) })
+	}
+	wg.Wait()
+	require.EqualError(t, errors.Join(errs...), "one is enough")
+	require.Equal(t, 1, queryTx[int](t, s.pool, "SELECT count(*) FROM sales"))
+}
+
+// B waits for A with a snapshot that is older than A's commit.
+func TestDoTxSnapshotOlderThanTheLock(t *testing.T) {
+	t.Parallel()
+	for _, level := range []pgx.TxIsoLevel{pgx.RepeatableRead, pgx.Serializable} {
+		for _, callers := range []bool{false, true} {
+			for _, end := range []error{nil, errors.New("declined")} {
+				s := newShop(t, testdb.Postgres(t), &pgidem.TxOptions{Isolation: level})
+				enter, leave := make(chan struct{}), make(chan struct{})
+				var a idempotency.Result[int64]
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					a, _ = s.sell(t.Context(), "a", "", func(context.Context, pgx.Tx) error { close(enter); <-leave; return end })
+				})
+				<-enter
+				g := newTxGuard(t, s.pool, &pgidem.TxOptions{Isolation: level})
+				var tx pgx.Tx
+				if callers {
+					tx = beginTx(t, s.pool, level)
+					g = g.In(tx)
+				}
+				var b idempotency.Result[int64]
+				var err error
+				wg.Go(func() { b, err = s.sellOn(t.Context(), g, "a", "", nil) })
+				s.waiting(t, 1)
+				close(leave)
+				wg.Wait()
+				switch {
+				case callers && end == nil:
+					require.True(t, retryable(err), "%v", err)
+					require.NoError(t, tx.Rollback(t.Context()))
+				case callers:
+					require.NoError(t, err)
+					require.NoError(t, tx.Commit(t.Context()))
+				case end == nil:
+					require.NoError(t, err)
+					require.Equal(t, idempotency.Result[int64]{Value: a.Value, Replayed: true}, b)
+					require.EqualValues(t, 1, s.runs.Load())
+				default:
+					require.NoError(t, err)
+					require.False(t, b.Replayed)
+				}
+				s.sold(t, "a", 1)
+			}
+		}
+	}
+}
+
+// Callers that run two keys in one transaction, in opposite orders, wait for each other: PostgreSQL ends that for one of them.
+func TestDoTxDeadlockOfCallersIsTold(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, testdb.Postgres(t), nil)
+	var meet, wg sync.WaitGroup
+	meet.Add(2)
+	var deadlocks atomic.Int32
+	for _, keys := range [][2]string{{"a", "b"}, {"b", "a"}} {
+		wg.Go(func() {
+			first := true
+			for {
+				err := pgx.BeginFunc(t.Context(), s.pool, func(tx pgx.Tx) error {
+					_, err := s.sellOn(t.Context(), s.guard.In(tx), keys[0], "", nil)
+					if first {
+						first = false
+						meet.Done()
+						meet.Wait()
+					}
+					if err == nil {
+						_, err = s.sellOn(t.Context(), s.guard.In(tx), keys[1], "", nil)
+					}
+					return err
+				})
+				if err == nil {
+					return
+				}
+				if !retryable(err) {
+					t.Error(err)
+					return
+				}
+				deadlocks.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	require.Positive(t, deadlocks.Load())
+	s.sold(t, "a", 1)
+	s.sold(t, "b", 1)
+}
+
+// A guard that needed a second connection while it holds one would wait for itself.
+func TestDoTxPoolOfOneConnection(t *testing.T) {
+	t.Parallel()
+	conf := testdb.Postgres(t).Config()
+	conf.MaxConns = 1
+	pool, err := pgxpool.NewWithConfig(t.Context(), conf)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	s := newShop(t, pool, nil)
+	var wg sync.WaitGroup
+	for i := range 40 {
+		wg.Go(func() {
+			end := error(nil)
+			if i%10 == 9 {
+				end = idempotency.Permanent(errors.New("no"))
+			}
+			_, err := s.sell(t.Context(), fmt.Sprint(i%20), "", func(context.Context, pgx.Tx) error { return end })
+			if err != nil && err.Error() != "no" {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	require.Equal(t, 18, queryTx[int](t, s.pool, "SELECT count(*) FROM sales"))
+}
