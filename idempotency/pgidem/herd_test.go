@@ -29,12 +29,12 @@ func TestHerdChild(t *testing.T) {
 	})
 }
 
-func migratedURL(t *testing.T, url string) string {
-	t.Helper()
-	pool, err := pgxpool.New(t.Context(), url)
-	require.NoError(t, err)
+func migratedURL(tb testing.TB, url string) string {
+	tb.Helper()
+	pool, err := pgxpool.New(tb.Context(), url)
+	require.NoError(tb, err)
 	defer pool.Close()
-	require.NoError(t, pgidem.Migrate(t.Context(), pool, nil))
+	require.NoError(tb, pgidem.Migrate(tb.Context(), pool, nil))
 	return url
 }
 

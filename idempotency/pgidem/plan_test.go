@@ -14,7 +14,8 @@ import (
 )
 
 // The plans that a connection keeps are made while the table is as good as empty, and nothing analyzes it later: what is
-// then claimed and completed beside 50,000 other records must still be found by an index.
+// then claimed and completed beside 50,000 other records must still be found by the index of its key, and not by one that
+// leads to all that are held.
 func TestPlansOfAnEmptyTableDoNotScanAFullOne(t *testing.T) {
 	t.Parallel()
 	config := testdb.Postgres(t).Config()
@@ -49,21 +50,21 @@ func TestPlansOfAnEmptyTableDoNotScanAFullOne(t *testing.T) {
 		require.NoError(t, err)
 		require.ErrorIs(t, lost[0], idempotency.ErrLost)
 	}
-	scans := func() (n int) {
+	read := func() (rows int) { // by whatever scan
 		t.Helper()
 		exec("SELECT pg_stat_force_next_flush()")
 		require.NoError(t, pool.QueryRow(t.Context(),
-			"SELECT seq_scan FROM pg_stat_user_tables WHERE relid = 'idempotency_records'::regclass").Scan(&n))
-		return n
+			"SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relid = 'idempotency_records'::regclass").Scan(&rows))
+		return rows
 	}
 	for range 8 { // after five the plans no longer look at the arguments
 		use()
 	}
 	exec(`INSERT INTO idempotency_records (key, fingerprint, token, claimed_at, held_until)
 SELECT convert_to('some other key ' || i, 'UTF8'), sha256('x'), 1, now(), now() + interval '1 hour' FROM generate_series(1, 50000) i`)
-	before := scans()
+	before := read()
 	for range 8 {
 		use()
 	}
-	require.Equal(t, before, scans())
+	require.LessOrEqual(t, read()-before, 8*10)
 }
