@@ -31,14 +31,14 @@ type txCall struct {
 
 func newTxCall(g *TxGuard, key idempotency.Key, fp idempotency.Fingerprint) *txCall {
 	c := &txCall{g: g, key: key, id: []byte(key.String()), fingerprint: fp, patience: time.Now().Add(g.wait)}
-	c.lock = lockOf(g.schema, c.id)
+	c.lock = lockOf(c.id)
 	return c
 }
 
 // lockOf is the advisory lock of a key. Two keys with one lock would wait for each other, and by a hash that is easily
 // inverted a client could make another's key wait; so it is cut from SHA-256.
-func lockOf(schema string, id []byte) int64 {
-	sum := sha256.Sum256(append([]byte("safetill idempotency "+schema+"\x00"), id...))
+func lockOf(id []byte) int64 {
+	sum := sha256.Sum256(append([]byte("safetill idempotency "), id...))
 	return int64(binary.BigEndian.Uint64(sum[:]))
 }
 
@@ -145,7 +145,7 @@ func (c *txCall) attempt(ctx context.Context, work txWork) (*txResult, error) {
 // enter begins, locks the key and looks it up. neither: the key is ours, and there is no record of it.
 func (c *txCall) enter(ctx context.Context, u *txUnit) (*txResult, error) {
 	var f txFound
-	err := u.begin(ctx, c.g.db, func(b *pgx.Batch) { f.enter(b, txEnterSQL, c) })
+	err := u.begin(ctx, c.g.db, func(b *pgx.Batch) { f.enter(b, c.g.sql.enter, c) })
 	for range looks {
 		if err != nil {
 			break

@@ -3,13 +3,17 @@ package pgidem
 import "strings"
 
 // txStatements are those of a TxGuard, with the table's name filled in.
-type txStatements struct{ read, waited, takeOver, insert string }
+type txStatements struct{ enter, wait, read, waited, takeOver, insert string }
 
 func newTxStatements(table string) txStatements {
 	fill := func(sql, restored string) string {
-		return strings.NewReplacer("{records}", table, "{restored}", restored).Replace(sql)
+		return strings.NewReplacer(
+			"{lock}", "$1::bigint # '"+strings.ReplaceAll(table, "'", "''")+"'::regclass::oid::bigint",
+			"{records}", table, "{restored}", restored,
+		).Replace(sql)
 	}
 	return txStatements{
+		enter: fill(txEnterSQL, ""), wait: fill(txWaitSQL, ""),
 		read: fill(txReadSQL, scansOnSQL), waited: fill(txReadSQL, scansOnSQL+` || `+timeoutAsWasSQL),
 		takeOver: fill(txTakeOverSQL, ""), insert: fill(txInsertSQL, ""),
 	}
@@ -20,9 +24,11 @@ func newTxStatements(table string) txStatements {
 //
 // Sequential scans are off while the second is planned: see pg.Probe. They are on again before anything of the caller's
 // runs, by a call in the LIMIT, which is evaluated whether or not there is a row. It is not 0, having the length of 'on'.
+//
+// Advisory locks are the database's: those of two tables in it must differ.
 const (
 	// Parameter: the key's lock.
-	txEnterSQL = `SELECT clock_timestamp(), current_setting('enable_seqscan'), set_config('enable_seqscan', 'off', true), pg_try_advisory_xact_lock($1)`
+	txEnterSQL = `SELECT clock_timestamp(), current_setting('enable_seqscan'), set_config('enable_seqscan', 'off', true), pg_try_advisory_xact_lock({lock})`
 
 	// The same without the lock.
 	txLookSQL = `SELECT clock_timestamp(), current_setting('enable_seqscan'), set_config('enable_seqscan', 'off', true), true`
@@ -30,7 +36,7 @@ const (
 	// Parameters: the key's lock, for how long to wait. They are evaluated in the order of writing: the limit is set before the
 	// wait, the clock read after it.
 	txWaitSQL = `SELECT set_config('safetill.lock_timeout', current_setting('lock_timeout'), true), set_config('lock_timeout', $2, true),
-	pg_advisory_xact_lock($1), clock_timestamp(), current_setting('enable_seqscan'), set_config('enable_seqscan', 'off', true)`
+	pg_advisory_xact_lock({lock}), clock_timestamp(), current_setting('enable_seqscan'), set_config('enable_seqscan', 'off', true)`
 
 	// Parameters: key, fingerprint. Result: the record, if there is one, with the microseconds that it is held for.
 	txReadSQL = `
