@@ -29,6 +29,7 @@ var sections = []section{
 	{"ledger", benchLedger},
 	{"group", benchGroup},
 	{"size", benchSize},
+	{"idempotency", benchIdempotency},
 	{"server", benchServer},
 }
 
