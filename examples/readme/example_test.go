@@ -5,11 +5,16 @@ package readme_test
 import (
 	"context"
 	"fmt"
+	"os"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/shopspring/decimal"
 
 	"github.com/safetill/safetill/idempotency"
+	"github.com/safetill/safetill/idempotency/pgidem"
 	"github.com/safetill/safetill/ledger"
+	"github.com/safetill/safetill/ledger/pgledger"
 )
 
 func Example_ledger() {
@@ -79,4 +84,33 @@ func Example_idempotency() {
 	// charging the card
 	// receipt 1 false <nil>
 	// receipt 1 true <nil>
+}
+
+func Example_oneCommit() {
+	ctx := context.Background()
+	pool, err := pgxpool.New(ctx, os.Getenv("SAFETILL_POSTGRES_URL"))
+	if err != nil {
+		panic(err)
+	}
+	guard, err := pgidem.NewTxGuard(pool, nil)
+	if err != nil {
+		panic(err)
+	}
+	key, err := idempotency.NewKey("tenant-7", "create-payment", "the client's Idempotency-Key")
+	if err != nil {
+		panic(err)
+	}
+	body := idempotency.FingerprintOf([]byte(`{"amount":"80.50"}`))
+
+	result, err := pgidem.DoTx(ctx, guard, key, body, func(ctx context.Context, tx pgx.Tx) (string, error) {
+		l, err := ledger.New(pgledger.NewStore(tx, nil), nil)
+		if err != nil {
+			return "", err
+		}
+		_, err = l.PostOne(ctx, ledger.Transaction{ID: ledger.TransactionID(key.ID("transfer")), Postings: []ledger.Posting{
+			{Debit: "ada", Credit: "shop", Amount: decimal.RequireFromString("80.50"), Currency: "NGN"},
+		}})
+		return "receipt 1", err // and whatever else you write through tx
+	})
+	fmt.Println(result.Value, result.Replayed, err)
 }
