@@ -62,6 +62,12 @@ type undone struct{ error }
 func (e undone) Unwrap() error   { return e.error }
 func (e undone) Retryable() bool { return true }
 
+// unknown is the error of one of which that could not be found out. To ask again is safe, and answers it.
+type unknown struct{ error }
+
+func (e unknown) Unwrap() error   { return e.error }
+func (e unknown) Retryable() bool { return true }
+
 // do runs the work unless there is a result. A transaction of the caller's is not waited for here: its result holds only
 // when it is committed.
 func (c *txCall) do(ctx context.Context, work txWork) (result *txResult, err error) {
@@ -114,6 +120,9 @@ func (c *txCall) repeat(ctx context.Context, work txWork) (*txResult, error) {
 func (c *txCall) again(err error) bool {
 	if errors.Is(err, errTaken) {
 		return true
+	}
+	if errors.Is(err, ErrUnknown) { // it says so, whatever came after
+		return false
 	}
 	if _, callers := c.g.db.(pgx.Tx); callers {
 		return false
@@ -278,7 +287,7 @@ func (c *txCall) resolve(ctx context.Context, result *txResult, lost error) (*tx
 	defer cancel()
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
 		if conn, only := c.g.db.(*pgx.Conn); only && conn.IsClosed() {
-			return nil, fmt.Errorf("%w: %w", ErrUnknown, lost)
+			return nil, unknown{fmt.Errorf("%w: %w", ErrUnknown, lost)}
 		}
 		record, err := c.settled(ctx)
 		switch {
@@ -290,7 +299,7 @@ func (c *txCall) resolve(ctx context.Context, result *txResult, lost error) (*tx
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: %w; then: %w", ErrUnknown, lost, err)
+			return nil, unknown{fmt.Errorf("%w: %w; then: %w", ErrUnknown, lost, err)}
 		case <-time.After(pause/2 + rand.N(pause/2)):
 		}
 	}

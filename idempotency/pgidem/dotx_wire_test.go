@@ -19,11 +19,11 @@ type tap struct {
 	sent   bool // since the last answer
 	trips  int
 	events int
-	at     func(event int, what string) // called before the event is over
+	at     func(event int, what string, conn net.Conn) (lost bool) // called before the event is over
 }
 
 // arm begins to count anew.
-func (tp *tap) arm(at func(event int, what string)) {
+func (tp *tap) arm(at func(event int, what string, conn net.Conn) (lost bool)) {
 	tp.mu.Lock()
 	defer tp.mu.Unlock()
 	tp.armed, tp.sent, tp.trips, tp.events, tp.at = true, false, 0, 0, at
@@ -37,11 +37,11 @@ func (tp *tap) disarm() (trips, events int) {
 }
 
 // event returns what to do about one that has just come.
-func (tp *tap) event(sent bool) func(what string) {
+func (tp *tap) event(conn net.Conn, sent bool) func(what string) (lost bool) {
 	tp.mu.Lock()
 	defer tp.mu.Unlock()
 	if !tp.armed || !sent && !tp.sent {
-		return func(string) {}
+		return func(string) bool { return false }
 	}
 	if tp.sent && !sent {
 		tp.trips++
@@ -49,11 +49,7 @@ func (tp *tap) event(sent bool) func(what string) {
 	tp.sent = sent
 	tp.events++
 	n, at := tp.events, tp.at
-	return func(what string) {
-		if at != nil {
-			at(n, what)
-		}
-	}
+	return func(what string) bool { return at != nil && at(n, what, conn) }
 }
 
 type tapped struct {
@@ -64,24 +60,25 @@ type tapped struct {
 // Write sends message by message.
 func (c tapped) Write(p []byte) (n int, err error) {
 	for n < len(p) {
-		size := len(p) - n
-		if kind := p[n]; kind >= 'A' && size >= 5 { // the first messages of a connection have no kind
-			size = min(size, 1+int(binary.BigEndian.Uint32(p[n+1:])))
+		size, kind := len(p)-n, ""
+		if p[n] >= 'A' && size >= 5 { // the first messages of a connection have no kind
+			size, kind = min(size, 1+int(binary.BigEndian.Uint32(p[n+1:]))), string(p[n])
 		}
-		done := c.event(true)
 		if _, err := c.Conn.Write(p[n : n+size]); err != nil {
 			return n, err
 		}
-		done(string(p[n]))
 		n += size
+		if c.event(c.Conn, true)(kind) {
+			return n, net.ErrClosed
+		}
 	}
 	return n, nil
 }
 
 func (c tapped) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	if n > 0 {
-		c.event(false)("answer")
+	if n > 0 && c.event(c.Conn, false)("answer") {
+		return 0, net.ErrClosed
 	}
 	return n, err
 }
