@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -154,6 +155,33 @@ type hangingExtend struct{ idempotency.Store }
 
 func (hangingExtend) Extend(ctx context.Context, _ []idempotency.Extension) ([]error, error) {
 	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// A goroutine that outlived Do would be nobody's.
+func TestDoWaitsForItsHeartbeat(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := &slowExtend{Store: idempotency.NewMemory(nil)}
+		guard, err := idempotency.New(store, &idempotency.Options{Lease: 9 * time.Second})
+		require.NoError(t, err)
+		_, err = idempotency.Do(t.Context(), guard, testKey("a"), idempotency.Fingerprint{},
+			func(context.Context, *idempotency.Run) (int, error) { time.Sleep(4 * time.Second); return 1, nil })
+		require.NoError(t, err)
+		require.True(t, store.ended.Load())
+	})
+}
+
+// slowExtend takes a second to notice that its context has ended.
+type slowExtend struct {
+	idempotency.Store
+	ended atomic.Bool
+}
+
+func (s *slowExtend) Extend(ctx context.Context, _ []idempotency.Extension) ([]error, error) {
+	<-ctx.Done()
+	time.Sleep(time.Second)
+	s.ended.Store(true)
 	return nil, ctx.Err()
 }
 

@@ -288,6 +288,36 @@ func TestSweepLooksWhenItIsTime(t *testing.T) {
 	require.InDelta(t, 30*24+1, at(2), 0.01)
 }
 
+// The life of a claim stays in its page: no index is written but at the first insert.
+func TestUpdatesAreHOT(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	store, batch := newStore(t, pool), requests(300)
+	for i := range batch {
+		records, err := store.Claim(t.Context(), batch[i:i+1])
+		require.NoError(t, err)
+		e := idempotency.Extension{Key: batch[i].Key, Token: records[0].Token, Lease: time.Minute}
+		if i%10 == 0 {
+			e.Step, e.Keep = idempotency.StepRecord{Name: "charge", Result: []byte("charged")}, time.Hour
+		}
+		_, err = store.Extend(t.Context(), []idempotency.Extension{e})
+		require.NoError(t, err)
+		_, err = store.Complete(t.Context(), []idempotency.Completion{
+			{Key: batch[i].Key, Token: records[0].Token, Response: make([]byte, 200), TTL: 24 * time.Hour},
+		})
+		require.NoError(t, err)
+	}
+	var updates, inPlace int
+	require.Eventually(t, func() bool { // the other connections' counts come when they have been idle for a second
+		_, err := pool.Exec(t.Context(), "SELECT pg_stat_force_next_flush()")
+		require.NoError(t, err)
+		require.NoError(t, pool.QueryRow(t.Context(),
+			"SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relid = 'idempotency_records'::regclass").Scan(&updates, &inPlace))
+		return updates == 600
+	}, 20*time.Second, 50*time.Millisecond)
+	require.GreaterOrEqual(t, inPlace, 595)
+}
+
 func TestMissingTableIsAnErrorAndClosed(t *testing.T) {
 	t.Parallel()
 	store := newStore(t, testdb.Postgres(t))

@@ -9,7 +9,7 @@
 // clock is the server's TIME. A call to a single server is one script and one round trip, whatever the size of the batch;
 // on a Cluster or Ring it is one pipeline to each node that holds some of the keys. Every record is written by one SET with its
 // expiry, so none is left without. A command that the client resends after a lost reply is recognised: a claim is won
-// by the call that won it already, a completion is stored once.
+// by the call that won it already, a completion is stored once, and so is a step. Nothing is to be swept: expiry is Redis's.
 //
 // # What is not guaranteed
 //
@@ -17,7 +17,8 @@
 // the replica that is promoted. A lost record is a key that is free again, with a token above all earlier ones; what
 // must be refused even then needs a primary key in a database behind it. Evicting policies (maxmemory-policy) other
 // than noeviction lose records too. While a script runs Redis serves nobody else: some microseconds for each key of the
-// batch, so keep batches to hundreds of keys rather than tens of thousands.
+// batch, so keep batches to hundreds of keys rather than tens of thousands. Steps are part of their key's record, which
+// each heartbeat writes anew: they are for ids and receipts, not for documents.
 //
 // # When Redis is down
 //

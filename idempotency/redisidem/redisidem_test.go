@@ -142,6 +142,21 @@ func TestResentCommandsAreRecognised(t *testing.T) {
 			items, err := store.Complete(t.Context(), completions)
 			require.NoError(t, err)
 			require.Equal(t, make([]error, 10), items)
+
+			batch = requests(1)
+			records, err = store.Claim(t.Context(), batch)
+			require.NoError(t, err)
+			items, err = store.Extend(t.Context(), []idempotency.Extension{{
+				Key: batch[0].Key, Token: records[0].Token, Lease: 100 * time.Millisecond, Keep: time.Hour,
+				Step: idempotency.StepRecord{Name: "charge", Result: []byte("charged")},
+			}})
+			require.NoError(t, err)
+			require.NoError(t, items[0])
+			require.Eventually(t, func() bool { // the lease ends, and the claim that is sent twice is won with its step
+				records, err = store.Claim(t.Context(), batch)
+				return err == nil && records[0].Outcome == idempotency.Won
+			}, 10*time.Second, 10*time.Millisecond)
+			require.Equal(t, []idempotency.StepRecord{{Name: "charge", Result: []byte("charged")}}, records[0].Steps)
 		})
 	}
 }
@@ -152,7 +167,7 @@ func TestEveryRecordExpires(t *testing.T) {
 	rdb := testdb.Redis(t)
 	store := newStore(t, rdb)
 	ctx := t.Context()
-	batch := requests(4)
+	batch := requests(6)
 	records, err := store.Claim(ctx, batch)
 	require.NoError(t, err)
 	_, err = store.Complete(ctx, []idempotency.Completion{{Key: batch[1].Key, Token: records[1].Token, TTL: 24 * time.Hour}})
@@ -161,9 +176,17 @@ func TestEveryRecordExpires(t *testing.T) {
 	require.NoError(t, err)
 	_, err = store.Extend(ctx, []idempotency.Extension{{Key: batch[3].Key, Token: records[3].Token, Lease: 2 * time.Hour}})
 	require.NoError(t, err)
+	for n, keep := range map[int]time.Duration{4: time.Minute, 5: 5 * time.Hour} { // with a step, kept for less or more than a claim is
+		_, err = store.Extend(ctx, []idempotency.Extension{{
+			Key: batch[n].Key, Token: records[n].Token, Lease: time.Minute, Keep: keep, Step: idempotency.StepRecord{Name: "charge"},
+		}})
+		require.NoError(t, err)
+		_, err = store.Release(ctx, []idempotency.Claim{{Key: batch[n].Key, Token: records[n].Token}})
+		require.NoError(t, err)
+	}
 	for i, want := range []time.Duration{
 		time.Minute + idempotency.AbandonedFor, 24 * time.Hour, idempotency.AbandonedFor,
-		2*time.Hour + idempotency.AbandonedFor,
+		2*time.Hour + idempotency.AbandonedFor, idempotency.AbandonedFor, 5 * time.Hour,
 	} {
 		ttl, err := rdb.PTTL(ctx, t.Name()+":{"+batch[i].Key.String()+"}").Result()
 		require.NoError(t, err)
