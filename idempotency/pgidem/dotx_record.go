@@ -1,6 +1,7 @@
 package pgidem
 
 import (
+	"bytes"
 	"context"
 	"strconv"
 	"time"
@@ -29,7 +30,7 @@ type txRecord struct {
 	token     int64
 	response  []byte
 	left      time.Duration // not positive: it is over
-	steps     *bool         // they are still kept
+	steps     bool          // it has some, which are still kept
 }
 
 // enter queues what locks and looks up the key, or only looks it up.
@@ -39,7 +40,7 @@ func (f *txFound) enter(b *pgx.Batch, sql string, c *txCall) {
 		args = nil
 	}
 	b.Queue(sql, args...).QueryRow(func(row pgx.Row) error { return row.Scan(&f.now, &f.scans, nil, &f.locked) })
-	b.Queue(c.g.sql.read, c.id, c.fingerprint[:]).Query(f.scan)
+	b.Queue(c.g.sql.read, c.id).Query(f.scan(c))
 }
 
 // wait queues what waits for the lock of the key, for no longer than limit, and looks it up.
@@ -47,19 +48,26 @@ func (f *txFound) wait(b *pgx.Batch, c *txCall, limit time.Duration) {
 	f.locked = true
 	millis := strconv.FormatInt(max(1, limit.Milliseconds()), 10)
 	b.Queue(c.g.sql.wait, c.lock, millis).QueryRow(func(row pgx.Row) error { return row.Scan(nil, nil, nil, &f.now, &f.scans, nil) })
-	b.Queue(c.g.sql.waited, c.id, c.fingerprint[:]).Query(f.scan)
+	b.Queue(c.g.sql.waited, c.id).Query(f.scan(c))
 }
 
-func (f *txFound) scan(rows pgx.Rows) error {
-	f.read = time.Now()
-	var r txRecord
-	var left int64
-	_, err := pgx.ForEachRow(rows, []any{&r.same, &r.completed, &r.status, &r.token, &r.response, &left, &r.steps}, func() error {
-		r.left = time.Duration(left) * time.Microsecond
-		f.record = &r
-		return nil
-	})
-	return err
+// scan returns what reads the record, after what has read the clock.
+func (f *txFound) scan(c *txCall) func(pgx.Rows) error {
+	return func(rows pgx.Rows) error {
+		f.read = time.Now()
+		var r txRecord
+		var fingerprint []byte
+		var held time.Time
+		var steps *time.Time
+		_, err := pgx.ForEachRow(rows, []any{&fingerprint, &r.completed, &r.status, &r.token, &r.response, &held, &steps}, func() error {
+			r.same = bytes.Equal(fingerprint, c.fingerprint[:])
+			r.left = held.Sub(f.now)
+			r.steps = steps != nil && steps.After(f.now)
+			f.record = &r
+			return nil
+		})
+		return err
+	}
 }
 
 // look looks the key up without its lock.
@@ -93,9 +101,8 @@ func (c *txCall) judge(r *txRecord) (*txResult, error) {
 	if r == nil {
 		return nil, nil
 	}
-	kept := r.steps != nil && *r.steps
 	switch {
-	case r.left <= 0 && !kept:
+	case r.left <= 0 && !r.steps:
 		return nil, nil
 	case !r.same:
 		return nil, idempotency.ErrMismatch

@@ -38,11 +38,10 @@ const (
 	txWaitSQL = `SELECT set_config('safetill.lock_timeout', current_setting('lock_timeout'), true), set_config('lock_timeout', $2, true),
 	pg_advisory_xact_lock({lock}), clock_timestamp(), current_setting('enable_seqscan'), set_config('enable_seqscan', 'off', true)`
 
-	// Parameters: key, fingerprint. Result: the record, if there is one, with the microseconds that it is held for.
+	// Parameter: key. Result: the record, if there is one. What can be told from its columns is not asked for: an expression
+	// costs a lookup that finds nothing as well.
 	txReadSQL = `
-SELECT r.fingerprint = $2, r.completed, r.status, r.token, CASE WHEN r.fingerprint = $2 THEN r.response END,
-	(extract(epoch FROM r.held_until - clock_timestamp()) * 1000000)::bigint, r.steps_until > clock_timestamp()
-FROM {records} r WHERE r.key = $1 LIMIT length({restored})`
+SELECT fingerprint, completed, status, token, response, held_until, steps_until FROM {records} WHERE key = $1 LIMIT length({restored})`
 
 	scansOnSQL      = `set_config('enable_seqscan', 'on', true)`
 	timeoutAsWasSQL = `set_config('lock_timeout', current_setting('safetill.lock_timeout'), true)`
