@@ -30,6 +30,7 @@ var sections = []section{
 	{"group", benchGroup},
 	{"size", benchSize},
 	{"idempotency", benchIdempotency},
+	{"dotx", benchDoTx},
 	{"server", benchServer},
 }
 
