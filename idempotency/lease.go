@@ -89,7 +89,7 @@ func (l *lease) keep() (cause error) {
 				pause = min(left, g.jitter(g.beat/4))
 			}
 		}
-		if sleep(l.ctx, pause) != nil {
+		if !sleep(l.ctx, pause) {
 			return nil
 		}
 	}

@@ -214,18 +214,19 @@ func TestDetachedOutlivesTheClient(t *testing.T) {
 		type tenant struct{}
 		ctx, hangUp := context.WithTimeout(context.WithValue(t.Context(), tenant{}, 7), time.Second)
 		defer hangUp()
-		var kept context.Context
+		var kept *idempotency.Run
 		result, err := s.do(ctx, "a", func(ctx context.Context, run *idempotency.Run) (string, error) {
 			<-ctx.Done()
-			kept = run.Detached()
-			require.NoError(t, kept.Err())
-			require.Equal(t, 7, kept.Value(tenant{}))
+			kept = run
+			own := run.Detached()
+			require.NoError(t, own.Err())
+			require.Equal(t, 7, own.Value(tenant{}))
 			time.Sleep(time.Minute)
-			return "receipt of a", kept.Err()
+			return "receipt of a", own.Err()
 		})
 		require.NoError(t, err)
 		require.Equal(t, "receipt of a", result.Value)
-		require.ErrorIs(t, kept.Err(), context.Canceled) // Do has returned
+		require.ErrorIs(t, kept.Detached().Err(), context.Canceled) // Do has returned
 		s.requireReplay(t, "a", "body")
 	})
 }

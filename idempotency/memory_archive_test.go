@@ -34,15 +34,16 @@ func TestArchiveAgreesWithAMap(t *testing.T) {
 			was, has := model[key]
 			hash := uint32(len(key.Op)+len(key.Value)*7) + key.sum()%97<<(key.sum()%3*8) // chains of several
 			ref := a.find(key, hash)
-			if !has {
+			switch {
+			case !has:
 				require.Zero(t, ref, "seed %d", seed)
-			} else if ref != 0 {
+			case ref != 0:
 				e := a.entry(ref)
 				require.Equal(t, was.until, e.until(), "seed %d", seed)
 				require.Equal(t, was.token, e.token(), "seed %d", seed)
 				require.True(t, bytes.Equal(was.response, e.response()), "seed %d", seed)
 				require.Equal(t, len(e.response()), cap(e.response()))
-			} else {
+			default:
 				require.LessOrEqual(t, was.until, now, "seed %d: gone before its time", seed)
 			}
 			switch {

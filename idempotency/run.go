@@ -124,7 +124,7 @@ func (r *Run) record(write func(context.Context) error) error {
 		if failure == nil || !errors.Is(err, context.DeadlineExceeded) { // why it failed, rather than that time ran out
 			failure = err
 		}
-		if sleep(ctx, r.guard.jitter(pause)) != nil {
+		if !sleep(ctx, r.guard.jitter(pause)) {
 			return failure
 		}
 	}
@@ -143,14 +143,14 @@ func (r *Run) release() {
 	r.guard.lobby.nudge(r.key, r.fingerprint)
 }
 
-// sleep waits, or returns the error of a context that ends before.
-func sleep(ctx context.Context, d time.Duration) error {
+// sleep waits, and tells whether it could: not if the context ends before.
+func sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
+		return false
 	case <-timer.C:
-		return nil
+		return true
 	}
 }

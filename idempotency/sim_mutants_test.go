@@ -87,7 +87,7 @@ func (s twoWinners) Claim(ctx context.Context, q []Request) ([]Record, error) {
 type losesCompletions struct{ Store }
 
 func (s losesCompletions) Complete(ctx context.Context, c []Completion) ([]error, error) {
-	return s.Store.Release(ctx, []Claim{{Key: c[0].Key, Token: c[0].Token}})
+	return s.Release(ctx, []Claim{{Key: c[0].Key, Token: c[0].Token}})
 }
 
 type staleSteps struct {

@@ -66,6 +66,7 @@ func (s *simulation) charge(ctx context.Context, p *process, req *simRequest, ru
 			return nil
 		})
 		return receipt, err
+	case fenced:
 	}
 	err = at("fence", func() error {
 		if run.Token() < b.fences[id] {

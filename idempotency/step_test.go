@@ -19,7 +19,6 @@ import (
 type journal struct {
 	ran   []string
 	fails string // the step that fails
-	crash string // the step after which the process is killed, before it is recorded
 }
 
 func (j *journal) step(ctx context.Context, run *idempotency.Run, name string) (string, error) {
@@ -283,7 +282,7 @@ func TestStepsAtOnce(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			require.Equal(t, 1, len(slices.DeleteFunc(errs, func(err error) bool { return err == nil })))
+			require.Len(t, slices.DeleteFunc(errs, func(err error) bool { return err == nil }), 1)
 			return "receipt", nil
 		})
 		require.NoError(t, err)

@@ -192,11 +192,12 @@ func invalidItemWritesNothing(s *suite) {
 	s.invalid(err, "lease")
 	tooMuch, tooLong256 := step(good, token, "s", long, long), step(good, token, tooLong, long, long)
 	tooMuch.Step.Result = make([]byte, 64<<20+1)
-	for field, bad := range map[string]idempotency.Extension{
-		"keep": step(good, token, "s", long, 0), "step": tooLong256, "step ": tooMuch,
-	} {
-		_, err = s.store.Extend(s.ctx, []idempotency.Extension{step(good, token, "good", long, long), bad})
-		s.invalid(err, strings.TrimSpace(field))
+	for _, bad := range []struct {
+		field string
+		step  idempotency.Extension
+	}{{"keep", step(good, token, "s", long, 0)}, {"step", tooLong256}, {"step", tooMuch}} {
+		_, err = s.store.Extend(s.ctx, []idempotency.Extension{step(good, token, "good", long, long), bad.step})
+		s.invalid(err, bad.field)
 	}
 	c.Response = tooMuch.Step.Result
 	_, err = s.store.Complete(s.ctx, []idempotency.Completion{c})
