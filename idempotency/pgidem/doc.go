@@ -28,4 +28,38 @@
 // # When PostgreSQL is down
 //
 // Every call returns the driver's error.
+//
+// # The key in the commit of its effect
+//
+// Where the effect is in the same database, [DoTx] needs no claim: the key is written by the transaction that makes the effect, with
+// the result.
+//
+//	guard, err := pgidem.NewTxGuard(pool, nil)
+//	result, err := pgidem.DoTx(ctx, guard, key, idempotency.FingerprintOf(body),
+//		func(ctx context.Context, tx pgx.Tx) (Receipt, error) { return pay(ctx, tx) })
+//
+// With BEGIN goes an advisory lock of the key and then a look at its record, with COMMIT goes the record. The lock is for the waiting;
+// the primary key decides. There is nothing between the two that a crash could leave behind: a transaction that ends, for whatever
+// reason, frees its key at that moment.
+//
+// Guaranteed:
+//   - What the work writes through its transaction, the key and the result are committed together or not at all, in one commit.
+//   - Of any number of requests with one key, in any number of processes, one commits; the others wait for it and return its
+//     result. When it fails or is killed, another goes on at once. Those of one process wait with one connection.
+//   - A COMMIT whose answer was lost is not repeated: its key is looked up behind the lock, which the server holds until the outcome
+//     is settled. The result is returned if it was committed, and the work is run again if not.
+//   - A client that hangs up before the COMMIT is sent has had no effect; later it has had one, which a repeat replays.
+//   - Do and DoTx share the table. Each replays what the other has completed, and a live claim of Do is in flight to DoTx.
+//
+// Not guaranteed:
+//   - That the work runs once. It is rolled back and run again when PostgreSQL asks for that; a duplicate that waits for one that is
+//     refused for good may run it too; under REPEATABLE READ and SERIALIZABLE so may one that comes while another commits. It is
+//     committed once. What it does elsewhere (a card network, a message) belongs into [idempotency.Do] or an outbox.
+//   - That Do waits for DoTx. Its claim takes no lock: it wins the key, and the commit of the DoTx under way is refused by the primary key
+//     and rolled back. So one of the two commits, and the work of the other was for nothing. Use one of them for a key.
+//   - Anything within a transaction of the caller's before that is committed. See [DoTx].
+//
+// When PostgreSQL is down, DoTx returns the driver's error, and nothing was committed; or [ErrUnknown], when it went down after the
+// COMMIT was sent and was not back within [TxOptions.CommitTimeout]. In both cases a repeat is safe. A lock is no row: a server or a
+// standby that takes over has none left over.
 package pgidem
