@@ -62,9 +62,15 @@ type Answer struct {
 type Herd struct {
 	t        testing.TB
 	journal  string
-	children []*exec.Cmd
-	outputs  []*bytes.Buffer
+	children []*child
 	started  time.Time
+}
+
+// child is one process.
+type child struct {
+	*exec.Cmd
+	output bytes.Buffer
+	read   sync.WaitGroup // until all of the output is there
 }
 
 // Start starts the processes, and when all are connected, the requests of all.
@@ -77,7 +83,7 @@ func Start(t testing.TB, o Options) *Herd {
 	}
 	var inputs []io.Closer
 	for range o.Processes {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+childName+"$", "-test.timeout=5m")
+		cmd := &child{Cmd: exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+childName+"$", "-test.timeout=5m")}
 		cmd.Env = append(os.Environ(), environment+"="+string(told))
 		cmd.WaitDelay = 10 * time.Second
 		in, err1 := cmd.StdinPipe()
@@ -93,9 +99,8 @@ func Start(t testing.TB, o Options) *Herd {
 		if line, err := ready.ReadString('\n'); err != nil || line != "ready\n" {
 			t.Fatalf("a child says %q: %v", line, err)
 		}
-		rest := new(bytes.Buffer)
-		go func() { _, _ = io.Copy(rest, ready) }() // ends with the child
-		h.children, h.outputs, inputs = append(h.children, cmd), append(h.outputs, rest), append(inputs, in)
+		cmd.read.Go(func() { _, _ = io.Copy(&cmd.output, ready) }) // ends with the child
+		h.children, inputs = append(h.children, cmd), append(inputs, in)
 	}
 	h.started = time.Now()
 	for _, in := range inputs {
@@ -144,10 +149,11 @@ func (h *Herd) AwaitRun() string {
 func (h *Herd) Kill(pid string) {
 	h.t.Helper()
 	for i, cmd := range h.children {
-		if fmt.Sprint(cmd.Process.Pid) == pid {
+		if cmd != nil && fmt.Sprint(cmd.Process.Pid) == pid {
 			if err := cmd.Process.Kill(); err != nil {
 				h.t.Fatal(err)
 			}
+			cmd.read.Wait()
 			_ = cmd.Wait() // it was killed
 			h.children[i] = nil
 			return
@@ -160,16 +166,17 @@ func (h *Herd) Kill(pid string) {
 func (h *Herd) Wait() []Answer {
 	h.t.Helper()
 	var answers []Answer
-	for i, cmd := range h.children {
+	for _, cmd := range h.children {
 		if cmd == nil {
 			continue
 		}
+		cmd.read.Wait()
 		if err := cmd.Wait(); err != nil {
-			h.t.Fatalf("a child: %v\n%s", err, h.outputs[i])
+			h.t.Fatalf("a child: %v\n%s", err, cmd.output.String())
 		}
 		var a Answer
-		if err := json.NewDecoder(h.outputs[i]).Decode(&a); err != nil {
-			h.t.Fatalf("a child says %q: %v", h.outputs[i], err)
+		if err := json.NewDecoder(&cmd.output).Decode(&a); err != nil {
+			h.t.Fatalf("a child says %q: %v", cmd.output.String(), err)
 		}
 		answers = append(answers, a)
 	}
