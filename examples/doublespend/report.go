@@ -111,11 +111,11 @@ func advise(w io.Writer, stages []*stage, o *options) {
 	}
 	fmt.Fprint(w, `
 Where all that a payment does is in one PostgreSQL, let the database decide, in the transaction that pays: a ledger whose
-transaction's id is the request (events), or pgidem.DoTx where the answer is more than a verdict. Neither forgets nor waits
-for a lease, and a crash leaves nothing half done.
+transaction's id is the request, or pgidem.DoTx where the answer is more than a verdict. Neither forgets nor waits for a
+lease, and a crash leaves nothing half done. Where many pay at once, or from one account, let them share commits (ledger.Group).
 Where it calls somebody else (a card network), claim an idempotency key first, hand the key on, and have a unique index or the
 ledger's id behind it for the day after the key has expired.
-A version serves where conflicts are rare; on a hot account they are not. A lock saves work, it does not save money: compare its
+A version serves where conflicts are rare; on one account they are not. A lock saves work, it does not save money: compare its
 fencing number in the write, or take it in the transaction that writes.
 `)
 }
