@@ -1,6 +1,7 @@
 package pgidem
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,8 +13,8 @@ import (
 	"github.com/safetill/safetill/internal/pg"
 )
 
-// ErrUnknown: the answer to a COMMIT was lost, and for all of [TxOptions.CommitTimeout] nobody could be asked what became
-// of it. Ask again with the same key: [DoTx] then replays the result if it was committed, and runs the work if not.
+// ErrUnknown says that the answer to a COMMIT was lost, and that for all of [TxOptions.CommitTimeout] nobody could be asked what
+// became of it. Ask again with the same key: [DoTx] then replays the result if it was committed, and runs the work if not.
 var ErrUnknown = errors.New("pgidem: not known whether it was committed")
 
 // TxGuard runs work once for each key in one transaction with the record of it: see [DoTx]. It is as safe for concurrent use
@@ -182,6 +183,9 @@ func DoTx[T any](
 		status, response, err := idempotency.EncodeResult(value, failure, g.maxResponse)
 		if err != nil {
 			return txResult{}, err
+		}
+		if _, same := any(value).([]byte); same { // the caller's, who may write into it while those who waited read
+			response = bytes.Clone(response)
 		}
 		return txResult{status: status, response: response, refusal: failure}, nil
 	}

@@ -228,17 +228,18 @@ func (c *txCall) finish(ctx context.Context, u *txUnit, result *txResult) (*txRe
 	fate, err := u.commit(limited, func(b *pgx.Batch) {
 		b.Queue(c.g.sql.insert, c.id, c.fingerprint[:], c.token, result.status, c.since, end, result.response, end.Add(idempotency.AbandonedFor))
 	})
-	switch {
-	case fate == fateDone:
+	switch fate {
+	case fateDone:
 		return result, nil
-	case fate == fateUndone:
+	case fateUndone:
 		if constraint, ok := pg.IsUniqueViolation(err); ok && constraint == "idempotency_records_pkey" {
 			return nil, c.taken(ctx, u, err)
 		}
 		return nil, pg.Classify(fmt.Errorf("pgidem: commit: %w", err))
+	default:
+		u.end(ctx) // the search must not wait for the connection of the lost
+		return c.resolve(ctx, result, err)
 	}
-	u.end(ctx) // the search must not wait for the connection of the lost
-	return c.resolve(ctx, result, err)
 }
 
 // taken is the error of a record that was there before ours. A caller's transaction whose snapshot does not have it would

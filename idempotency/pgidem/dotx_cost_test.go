@@ -191,8 +191,9 @@ func TestDoTxStopsWaitingForAKilledHolderAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, testdb.Postgres(t), nil)
 	enter := make(chan uint32, 1)
+	holder := newTxGuard(t, s.pool, nil)
 	go func() {
-		_, _ = s.sellOn(t.Context(), newTxGuard(t, s.pool, nil), "a", "", func(ctx context.Context, tx pgx.Tx) error {
+		_, _ = s.sellOn(t.Context(), holder, "a", "", func(ctx context.Context, tx pgx.Tx) error {
 			enter <- tx.Conn().PgConn().PID()
 			_, err := tx.Exec(ctx, "SELECT pg_sleep(60)")
 			return err

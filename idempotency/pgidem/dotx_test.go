@@ -378,6 +378,25 @@ func TestDoTxKeepsBytesAsTheyAre(t *testing.T) {
 	}
 }
 
+// Whoever ran the work writes into its result, while those who have waited read theirs.
+func TestDoTxBytesAreEachCallersOwn(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, testdb.Postgres(t), nil)
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			result, err := pgidem.DoTx(t.Context(), s.guard, txKey("a"), idempotency.Fingerprint{},
+				func(context.Context, pgx.Tx) ([]byte, error) { return []byte("body"), nil })
+			if err != nil || string(result.Value) != "body" {
+				t.Errorf("%q, %v", result.Value, err)
+				return
+			}
+			clear(result.Value)
+		})
+	}
+	wg.Wait()
+}
+
 func TestDoTxExpires(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, testdb.Postgres(t), &pgidem.TxOptions{TTL: time.Hour})
