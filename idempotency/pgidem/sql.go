@@ -21,6 +21,8 @@ func newStatements(table string) statements {
 //   - seen keeps the records that can be answered from without a lock, so that a replay writes nothing: ON CONFLICT
 //     locks the row, hence writes, even where its condition is false. A key that nobody holds is among them if it has
 //     steps of another payload.
+//   - They are looked up one by one (LATERAL, LIMIT). As a plain join, planned while the table is small, they would be
+//     found by reading all of it, also when it has grown.
 //   - The order of the insert is the order of the row locks.
 //   - Behind ON CONFLICT clocks are read again, since there may have been a wait for another transaction's lock, and
 //     the token grows from the one that is in the row now, not from the one that this statement's snapshot saw.
@@ -31,11 +33,13 @@ WITH want AS MATERIALIZED (
 ), clock AS MATERIALIZED (
 	SELECT clock_timestamp() AS now
 ), seen AS MATERIALIZED (
-	SELECT w.n, r.fingerprint = w.fingerprint AS same, r.completed, r.status, r.held_until,
-		CASE WHEN r.fingerprint = w.fingerprint THEN r.response END AS response
-	FROM want w JOIN {records} r ON r.key = w.key
-	WHERE r.held_until > (SELECT now FROM clock)
-		OR r.steps_until > (SELECT now FROM clock) AND r.fingerprint <> w.fingerprint
+	SELECT w.n, r.* FROM want w CROSS JOIN LATERAL (
+		SELECT r.fingerprint = w.fingerprint AS same, r.completed, r.status, r.held_until,
+			CASE WHEN r.fingerprint = w.fingerprint THEN r.response END AS response
+		FROM {records} r WHERE r.key = w.key AND (r.held_until > (SELECT now FROM clock)
+			OR r.steps_until > (SELECT now FROM clock) AND r.fingerprint <> w.fingerprint)
+		LIMIT 1
+	) r
 ), won AS (
 	INSERT INTO {records} AS r (key, fingerprint, token, claimed_at, held_until)
 	SELECT w.key, w.fingerprint, (extract(epoch FROM c.now) * 1000000)::bigint,
