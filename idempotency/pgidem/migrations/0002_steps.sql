@@ -6,9 +6,8 @@ ALTER TABLE idempotency_records
     ADD COLUMN steps_until  timestamptz;
 
 -- The index on held_until changed with each completion and heartbeat, so that PostgreSQL could not update the row in
--- place (HOT), and it tempted the planner to find one key by way of all that are held. What is indexed instead is when
--- the sweep is to look at the row, a day after the claim and an hour for abandoned ones: it seldom changes. The room left in each page is for
--- the completion of the row.
+-- its page (HOT). What is indexed instead is when the sweep is to look at the row, 25 hours after the claim: that seldom
+-- changes. The room left in each page is for the completion of its rows.
 ALTER TABLE idempotency_records
     ADD COLUMN sweep_at timestamptz NOT NULL DEFAULT now() + interval '25 hours';
 DROP INDEX idempotency_records_held_until;
