@@ -166,6 +166,82 @@ func TestOneWaiterTakesOverAFailedRun(t *testing.T) {
 	}
 }
 
+// In the process of the run that failed nobody waits for the next poll.
+func TestWaiterIsWokenByAFailureInItsProcess(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		guard := newGuard(t, idempotency.NewMemory(nil), nil)
+		start := time.Now()
+		var wg sync.WaitGroup
+		var began []time.Duration
+		for range 3 {
+			wg.Go(func() {
+				_, err := doInt(t.Context(), guard, "a", func(context.Context) (int, error) {
+					began = append(began, time.Since(start))
+					time.Sleep(1234567 * time.Microsecond)
+					return 0, errDown
+				})
+				require.ErrorIs(t, err, errDown)
+			})
+		}
+		wg.Wait()
+		require.Equal(t, []time.Duration{0, 1234567 * time.Microsecond, 2 * 1234567 * time.Microsecond}, began)
+	})
+}
+
+// What could not be recorded is nobody's result: those who wait are not told of it.
+func TestWaitersAreNotToldOfWhatIsNotRecorded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := &faultyStore{Store: idempotency.NewMemory(nil)}
+		store.fail(faults{complete: errDown})
+		guard := newGuard(t, store, nil)
+		var wg sync.WaitGroup
+		var runs, unrecorded, inFlight atomic.Int32
+		for range 10 {
+			wg.Go(func() {
+				_, err := doInt(t.Context(), guard, "a", func(context.Context) (int, error) {
+					runs.Add(1)
+					time.Sleep(time.Second)
+					return 1, nil
+				})
+				switch {
+				case errors.Is(err, idempotency.ErrNotRecorded):
+					unrecorded.Add(1)
+				case errors.Is(err, idempotency.ErrInFlight):
+					inFlight.Add(1)
+				default:
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		require.EqualValues(t, 1, runs.Load())
+		require.EqualValues(t, 1, unrecorded.Load())
+		require.EqualValues(t, 9, inFlight.Load())
+	})
+}
+
+// Those who wait are of one payload: another is refused at once, and does not wait with them.
+func TestAnotherPayloadDoesNotWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		guard := newGuard(t, idempotency.NewMemory(nil), nil)
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() {
+				_, err := doInt(t.Context(), guard, "a", func(context.Context) (int, error) { time.Sleep(5 * time.Second); return 1, nil })
+				require.NoError(t, err)
+			})
+		}
+		time.Sleep(time.Second)
+		_, err := idempotency.Do(t.Context(), guard, testKey("a"), idempotency.FingerprintOf([]byte("other")),
+			func(context.Context, *idempotency.Run) (int, error) { panic("must not run") })
+		require.ErrorIs(t, err, idempotency.ErrMismatch)
+		wg.Wait()
+	})
+}
+
 // The owner was killed: whoever still waits when its lease ends takes over then.
 func TestWaiterTakesOverFromTheDead(t *testing.T) {
 	t.Parallel()
