@@ -290,10 +290,9 @@ func (m *model) try(tx ledger.Transaction, now time.Time) (ledger.Verdict, int, 
 		if v != ledger.Posted {
 			return v, 0, nil
 		}
-		switch {
-		case tx.Kind == ledger.KindReverse:
+		if tx.Kind == ledger.KindReverse {
 			made = reversed(target.made)
-		default:
+		} else {
 			freed = target.made
 			if i, ok := partOf(made, freed); !ok {
 				return ledger.NotHeld, i, nil
