@@ -48,6 +48,7 @@ func Run(t *testing.T, newStore func(testing.TB) idempotency.Store) {
 		{"OddSteps", oddSteps},
 		{"ManySteps", manySteps},
 		{"ClaimOneIsAClaim", claimOneIsAClaim},
+		{"SweepLeavesWhatMatters", sweepLeavesWhatMatters},
 		{"DuplicatesInABatch", duplicatesInABatch},
 		{"EachItemIsDecidedOnItsOwn", eachItemIsDecidedOnItsOwn},
 		{"LargeBatch", largeBatch},

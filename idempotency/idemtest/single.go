@@ -184,6 +184,33 @@ func claimOneIsAClaim(s *suite) {
 	s.won(s.key("b"), "body", long)
 }
 
+// sweepLeavesWhatMatters: a claim in flight, one whose owner is merely late, a result, and the steps of a key that is free.
+func sweepLeavesWhatMatters(s *suite) {
+	store, ok := s.store.(idempotency.Sweeper)
+	if !ok {
+		s.Skip("the store is no Sweeper")
+	}
+	flying, late, done, stepped, over := s.key("flying"), s.key("late"), s.key("done"), s.key("stepped"), s.key("over")
+	records := s.claim(request(flying, "body", long), request(late, "body", short), request(done, "body", long),
+		request(stepped, "body", long), request(over, "body", long))
+	s.ok(s.complete(done, s.token(records[2]), "receipt"))
+	s.ok(s.save(stepped, s.token(records[3]), "charge", long, long))
+	s.ok(s.release(stepped, records[3].Token))
+	items, err := s.store.Complete(s.ctx, []idempotency.Completion{completion(over, s.token(records[4]), "receipt", short)})
+	s.ok(s.one(items, err))
+	s.until(request(over, "body", long), idempotency.Completed, idempotency.Won) // so the lease of late is over too
+	for n := 1; n > 0; {
+		n, err = store.Sweep(s.ctx, 1000)
+		s.ok(err)
+	}
+	s.outcome(s.claimOne(flying, "body", long), idempotency.InFlight)
+	s.outcome(s.claimOne(over, "body", long), idempotency.InFlight)
+	s.ok(s.complete(late, s.token(records[1]), "receipt"))
+	s.replayed(s.claimOne(late, "body", long), 201, []byte("receipt"))
+	s.replayed(s.claimOne(done, "body", long), 201, []byte("receipt"))
+	s.wonSteps(stepped, "body", long, "charge")
+}
+
 func tokensOfAKeyGrow(s *suite) {
 	key := s.key("a")
 	last := idempotency.Token(0)
