@@ -38,6 +38,12 @@ type worker struct {
 	err                error
 }
 
+// clock tells workers what counts.
+type clock struct {
+	counting, over atomic.Bool
+	counted        atomic.Int64
+}
+
 // measure runs one turn.
 func (s *stage) measure(ctx context.Context, l load, turn int) (figures, error) {
 	o := settings{conns: l.workers/2 + 2, lease: 30 * time.Second, pause: func(context.Context, payment) {}}
@@ -48,28 +54,30 @@ func (s *stage) measure(ctx context.Context, l load, turn int) (figures, error) 
 	defer both.close()
 	ctx, cancel := context.WithTimeout(ctx, 2*l.length+limit)
 	defer cancel()
-	var counting, over atomic.Bool
+	var c clock
 	crew := make([]worker, l.workers)
 	var wg sync.WaitGroup
 	for i := range crew {
 		first, second := both[i%2], both[1-i%2]
 		name := l.accounts[0] + "-" + strconv.Itoa(turn) + "-" + strconv.Itoa(i) + "-"
-		wg.Go(func() { crew[i].work(ctx, first, second, l.accounts, name, &counting, &over) })
+		wg.Go(func() { crew[i].work(ctx, first, second, l.accounts, name, &c) })
 	}
-	warm, measured := l.length/5, l.length
-	waitFor(&wg, warm)
+	done := ended(&wg)
+	within(l.length/5, done)
 	begin, before := time.Now(), both.trips()
-	counting.Store(true)
-	waitFor(&wg, measured)
-	counting.Store(false)
+	c.counting.Store(true)
+	for pause := l.length; !within(pause, done) && c.counted.Load() == 0; { // a slow machine gets more time
+		pause = 10 * time.Millisecond
+	}
+	c.counting.Store(false)
 	took, trips := time.Since(begin), both.trips()-before
-	over.Store(true)
-	wg.Wait()
+	c.over.Store(true)
+	<-done
 	return sumUp(crew, took, trips)
 }
 
-func (w *worker) work(ctx context.Context, first, second *server, accounts []string, name string, counting, over *atomic.Bool) {
-	for n := 0; !over.Load() && ctx.Err() == nil; n++ {
+func (w *worker) work(ctx context.Context, first, second *server, accounts []string, name string, c *clock) {
+	for n := 0; !c.over.Load() && ctx.Err() == nil; n++ {
 		p := payment{request: name + strconv.Itoa(n), account: accounts[rand.N(len(accounts))], amount: 1}
 		begin := time.Now()
 		_, conflicts, err := first.settle(ctx, p)
@@ -77,7 +85,8 @@ func (w *worker) work(ctx context.Context, first, second *server, accounts []str
 			w.err = err
 			return
 		}
-		if counting.Load() {
+		if c.counting.Load() {
+			c.counted.Add(1)
 			w.decided++
 			w.conflicts += conflicts
 			w.took = append(w.took, time.Since(begin))

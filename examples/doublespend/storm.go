@@ -157,7 +157,7 @@ func (c *cold) run(ctx context.Context, both servers, length time.Duration) (beh
 			behind = time.Since(begin)
 		})
 		awake.Go(func() { errs[2] = both[1].insist(ctx, a) })
-		waitFor(&awake, length)
+		within(length, ended(&awake))
 		both[0].wire.thaw()
 	case <-ctx.Done(): // it could not even begin
 	}
@@ -178,15 +178,22 @@ func (s *server) insist(ctx context.Context, p payment) error {
 	}
 }
 
-// waitFor waits for the group, or until the time is over.
-func waitFor(wg *sync.WaitGroup, limit time.Duration) {
+// ended is closed when the group has ended.
+func ended(wg *sync.WaitGroup) <-chan struct{} {
 	done := make(chan struct{})
 	go func() {
 		wg.Wait()
 		close(done)
 	}()
+	return done
+}
+
+// within waits until done, or until the time is over: then it is false.
+func within(limit time.Duration, done <-chan struct{}) bool {
 	select {
 	case <-done:
+		return true
 	case <-time.After(limit):
+		return false
 	}
 }

@@ -100,7 +100,7 @@ func (s *session) take(ctx context.Context, wait time.Duration) error {
 	case !won || isTimeout(err):
 		return &lock.HeldError{Name: s.key.Value, Cause: err}
 	case err != nil:
-		s.hangUp() // it may be locked all the same: a session's locks are not rolled back
+		s.giveBack() // it may be locked all the same: a session's locks are not rolled back
 		return err
 	}
 	sent := time.Now()
@@ -109,7 +109,7 @@ func (s *session) take(ctx context.Context, wait time.Duration) error {
 	b.Queue(leaseSQL, millis(s.locker.lease))
 	b.Queue(s.locker.token, []byte(s.key.String())).QueryRow(func(row pgx.Row) error { return row.Scan(&s.token) })
 	if err := s.conn.SendBatch(ctx, b).Close(); err != nil {
-		s.hangUp()
+		s.giveBack()
 		if isTimeout(err) {
 			return &lock.HeldError{Name: s.key.Value, Cause: err}
 		}
@@ -178,8 +178,21 @@ func (s *session) close() {
 	}
 	s.stop()
 	<-s.gone
+	if !s.conn.Conn().IsClosed() { // it was not lost
+		s.unlock()
+	}
+}
+
+// giveBack frees what the connection has locked or waits for, when the lock was not won.
+func (s *session) giveBack() {
 	if !s.conn.Conn().IsClosed() {
 		s.unlock()
+		return
+	}
+	// The driver closes a connection whose context has ended, and meanwhile the server may go on waiting, and win.
+	select {
+	case <-s.conn.Conn().PgConn().CleanupDone(): // the server has closed its end too
+	case <-time.After(s.locker.writeTimeout):
 	}
 }
 
@@ -197,17 +210,5 @@ func (s *session) unlock() {
 	}
 	s.locker.logger.LogAttrs(ctx, slog.LevelWarn, "pglock: lock not released, its connection is closed",
 		slog.Bool("held", held), slog.Any("error", err))
-	s.hangUp()
-}
-
-// hangUp closes the connection, and with it whatever it has locked or waits for: when the server has closed its end too, that
-// is free.
-func (s *session) hangUp() {
-	ctx, cancel := context.WithTimeout(context.Background(), s.locker.writeTimeout)
-	defer cancel()
-	_ = s.conn.Conn().Close(ctx) // however it ends, the pool does not keep it
-	select {
-	case <-s.conn.Conn().PgConn().CleanupDone(): // where the driver has closed it, for a context that ended
-	case <-ctx.Done():
-	}
+	_ = s.conn.Conn().Close(ctx) // and with it whatever it has locked; however that ends, the pool does not keep it
 }
