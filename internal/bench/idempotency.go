@@ -273,22 +273,27 @@ type plainRecord struct {
 	response    []byte
 }
 
+// plainTable returns how many bytes a key of a plain map has beside the response.
+func plainTable(n int, response []byte) float64 {
+	before, until := heap(), time.Now()
+	plain := make(map[idempotency.Key]*plainRecord)
+	for i := range n {
+		plain[benchKey(i)] = &plainRecord{fingerprint: idempotency.Fingerprint{byte(i)}, token: int64(i), until: until, status: 200, response: slices.Clone(response)}
+	}
+	bytes := float64(heap()-before)/float64(n) - float64(len(response))
+	runtime.KeepAlive(plain)
+	return bytes
+}
+
 // memoryTable fills the memory with ten million keys.
 func memoryTable(ctx context.Context, w io.Writer) error {
 	n := liveKeys
 	response := []byte(`{"id":"pay-1","amount":"80.50","currency":"NGN","status":"done"}`)
-	before := heap()
-	plain := make(map[idempotency.Key]*plainRecord)
-	for i := range n / 10 { // a tenth tells as much
-		plain[benchKey(i)] = &plainRecord{token: int64(i), response: slices.Clone(response)}
-	}
-	bare := float64(heap()-before)/float64(n/10) - float64(len(response))
-	runtime.KeepAlive(plain)
-	plain = nil
+	bare := plainTable(n/10, response) // a tenth tells as much
 
 	var ahead atomic.Int64
 	store := idempotency.NewMemory(&idempotency.MemoryOptions{Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }})
-	before = heap()
+	before := heap()
 	start := time.Now()
 	if err := fill(ctx, store, n, response); err != nil {
 		return err
