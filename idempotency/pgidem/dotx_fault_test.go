@@ -121,6 +121,22 @@ func TestDoTxHangUpAtEveryEvent(t *testing.T) {
 	require.Greater(t, events, 10)
 	require.Greater(t, answered, 3)
 	require.Less(t, answered, events/2)
+	// A COMMIT that was sent is waited for: only what came before has cost the connection.
+	require.LessOrEqual(t, s.pool.Stat().NewConnsCount(), int64(1+events-answered))
+}
+
+// The last that the work sees is that its client is gone.
+func TestDoTxHangUpAtTheEndOfTheWork(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, testdb.Postgres(t), nil)
+	for name, end := range map[string]error{"done": nil, "refused": idempotency.Permanent(errors.New("no"))} {
+		gone := errors.New("gone")
+		ctx, hangUp := context.WithCancelCause(t.Context())
+		_, err := s.sell(ctx, name, "", func(context.Context, pgx.Tx) error { hangUp(gone); return end })
+		require.ErrorIs(t, err, gone)
+		s.sold(t, name, 0)
+		require.Zero(t, queryTx[int](t, s.pool, "SELECT count(*) FROM idempotency_records"), name)
+	}
 }
 
 // The connection breaks at any moment. If that was after the COMMIT was sent, the key tells what has become of it.
