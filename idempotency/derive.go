@@ -33,11 +33,11 @@ func (k Key) ID(parts ...string) string {
 // it gets the receipt of the first. So choose a window as short as the retries it is to catch, seconds rather than
 // minutes, or ask the customer.
 //
-// Windows do not slide: they are [n*window, (n+1)*window) since 1970 in UTC. Two equal requests in one are one, however far
-// apart in it; on the two sides of a boundary they are two, however close. So a repeat that comes after d, shorter
-// than the window, is recognised with a probability of 1 - d/window, and one that comes after the window never. Processes whose clocks
-// differ by d see a boundary d apart; take at from one clock, such as when the request entered the system, where that matters.
-// A window that is changed is another key.
+// Windows do not slide: they are [n*window, (n+1)*window) since 1970 in UTC. Two equal requests in one are one, however
+// far apart in it; on the two sides of a boundary they are two, however close. So a repeat that comes after d, shorter
+// than the window, is recognised with a probability of 1 - d/window, and one that comes after the window never. Processes
+// whose clocks differ by d see a boundary d apart; take at from one clock, such as when the request entered the system,
+// where that matters. A window that is changed is another key.
 //
 // The error is an [*InvalidError]: a scope or op that is empty or over 255 bytes, no parts, a window shorter than a
 // millisecond or longer than 100 years.

@@ -145,9 +145,9 @@ type Result[T any] struct {
 // request with the key runs, it waits for [Options.Wait]. A []byte or string is kept as it is, any other value as
 // encoding/json writes it.
 //
-// fn gets ctx with a cancel of its own: it also ends, with the cause [ErrLost], when another may run the work,
-// because the lease could not be extended in time. fn should then stop; that what it does all the same has no effect is up to
-// the resource, which compares [Run.Token].
+// fn gets ctx with a cancel of its own: it also ends, with the cause [ErrLost], when another may run the work, because the
+// lease could not be extended in time. fn should then stop; that what it does all the same has no effect is up to the
+// resource, which compares [Run.Token].
 //
 // Its errors:
 //   - [*PermanentError]: fn has failed for good, now or, if Result is Replayed, in an earlier run.

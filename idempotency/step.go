@@ -2,6 +2,7 @@ package idempotency
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -14,16 +15,19 @@ import (
 //	charge, err := idempotency.Step(ctx, run, "charge", func(ctx context.Context) (Charge, error) { … })
 //	posted, err := idempotency.Step(ctx, run, "post", func(ctx context.Context) (Entry, error) { … })
 //
-// Steps of a run come one after the other, each with a name of its own of 1 to 255 bytes; one within another, two at a time, a
-// name that comes twice, and a step after the work has returned are an [*InvalidError], and fn is not run. Only success
-// is stored, encoded like a result of [Do]; a name that is not asked for any more is ignored. Steps survive the release
-// of the key, a kill and the end of the lease, for at least [Options.TTL]; as long as they do, the key is refused to any other payload.
-// They go when the key is completed.
+// Steps of a run come one after the other, each with a name of its own of 1 to 255 bytes. One within another, two at a
+// time, a name that comes twice, and a step after the work has returned are an [*InvalidError], and fn is not run. Only
+// success is stored, encoded like a result of [Do]; a name that is not asked for any more is ignored. Steps survive the
+// release of the key, a kill and the end of the lease, for at least [Options.TTL]; as long as they do, the key is refused
+// to any other payload. They go when the key is completed.
 //
-// If fn has run but its result could not be stored, the error is [ErrNotRecorded], also [ErrLost] where another owner has
-// the key, or a [*TooLargeError]; the value is returned beside it. Return that error: the key then is not freed before the
-// lease is over. A process that is killed between fn and the store repeats fn, so hand a key on to what
-// fn calls, such as run.Key().ID() with the step's name.
+// If fn has run but its result could not be stored, the error is [ErrNotRecorded], and the value is returned beside it.
+// Return that error: the key then is not freed before the lease is over. It also is [ErrLost] where another owner has the
+// key. A value that is over [Options.MaxResponse] (the error also is a [*TooLargeError]) or does not encode is lost, but
+// not that fn has run: later runs get the same error instead of a second effect.
+//
+// A process that is killed between fn and the store repeats fn, so hand a permanent id on to what fn calls, such as
+// [Key.ID] with the step's name.
 //
 // Cost: one round trip, which also extends the lease; none for a step that is replayed.
 func Step[T any](ctx context.Context, run *Run, name string, fn func(ctx context.Context) (T, error)) (T, error) {
@@ -33,11 +37,7 @@ func Step[T any](ctx context.Context, run *Run, name string, fn func(ctx context
 		return none, err
 	}
 	if recorded != nil {
-		value, err := decode[T](recorded.Result)
-		if err != nil {
-			return none, fmt.Errorf("idempotency: decode the result of step %q into %T: %w", name, none, err)
-		}
-		return value, nil
+		return decodeStep[T](recorded)
 	}
 	defer run.exit()
 	value, err := fn(ctx)
@@ -93,21 +93,29 @@ func (r *Run) exit() {
 	r.step = ""
 }
 
-// saveStep stores the result of a step that has run.
+// saveStep stores the result of a step that has run: the status of EncodeResult in a byte, and the response. It returns
+// also why that is not the value.
 func saveStep[T any](r *Run, name string, value T) error {
-	result, err := encode(value)
-	if err == nil && len(result) > r.guard.maxResponse {
-		err = &TooLargeError{Size: len(result), Limit: r.guard.maxResponse}
-	}
-	if err == nil {
-		err = r.saveStep(StepRecord{Name: name, Result: result})
-	}
+	status, response, problem := EncodeResult(value, nil, r.guard.maxResponse)
+	err := r.saveStep(StepRecord{Name: name, Result: append([]byte{byte(status)}, response...)})
 	if err != nil {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.unrecorded = true
 	}
-	return err
+	return errors.Join(problem, err)
+}
+
+func decodeStep[T any](step *StepRecord) (T, error) {
+	if len(step.Result) == 0 {
+		var none T
+		return none, fmt.Errorf("idempotency: the result of step %q has no status", step.Name)
+	}
+	result, err := DecodeResult[T](int32(step.Result[0]), step.Result[1:])
+	if err != nil {
+		err = fmt.Errorf("idempotency: step %q: %w", step.Name, err)
+	}
+	return result.Value, err
 }
 
 func (r *Run) saveStep(step StepRecord) error {

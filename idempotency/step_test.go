@@ -262,7 +262,36 @@ func TestStepThatDoesNotDecode(t *testing.T) {
 		_, err := idempotency.Step(ctx, run, "charge", func(context.Context) (int, error) { panic("must not run") })
 		return "", err
 	})
-	require.ErrorContains(t, err, `decode the result of step "charge" into int`)
+	require.ErrorContains(t, err, `step "charge": idempotency: decode the stored result into int`)
+}
+
+// The result of a step cannot be kept. It has had its effect, and a later run hears so instead of having it again.
+func TestStepWhoseResultCannotBeKept(t *testing.T) {
+	t.Parallel()
+	guard, err := idempotency.New(idempotency.NewMemory(nil), &idempotency.Options{MaxResponse: 10})
+	require.NoError(t, err)
+	for name, value := range map[string]any{"large": strings.Repeat("x", 20), "no JSON": make(chan int)} {
+		charges := 0
+		for n := range 3 {
+			_, err := idempotency.Do(t.Context(), guard, testKey(name), idempotency.Fingerprint{},
+				func(ctx context.Context, run *idempotency.Run) (int, error) {
+					got, err := idempotency.Step(ctx, run, "charge", func(context.Context) (any, error) {
+						charges++
+						return value, nil
+					})
+					if n == 0 {
+						require.Equal(t, value, got)
+					} else {
+						require.Nil(t, got)
+					}
+					return 0, err
+				})
+			require.ErrorIs(t, err, idempotency.ErrNotRecorded)
+			_, tooLarge := errors.AsType[*idempotency.TooLargeError](err)
+			require.Equal(t, name == "large", tooLarge)
+		}
+		require.Equal(t, 1, charges)
+	}
 }
 
 // Work that runs two steps at once is refused one of them, whatever the order.
