@@ -271,6 +271,59 @@ func TestDoTxRefusedCommit(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// A commits between any two messages of B: whenever that is, B finds what A has made, and does not run the work in vain.
+func TestDoTxOtherCommitsAtEveryEvent(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, testdb.Postgres(t), nil)
+	pool, tp := tapPool(t, s.pool.Config())
+	b := newTxGuard(t, pool, nil)
+	for commitAt := 1; ; commitAt++ {
+		what := fmt.Sprint("commit at ", commitAt)
+		_, err := s.sellOn(t.Context(), b, what+" (prepare)", "", nil)
+		require.NoError(t, err)
+		s.runs.Store(0)
+		enter, leave, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+		go func() {
+			_, err := s.sell(t.Context(), what, "", func(context.Context, pgx.Tx) error { close(enter); <-leave; return nil })
+			done <- err
+		}()
+		<-enter
+		committed := sync.OnceFunc(func() {
+			close(leave)
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+		reached := false
+		tp.arm(func(n int, _ string, _ net.Conn) bool {
+			if n == commitAt {
+				reached = true
+				<-time.After(5 * time.Millisecond) // for the server to do what it has been sent
+				committed()
+			}
+			return false
+		})
+		var end *time.Timer
+		if commitAt > 3 { // B may be waiting for A by then, with nothing more to send
+			end = time.AfterFunc(100*time.Millisecond, committed)
+		}
+		result, err := s.sellOn(t.Context(), b, what, "", nil)
+		tp.disarm()
+		if end != nil {
+			end.Stop()
+		}
+		committed()
+		require.NoError(t, err)
+		require.True(t, result.Replayed)
+		require.EqualValues(t, 1, s.runs.Load(), "commit at %d", commitAt)
+		s.sold(t, what, 1)
+		if !reached {
+			require.Greater(t, commitAt, 8)
+			return
+		}
+	}
+}
+
 func TestDoTxHangUpWhileWaiting(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, testdb.Postgres(t), nil)
