@@ -19,6 +19,9 @@ type dealer struct {
 	around int64          // how much more
 	most   int64          // of what is moved from wallets
 
+	pair  bool // two that are not linked are being dealt
+	first *tx  // of those that are
+
 	// chainExpiring tells that a chain may capture what expires soon.
 	chainExpiring bool
 }
@@ -37,9 +40,13 @@ func (d *dealer) few(r *rand.Rand) []*tx {
 	case k < 26:
 		n = 2
 	}
+	// Two that are not linked share a commit, but not a moment: the first does not find a hold that is committed meanwhile, and the second
+	// is seen after that. So that they can be one operation, they refer to nothing that others have under way.
+	d.pair, d.first = n > 1 && !linked, nil
 	var txs []*tx
 	for i := range n {
 		txs = append(txs, d.deal(r, linked && i < n-1, linked))
+		d.first = txs[0]
 	}
 	return txs
 }
@@ -109,9 +116,12 @@ func (d *dealer) target(r *rand.Rand, ids []int) int {
 	case k == 0:
 		return nobody
 	case k == 1:
-		return r.IntN(len(d.contents)) // of any kind
-	case k == 2:
 		return ids[r.IntN(len(ids))]
+	case k < 6 && d.first != nil:
+		return d.first.id
+	case k < 6 && d.pair:
+	case k == 2:
+		return r.IntN(len(d.contents)) // of any kind
 	case k < 6:
 		return len(d.contents) - 1 - r.IntN(min(len(d.contents), recent)) // under way, if it is a hold at all
 	}

@@ -17,11 +17,19 @@ import (
 	"github.com/safetill/safetill/ledger/pgledger"
 )
 
+// rounds is one round after the other, each with connections of its own.
+func rounds(t *testing.T, round func(*testing.T)) {
+	t.Helper()
+	for n := range size(1, 10) {
+		t.Run(fmt.Sprint("Round", n+1), round)
+	}
+}
+
 // Two processes, of which each remembers accounts that the other moves too. Some calls fail, done or not done, and most of them are
 // repeated.
 func TestLinearizable(t *testing.T) {
 	t.Parallel()
-	for range size(1, 10) {
+	rounds(t, func(t *testing.T) {
 		pool := newPool(t, testdb.PostgresURL(t), t.Name(), clients)
 		store, seed := migrated(t, pool), oneSeed(t)
 		openShards(t, store)
@@ -33,13 +41,13 @@ func TestLinearizable(t *testing.T) {
 			require.ErrorIs(t, err, ledgertest.ErrInjected)
 		}
 		verified(t, newLedger(t, store))
-	}
+	})
 }
 
 // Posts go a shorter way than what is of other kinds.
 func TestLinearizablePosts(t *testing.T) {
 	t.Parallel()
-	for range size(1, 10) {
+	rounds(t, func(t *testing.T) {
 		pool := newPool(t, testdb.PostgresURL(t), t.Name(), clients)
 		store := migrated(t, pool)
 		openShards(t, store)
@@ -49,20 +57,19 @@ func TestLinearizablePosts(t *testing.T) {
 		h.linearizable(t, strict)
 		require.Empty(t, h.errs)
 		verified(t, newLedger(t, store))
-	}
+	})
 }
 
 // PostgreSQL ends the clients' connections under them.
 func TestLinearizableOverCutConnections(t *testing.T) {
 	t.Parallel()
-	for round := range size(1, 10) {
+	rounds(t, func(t *testing.T) {
 		url := testdb.PostgresURL(t)
-		name := fmt.Sprintf("cut %d", round)
-		pool := newPool(t, url, name, clients)
+		pool := newPool(t, url, t.Name(), clients)
 		store := migrated(t, pool)
 		openShards(t, store)
 		h := newHistory(t, oneSeed(t), store, pgledger.NewStore(pool, nil))
-		stop := h.cutConnections(t, newPool(t, url, "cutter", 1), name)
+		stop := h.cutConnections(t, newPool(t, url, "cutter", 1), t.Name())
 		h.record(t, size(operations/2, operations))
 		cut := stop()
 		h.settle(t, store)
@@ -70,7 +77,7 @@ func TestLinearizableOverCutConnections(t *testing.T) {
 		require.Positive(t, cut)
 		h.linearizable(t, strict)
 		verified(t, newLedger(t, store))
-	}
+	})
 }
 
 // flaky fails every thirtieth call, half of them after they were done.
