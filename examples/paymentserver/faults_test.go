@@ -111,7 +111,7 @@ func TestRedisKilledFlushedAndRestarted(t *testing.T) {
 			pause(ctx, time.Second), rdb.Kill(), rdb.Start(ctx),
 		)
 	}, "-rate", "300", "-for", "9s", "-duplicates", "0.1", "-settle", "30s")
-	require.Less(t, acceptP99(t, table), 500*time.Millisecond, "of accept: a dead cache is not waited for")
+	require.Less(t, acceptP99(t, table), callLimit, "of accept: a dead cache is not waited for")
 }
 
 func TestPostgresRestarted(t *testing.T) {
@@ -148,15 +148,16 @@ func TestPostgresGoneForHalfAMinute(t *testing.T) {
 		up = time.Now()
 		return errors.Join(err, db.Start(ctx))
 	}, "-rate", "500", "-for", (outage + 4*time.Second).String(), "-settle", "60s")
-	require.Less(t, acceptP99(t, table), 2*time.Second, "of accept, the outage included")
+	require.Less(t, acceptP99(t, table), callLimit, "of accept, the outage included")
 
 	arrived := query[time.Time](t, db, `SELECT accepted_at FROM arrival WHERE accepted_at BETWEEN $1 AND $2 ORDER BY n`,
 		down.Add(time.Second), up)
 	require.Greater(t, len(arrived), int((outage-2*time.Second).Seconds())*500)
 	latest := arrived[0]
 	for i, at := range arrived {
-		// Two batches that are pushed at one time may change places.
-		require.False(t, at.Before(latest.Add(-500*time.Millisecond)), "payment %d of %d was taken %v before one that came earlier", i, len(arrived), latest.Sub(at))
+		// Two batches that are pushed at one time may change places, and on a
+		// machine that is short of time that is a while.
+		require.False(t, at.Before(latest.Add(-2*time.Second)), "payment %d of %d was taken %v before one that came earlier", i, len(arrived), latest.Sub(at))
 		if at.After(latest) {
 			latest = at
 		}
