@@ -470,6 +470,53 @@ func TestDoTxDuplicateWaitsNoLongerThanItsPatience(t *testing.T) {
 	s.sold(t, "it is usable", 1)
 }
 
+// Who has waited with a limit of ours works on with the caller's.
+func TestDoTxRestoresTheLockTimeoutAfterAWait(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, testdb.Postgres(t), nil)
+	enter, leave := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		_, _ = s.sell(t.Context(), "a", "", func(context.Context, pgx.Tx) error { close(enter); <-leave; return errors.New("declined") })
+	})
+	<-enter
+	tx := beginTx(t, s.pool, "")
+	execTx(t, tx, "SET LOCAL lock_timeout = '7s'")
+	wg.Go(func() {
+		_, err := s.sellOn(t.Context(), s.guard.In(tx), "a", "", func(ctx context.Context, tx pgx.Tx) (err error) {
+			var limit string
+			if err = tx.QueryRow(ctx, "SHOW lock_timeout").Scan(&limit); limit != "7s" {
+				t.Errorf("lock_timeout is %q in the work", limit)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	s.waiting(t, 1)
+	close(leave)
+	wg.Wait()
+	require.Equal(t, "7s", queryTx[string](t, tx, "SHOW lock_timeout"))
+	require.NoError(t, tx.Commit(t.Context()))
+	s.sold(t, "a", 1)
+}
+
+// Advisory locks are the whole database's; keys are a table's.
+func TestDoTxKeysOfTwoTablesAreApart(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, testdb.Postgres(t), nil)
+	s2 := newShop(t, testdb.Postgres(t), &pgidem.TxOptions{Wait: -1})
+	_, err := s.sell(t.Context(), "a", "", func(ctx context.Context, _ pgx.Tx) error {
+		_, err := s2.sell(ctx, "a", "another payload", nil)
+		return err
+	})
+	require.NoError(t, err)
+	s.sold(t, "a", 1)
+	s2.sold(t, "a", 1)
+}
+
 func TestNewTxGuardReportsAllFaults(t *testing.T) {
 	t.Parallel()
 	_, err := pgidem.NewTxGuard(nil, &pgidem.TxOptions{
