@@ -2,9 +2,9 @@
 // the public API alone. It holds no code but tests, and is in this module so
 // that the checker of histories does not enter the SDK's go.mod.
 //
-//   - TestLinearizable: histories of 16 clients over PostgreSQL, half of them
-//     through a group, some of whose connections are cut, are checked with
-//     porcupine against a sequential model: posts, holds, captures, releases,
+//   - TestLinearizable: histories of 16 clients in two processes over PostgreSQL,
+//     half of them through a group, some of whose connections are cut, are checked
+//     with porcupine against a sequential model: posts, holds, captures, releases,
 //     reversals, expiry, chains and conditions. TestMutantsAreCaught: stores with
 //     one flaw each must fail it.
 //   - TestKilledServer: PostgreSQL is killed again and again under load; each
