@@ -15,8 +15,8 @@ import (
 // guess is what a batch was decided on without a lock: the accounts of its turn
 // as the cache had them, or as they were read.
 type guess struct {
-	versions []int64
-	fresh    []bool // it was read for this batch
+	before []ledger.State
+	fresh  []bool // it was read for this batch
 }
 
 // quick posts a batch of which everything succeeds by one statement, in one round
@@ -33,7 +33,13 @@ type guess struct {
 //
 // A refusal moves nothing that could be compared, so it is decided under locks;
 // so is what only the tables can tell, such as what was decided of an id before.
-// Holds are not compared: the constraint on the floor counts those that there are.
+//
+// What holds reserve, and the floor, are compared too. They change without a new
+// version, and the constraint on the floor would not notice:
+//
+//	A thinks that all of x is available, and B holds it for somebody;
+//	a batch of A takes it and, in another transaction, brings it back;
+//	x ends above its floor, and the first transaction was not to be posted.
 func (p *posting) quick(ctx context.Context, s *Store) (done bool, err error) {
 	if p.turn.locked() || !p.plain() {
 		return false, nil
@@ -73,7 +79,7 @@ func wrong(err error) bool {
 	e, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && (raced(err) || // an id was decided on before
 		e.Code == notNull && e.ColumnName == "seq" || // an account has moved
-		e.Code == check) // a hold was made on one, or its floor changed by hand
+		e.Code == check) // a floor that somebody has put above what is there
 }
 
 // plain tells whether the batch is of posts without conditions.
@@ -89,7 +95,7 @@ func (p *posting) plain() bool {
 // guess puts the accounts into p. nil: there is one that does not exist.
 func (p *posting) guess(ctx context.Context, u *unit, sql *statements) (*guess, error) {
 	n := len(p.names)
-	g := &guess{versions: make([]int64, n), fresh: make([]bool, n)}
+	g := &guess{before: make([]ledger.State, n), fresh: make([]bool, n)}
 	p.forget(n)
 	var unknown []string
 	for i, a := range p.turn.accounts {
@@ -113,7 +119,7 @@ func (p *posting) guess(ctx context.Context, u *unit, sql *statements) (*guess, 
 		if s == nil {
 			return nil, nil
 		}
-		g.versions[i] = s.Version
+		g.before[i] = *s
 	}
 	return g, nil
 }
@@ -132,8 +138,8 @@ func (p *posting) allPosted() bool {
 func (p *posting) learn() {
 	for i, id := range p.names {
 		s, a := p.accounts[ledger.AccountID(id)], p.turn.accounts[i]
-		switch {
-		case s == nil || s.Version == p.guessed.versions[i]:
+		switch b := &p.guessed.before[i]; {
+		case s == nil || s.Version == b.Version && s.HeldDebits == b.HeldDebits && s.HeldCredits == b.HeldCredits:
 		case p.guessed.fresh[i]:
 			a.lock = contested
 		default:
@@ -147,14 +153,17 @@ func (p *posting) learn() {
 func (p *posting) columns(w *writes, g *guess) []any {
 	n := len(p.names)
 	nos, befores, versions := make([]int64, n), make([]int64, n), make([]int64, n)
-	var debits, credits numerics
+	var heldDebits, heldCredits, floors, debits, credits numerics
 	for i, id := range p.names {
-		after := p.accounts[ledger.AccountID(id)]
-		nos[i], befores[i], versions[i] = p.numbers[after.ID], g.versions[i], after.Version
+		before, after := &g.before[i], p.accounts[ledger.AccountID(id)]
+		nos[i], befores[i], versions[i] = p.numbers[after.ID], before.Version, after.Version
+		heldDebits.add(before.HeldDebits)
+		heldCredits.add(before.HeldCredits)
+		floors.addFloor(before.Floor)
 		debits.add(after.Debits)
 		credits.add(after.Credits)
 	}
-	columns := []any{nos, befores, versions, debits.String(), credits.String()}
+	columns := []any{nos, befores, heldDebits.String(), heldCredits.String(), floors.String(), versions, debits.String(), credits.String()}
 	columns = append(columns, w.posted.all()...)
 	return append(columns, w.decidedColumns()[:3]...)
 }

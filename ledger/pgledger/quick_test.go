@@ -91,6 +91,14 @@ func TestOldAccountsInTheCacheDecideNothing(t *testing.T) {
 	want(t, two, ledger.Posted, move("two-5", "a", "b", "10"), ledger.Transaction{ID: "free", Kind: ledger.KindRelease, Of: "hold"}) // released by two,
 	want(t, one, ledger.Posted, move("one-5", "a", "b", "90"))                                                                       // known to one
 	f.balance(t, "a", "0", 10)
+	want(t, one, ledger.Posted, move("one-8", "bank", "a", "60"))
+	want(t, two, ledger.Posted, hold("all", "a", "b", "60"))
+	both8, err := one.Post(t.Context(), []ledger.Transaction{move("takes", "a", "b", "60"), move("brings", "bank", "a", "60")})
+	require.NoError(t, err)
+	require.Equal(t, ledger.InsufficientFunds, both8[0].Verdict, "it is held, also where it would be brought back")
+	require.Equal(t, ledger.Posted, both8[1].Verdict)
+	want(t, two, ledger.Posted, ledger.Transaction{ID: "none", Kind: ledger.KindRelease, Of: "all"}, move("two-9", "a", "b", "120"))
+	f.balance(t, "a", "0", 13)
 	exec(t, f.pool, "UPDATE ledger_accounts SET floor = -1000 WHERE id = 'a'")
 	want(t, one, ledger.Posted, move("one-6", "a", "b", "5"))
 	exec(t, f.pool, "UPDATE ledger_accounts SET floor = -500 WHERE id = 'a'")

@@ -21,11 +21,7 @@ func (s *Store) Open(ctx context.Context, accounts []ledger.State) error {
 		ids[i] = a.ID
 		names, currencies = append(names, string(a.ID)), append(currencies, a.Currency)
 		scales, normals = append(scales, int16(a.Scale)), append(normals, int16(a.Normal))
-		if a.Floor == nil {
-			floors.addNull()
-		} else {
-			floors.add(*a.Floor)
-		}
+		floors.addFloor(a.Floor)
 	}
 	tx, err := s.db.Begin(ctx)
 	if err != nil {

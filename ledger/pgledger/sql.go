@@ -122,26 +122,28 @@ SELECT * FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::bigint[], $5:
 UPDATE {transactions} t SET closed_by = u.closed_by FROM unnest($1::text[], $2::text[]) AS u(id, closed_by) WHERE t.id = u.id`
 
 	// A batch of posts that was decided without a lock: see quick. The update locks
-	// in the order of the parameters, which is that of lockSQL; what holds reserve
-	// is no part of a version, and its constraint keeps what they leave above the
-	// floor. The number and the clock are read when all locks are held.
+	// in the order of the parameters, which is that of lockSQL. What holds reserve is
+	// no part of a version, and the constraint on the floor sees only what a batch
+	// leaves. The number and the clock are read when all locks are held.
 	postSQL = `
 WITH moved AS (
     UPDATE {accounts} a SET debits = u.debits, credits = u.credits, version = u.version
-    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::numeric[], $5::numeric[]) AS u(no, before, version, debits, credits)
-    WHERE a.no = u.no AND a.version = u.before
+    FROM unnest($1::bigint[], $2::bigint[], $3::numeric[], $4::numeric[], $5::numeric[], $6::bigint[], $7::numeric[], $8::numeric[])
+    AS u(no, before, held_debits, held_credits, floor, version, debits, credits)
+    WHERE a.no = u.no AND a.version = u.before AND a.held_debits = u.held_debits AND a.held_credits = u.held_credits
+    AND a.floor IS NOT DISTINCT FROM u.floor
     RETURNING 1
 ), c AS MATERIALIZED (
     SELECT CASE WHEN count(*) = cardinality($1::bigint[]) THEN nextval('{seq}') END AS seq, clock_timestamp() AS at FROM moved
 ), t AS (
     INSERT INTO {transactions} (id, seq, fingerprint, verdict, posting, at, kind)
     SELECT u.id, c.seq + u.n, u.fingerprint, 0, 0, c.at, 0
-    FROM c, unnest($16::text[], $17::bigint[], $18::bytea[]) AS u(id, n, fingerprint)
+    FROM c, unnest($19::text[], $20::bigint[], $21::bytea[]) AS u(id, n, fingerprint)
 ), p AS (
     INSERT INTO {postings} (seq, posting, debit_no, credit_no, debit_version, credit_version, at, amount, debit_balance, credit_balance, transaction_id)
     SELECT c.seq + u.n, u.posting, u.debit_no, u.credit_no, u.debit_version, u.credit_version, c.at, u.amount, u.debit_balance, u.credit_balance, u.transaction_id
-    FROM c, unnest($6::bigint[], $7::smallint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[],
-                   $12::numeric[], $13::numeric[], $14::numeric[], $15::text[])
+    FROM c, unnest($9::bigint[], $10::smallint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[],
+                   $15::numeric[], $16::numeric[], $17::numeric[], $18::text[])
     AS u(n, posting, debit_no, credit_no, debit_version, credit_version, amount, debit_balance, credit_balance, transaction_id)
 )
 SELECT at FROM c`

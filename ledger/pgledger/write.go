@@ -164,7 +164,13 @@ type numerics struct{ text []byte }
 
 func (n *numerics) add(a ledger.Amount) { n.text = a.Append(n.next()) }
 
-func (n *numerics) addNull() { n.text = append(n.next(), "NULL"...) }
+func (n *numerics) addFloor(floor *ledger.Amount) {
+	if floor != nil {
+		n.add(*floor)
+		return
+	}
+	n.text = append(n.next(), "NULL"...)
+}
 
 func (n *numerics) next() []byte {
 	if len(n.text) == 0 {
