@@ -19,8 +19,8 @@ type dealer struct {
 	around int64          // how much more
 	most   int64          // of what is moved from wallets
 
-	pair  bool // two that are not linked are being dealt
-	first *tx  // of those that are
+	pair  bool // what is being dealt is two that are not linked
+	first *tx  // of what is being dealt
 
 	// chainExpiring tells that a chain may capture what expires soon.
 	chainExpiring bool
