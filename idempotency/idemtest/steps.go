@@ -88,6 +88,13 @@ func stepsGoWithTheRecord(s *suite) {
 	items, err := s.store.Complete(s.ctx, []idempotency.Completion{completion(key, token, "done", short)})
 	s.ok(s.one(items, err))
 	s.steps(s.until(request(key, "other", long), idempotency.Mismatch, idempotency.Won))
+
+	key = s.key("b")
+	token = s.won(key, "body", long)
+	s.ok(s.save(key, token, "charge", long, long))
+	items, err = s.store.Complete(s.ctx, []idempotency.Completion{completion(key, token, "done", short)})
+	s.ok(s.one(items, err))
+	s.steps(s.until(request(key, "body", long), idempotency.Completed, idempotency.Won))
 }
 
 // stepsRunOut: kept for as long as was asked for, they then leave the key to any payload.
@@ -106,6 +113,9 @@ func stepsRunOut(s *suite) {
 	token = s.won(key, "body", long)
 	s.ok(s.save(key, token, "charge", long, long))
 	s.ok(s.save(key, token, "post", long, time.Millisecond))
+	probe := s.key("probe") // whose lease ends when the millisecond is over
+	s.won(probe, "body", 2*time.Millisecond)
+	s.until(request(probe, "body", long), idempotency.InFlight, idempotency.Won)
 	s.ok(s.release(key, token))
 	s.wonSteps(key, "body", long, "charge", "post")
 }
@@ -131,12 +141,15 @@ func stepsInABatch(s *suite) {
 		step(b, tokenB, "one", long, long),
 		step(a, tokenA+1, "forged", long, long),
 		step(a, tokenA, "two", long, long),
-		{Key: b, Token: tokenB, Lease: long},
+		{Key: b, Token: tokenB, Lease: long / 2},
 		step(a, tokenA, "one", long, long),
 		step(s.key("never"), 1, "never", long, long),
 	})
 	s.ok(err)
 	s.results(items, []error{nil, nil, idempotency.ErrLost, nil, nil, nil, idempotency.ErrLost})
+	if r := s.claimOne(b, "body", long); r.Remaining > long/2 {
+		s.Fatalf("%v remain, the last lease counts", r.Remaining)
+	}
 	s.ok(s.release(a, tokenA))
 	s.ok(s.release(b, tokenB))
 	records := s.claim(request(b, "body", long), request(a, "body", long), request(a, "body", long))

@@ -182,14 +182,7 @@ func TestLostRaceLooksAgain(t *testing.T) {
 		records, err := store.Claim(t.Context(), []idempotency.Request{batch[0], batch[1], batch[0], other})
 		answers <- answer{records, err}
 	}()
-	require.Eventually(t, func() bool {
-		var waiting int
-		err := pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-			WHERE NOT l.granted AND a.datname = current_database() AND a.query LIKE '%idempotency_records%'
-			AND l.transactionid = (SELECT transactionid FROM pg_locks WHERE pid = $1 AND locktype = 'transactionid' LIMIT 1)`,
-			tx.Conn().PgConn().PID()).Scan(&waiting)
-		return err == nil && waiting == 1
-	}, 20*time.Second, 5*time.Millisecond)
+	awaitWaiter(t, pool, tx)
 	require.NoError(t, tx.Commit(t.Context()))
 	b := <-answers
 	require.NoError(t, b.err)
@@ -199,6 +192,56 @@ func TestLostRaceLooksAgain(t *testing.T) {
 	require.Equal(t, idempotency.Completed, b.records[2].Outcome)
 	require.Equal(t, idempotency.Mismatch, b.records[3].Outcome)
 	require.EqualValues(t, 2, db.calls.Load())
+}
+
+// A's transaction has recorded a step and released the key while B, with another payload, waits for its row: what B could
+// not see when its statement began still holds the key to A's payload.
+func TestLostRaceToAStepIsAMismatch(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	batch := requests(1)
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
+	a := newStore(t, tx)
+	won, err := a.Claim(t.Context(), batch)
+	require.NoError(t, err)
+	_, err = a.Extend(t.Context(), []idempotency.Extension{{
+		Key: batch[0].Key, Token: won[0].Token, Lease: time.Minute, Keep: time.Hour, Step: idempotency.StepRecord{Name: "charge"},
+	}})
+	require.NoError(t, err)
+	_, err = a.Release(t.Context(), []idempotency.Claim{{Key: batch[0].Key, Token: won[0].Token}})
+	require.NoError(t, err)
+
+	type answer struct {
+		records []idempotency.Record
+		err     error
+	}
+	store, answers := newStore(t, pool), make(chan answer, 1)
+	other := batch[0]
+	other.Fingerprint[0]++
+	go func() {
+		records, err := store.Claim(t.Context(), []idempotency.Request{other})
+		answers <- answer{records, err}
+	}()
+	awaitWaiter(t, pool, tx)
+	require.NoError(t, tx.Commit(t.Context()))
+	b := <-answers
+	require.NoError(t, b.err)
+	require.Equal(t, idempotency.Mismatch, b.records[0].Outcome)
+}
+
+// awaitWaiter waits until somebody waits for the transaction.
+func awaitWaiter(t *testing.T, pool *pgxpool.Pool, tx pgx.Tx) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		var waiting int
+		err := pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+			WHERE NOT l.granted AND a.datname = current_database() AND a.query LIKE '%idempotency_records%'
+			AND l.transactionid = (SELECT transactionid FROM pg_locks WHERE pid = $1 AND locktype = 'transactionid' LIMIT 1)`,
+			tx.Conn().PgConn().PID()).Scan(&waiting)
+		return err == nil && waiting == 1
+	}, 20*time.Second, 5*time.Millisecond)
 }
 
 // A record written when the clock was ahead: the token must grow from it, not from the clock.
