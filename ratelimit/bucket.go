@@ -1,0 +1,115 @@
+package ratelimit
+
+import "time"
+
+// bucket is the state of a token bucket or GCRA: the instant at which it will be full again, the "theoretical arrival time" of ITU-T I.371.
+// One instant says it all: a bucket that is full at that time lacks, now, what comes back until then.
+//
+//	taken from a full bucket of 5, one unit every 200 ms:     now      now+400ms      now+1s
+//	                                                           |---2 used---|            |
+//	                                                                      full      refill: room up to here
+//
+// Since nothing is stored but an instant, time that stands still or goes back never gives anything back.
+type bucket struct {
+	full  moment
+	limit uint32 // plan.id of who wrote it
+}
+
+// debt is how long the bucket takes to be full again. An instant that is further off than anything that can be used (the clock was
+// set back) counts as an empty bucket, so that it heals within one refill.
+func (p *plan) debt(b bucket, now int64) moment {
+	if b.limit != p.id {
+		b = p.adopt(b, now)
+	}
+	if b.full.us < now {
+		return moment{}
+	}
+	d := moment{b.full.us - now, b.full.frac}
+	if p.twice(d) {
+		return p.refill
+	}
+	return d
+}
+
+// twice tells whether a debt is over twice the capacity.
+func (p *plan) twice(debt moment) bool {
+	return debt.us > 2*p.refill.us && debt.after(p.add(p.refill, p.refill))
+}
+
+// adopt translates a bucket of another limit: what was used stays used, as far as there is room for it, and comes back at the new rate.
+func (p *plan) adopt(b bucket, now int64) bucket {
+	old := planByID(b.limit)
+	if old == nil || p.id == 0 || old.per == p.per && old.rate == p.rate || b.full.us < now {
+		return b
+	}
+	used, owed := p.Burst, moment{b.full.us - now, b.full.frac}
+	if !old.twice(owed) {
+		used = min(used, old.units(owed))
+	}
+	b.full = p.span(used)
+	b.full.us += now
+	return b
+}
+
+// take charges n units if there is room within ahead. min as in [Op].
+func (p *plan) take(b bucket, now, n, least int64, ahead time.Duration) (bucket, Outcome) {
+	debt := p.debt(b, now)
+	if least > 0 {
+		n = max(least, min(n, p.Burst-p.units(debt)))
+	}
+	o := Outcome{At: now}
+	if n > p.Burst {
+		o.Wait = Never
+		p.show(&o, debt)
+		return b, o
+	}
+	cost := p.cost
+	if n != 1 {
+		cost = p.span(n)
+	}
+	after := p.add(debt, cost)
+	if after.after(p.refill) {
+		o.Wait = time.Duration(p.sub(after, p.refill).up()) * time.Microsecond
+		if o.Wait > ahead || p.twice(after) {
+			p.show(&o, debt)
+			return b, o
+		}
+	}
+	o.Allowed, o.Charged = true, n
+	p.show(&o, after)
+	return p.due(now, after), o
+}
+
+// charge charges n units in any case.
+func (p *plan) charge(b bucket, now, n int64) (bucket, Outcome) {
+	debt := p.debt(b, now)
+	n = min(n, max(0, 2*p.Burst-p.units(debt)))
+	after := p.add(debt, p.span(n))
+	o := Outcome{Allowed: true, Charged: n, At: now}
+	p.show(&o, after)
+	return p.due(now, after), o
+}
+
+// giveBack makes the bucket fuller by n units, never more than full.
+func (p *plan) giveBack(b bucket, now, n int64) (bucket, Outcome) {
+	debt := p.debt(b, now)
+	if n = min(n, 2*p.Burst); p.span(n).after(debt) {
+		debt = moment{}
+	} else {
+		debt = p.sub(debt, p.span(n))
+	}
+	o := Outcome{Allowed: true, At: now}
+	p.show(&o, debt)
+	return p.due(now, debt), o
+}
+
+func (p *plan) due(now int64, debt moment) bucket {
+	debt.us += now
+	return bucket{debt, p.id}
+}
+
+// show fills in what a caller sees of a debt.
+func (p *plan) show(o *Outcome, debt moment) {
+	o.Remaining = p.Burst - p.units(debt)
+	o.Reset = time.Duration(debt.up()) * time.Microsecond
+}

@@ -1,0 +1,131 @@
+package ratelimit
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// errOpen: the store is being left alone.
+var errOpen = errors.New("ratelimit: store is failing, breaker is open")
+
+// ask asks the store, within the timeout and unless the breaker is open.
+func (l *Limiter) ask(ctx context.Context, call Call) ([]Outcome, error) {
+	if l.memory != nil {
+		reply := l.store.Decide(ctx, []Call{call})[0]
+		return reply.Outcomes, reply.Err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if !l.breaker.enter(l.o.Now()) {
+		return nil, errOpen
+	}
+	asked, cancel := context.WithTimeout(ctx, l.o.Timeout)
+	reply := l.store.Decide(asked, []Call{call})[0]
+	cancel()
+	failed := reply.Err != nil && !callers(ctx, reply.Err)
+	if failed && l.o.Hooks.OnStoreError != nil {
+		l.o.Hooks.OnStoreError(reply.Err)
+	}
+	if changed, open := l.breaker.leave(failed, ctx.Err() != nil, l.o.Now()); changed {
+		l.breakerIs(open, reply.Err)
+	}
+	return reply.Outcomes, reply.Err
+}
+
+func (l *Limiter) breakerIs(open bool, err error) {
+	if open {
+		l.o.Logger.LogAttrs(context.Background(), slog.LevelError, "rate limits: store is failing", slog.Any("error", err))
+	} else {
+		l.o.Logger.LogAttrs(context.Background(), slog.LevelInfo, "rate limits: store is back")
+	}
+	if f := l.o.Hooks.OnBreaker; f != nil {
+		f(open)
+	}
+}
+
+// policy answers for a store that fails.
+func (l *Limiter) policy(ctx context.Context, call Call) ([]Outcome, Source) {
+	if l.stand != nil {
+		local := Call{Ops: make([]Op, len(call.Ops))}
+		for i, op := range call.Ops {
+			op.Limit = share(op.Limit, l.o.Share)
+			local.Ops[i] = op
+		}
+		return l.stand.Decide(ctx, []Call{local})[0].Outcomes, FromFallback
+	}
+	source, wait := FromFailOpen, time.Duration(0)
+	if l.o.OnError == FailClosed {
+		source, wait = FromFailClosed, l.o.Cooldown
+	}
+	now := l.o.Now().UnixMicro()
+	outcomes := make([]Outcome, len(call.Ops))
+	for i, op := range call.Ops {
+		outcomes[i] = Outcome{Allowed: source == FromFailOpen, At: now, Wait: wait}
+		if source == FromFailOpen {
+			outcomes[i].Remaining = max(0, op.Limit.Capacity()-op.N)
+		}
+	}
+	return outcomes, source
+}
+
+// share returns the part of a limit, at least one unit.
+func share(l Limit, part float64) Limit {
+	l = l.Normal()
+	if !l.Algorithm.bucket() {
+		l.Burst = 0
+	} else {
+		l.Burst = max(1, int64(float64(l.Burst)*part))
+	}
+	l.Rate = max(1, int64(float64(l.Rate)*part))
+	return l
+}
+
+// breaker leaves a store alone that has failed several times in a row.
+//
+// Why it does not let a herd through when it half-opens: only who moves until on is let through, under the lock; all others see that it has been moved.
+type breaker struct {
+	limit    int // failures in a row; negative: never opens
+	cooldown time.Duration
+
+	mu     sync.Mutex
+	failed int
+	until  time.Time // of the next trial; zero: closed
+}
+
+// enter tells whether the store may be asked.
+func (b *breaker) enter(now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.until.IsZero():
+		return true
+	case now.Before(b.until):
+		return false
+	}
+	b.until = now.Add(b.cooldown)
+	return true
+}
+
+// leave says what became of it. A caller that has hung up tells nothing of the store.
+func (b *breaker) leave(failed, hungUp bool, now time.Time) (changed, open bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case failed:
+		b.failed++
+		if b.until.IsZero() && b.limit > 0 && b.failed >= b.limit {
+			b.until = now.Add(b.cooldown)
+			return true, true
+		}
+	case hungUp:
+	default:
+		b.failed = 0
+		changed = !b.until.IsZero()
+		b.until = time.Time{}
+	}
+	return changed, false
+}

@@ -1,0 +1,61 @@
+package ratelimit
+
+import (
+	"fmt"
+	"time"
+)
+
+// Result is the answer to a caller. A refusal is a result, not an error.
+type Result struct {
+	Allowed bool
+	Source  Source
+	// Limit is the most that one call can be given: the burst of a bucket, else the rate.
+	Limit int64
+	// Remaining is what is left of it, at least 0.
+	Remaining int64
+	// RetryAfter is after what time the same call is admitted if nobody else comes, rounded up to a microsecond. 0 if it is allowed, [Never]
+	// if it asks for more than the limit can ever give.
+	RetryAfter time.Duration
+	// ResetAt is when all is as if nothing had been used, by the clock that decided.
+	ResetAt time.Time
+}
+
+// Source tells who has decided.
+type Source uint8
+
+const (
+	// FromStore: the counter itself.
+	FromStore Source = iota
+	// FromLocal: this process, out of what it has been granted or has not reported yet.
+	FromLocal
+	// FromDenyCache: the counter has refused a moment ago, and nothing can have come back since.
+	FromDenyCache
+	// FromFallback: the store failed, and the local limiter that stands in for it has decided.
+	FromFallback
+	// FromFailOpen: the store failed, and nothing was counted.
+	FromFailOpen
+	// FromFailClosed: the store failed, and so everything is refused.
+	FromFailClosed
+	sources int = iota
+)
+
+var sourceNames = [sources]string{"store", "local", "deny_cache", "fallback", "fail_open", "fail_closed"}
+
+func (s Source) String() string {
+	if int(s) < sources {
+		return sourceNames[s]
+	}
+	return fmt.Sprintf("source(%d)", uint8(s))
+}
+
+// result shows an outcome to a caller.
+func (p *plan) result(o *Outcome, s Source) Result {
+	r := Result{
+		Allowed: o.Allowed, Source: s, Limit: p.Burst, Remaining: max(0, o.Remaining),
+		ResetAt: time.UnixMicro(o.At + o.Reset.Microseconds()),
+	}
+	if !o.Allowed {
+		r.RetryAfter = o.Wait
+	}
+	return r
+}
