@@ -140,6 +140,11 @@ func (l *Limiter) one(ctx context.Context, kind Kind, key string, n int64) (Resu
 	if err != nil {
 		return Result{}, err
 	}
+	return l.oneOf(ctx, p, kind, key, n)
+}
+
+// oneOf is one, of a limit that is known.
+func (l *Limiter) oneOf(ctx context.Context, p *plan, kind Kind, key string, n int64) (Result, error) {
 	if len(key)-1 >= MaxKey || n < 1 || p.Algorithm == Concurrency {
 		if err := faultOf(p, kind, key, n); err != nil {
 			return Result{}, err
