@@ -140,7 +140,7 @@ func (l *Limiter) one(ctx context.Context, kind Kind, key string, n int64) (Resu
 	if err != nil {
 		return Result{}, err
 	}
-	if len(key)-1 >= MaxKey || n < 1 || p.Algorithm == Concurrency {
+	if uint(len(key)-1) >= MaxKey || n < 1 || p.Algorithm == Concurrency {
 		if err := faultOf(p, kind, key, n); err != nil {
 			return Result{}, err
 		}
