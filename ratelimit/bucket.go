@@ -15,25 +15,26 @@ type bucket struct {
 	limit uint32 // plan.id of who wrote it
 }
 
-// debt is how long the bucket takes to be full again. An instant that is further off than anything that can be used (the clock was
-// set back) counts as an empty bucket, so that it heals within one refill.
-func (p *plan) debt(b bucket, now int64) moment {
+// debt is how long the bucket takes to be full again. An instant that is further off than anything that can be used says that the clock was
+// set back: it counts as an empty bucket. That has to be written down (mended), also by who is refused, or the bucket would be empty until the
+// clock is back where it was.
+func (p *plan) debt(b bucket, now int64) (debt moment, mended bool) {
 	if b.limit != p.id {
 		b = p.adopt(b, now)
 	}
 	if b.full.us < now {
-		return moment{}
+		return moment{}, false
 	}
-	d := moment{b.full.us - now, b.full.frac}
-	if p.twice(d) {
-		return p.refill
+	debt = moment{b.full.us - now, b.full.frac}
+	if p.twice(debt) {
+		return p.refill, true
 	}
-	return d
+	return debt, false
 }
 
 // twice tells whether a debt is over twice the capacity.
 func (p *plan) twice(debt moment) bool {
-	return debt.us > 2*p.refill.us && debt.after(p.add(p.refill, p.refill))
+	return debt.us >= 2*p.refill.us && debt.after(p.add(p.refill, p.refill))
 }
 
 // adopt translates a bucket of another limit: what was used stays used, as far as there is room for it, and comes back at the new rate.
@@ -51,9 +52,12 @@ func (p *plan) adopt(b bucket, now int64) bucket {
 	return b
 }
 
-// take charges n units if there is room within ahead. min as in [Op].
+// take charges n units if there is room within ahead; least is [Op.Min].
 func (p *plan) take(b bucket, now, n, least int64, ahead time.Duration) (bucket, Outcome) {
-	debt := p.debt(b, now)
+	debt, mended := p.debt(b, now)
+	if mended {
+		b = p.due(now, debt)
+	}
 	if least > 0 {
 		n = max(least, min(n, p.Burst-p.units(debt)))
 	}
@@ -82,7 +86,7 @@ func (p *plan) take(b bucket, now, n, least int64, ahead time.Duration) (bucket,
 
 // charge charges n units in any case.
 func (p *plan) charge(b bucket, now, n int64) (bucket, Outcome) {
-	debt := p.debt(b, now)
+	debt, _ := p.debt(b, now)
 	n = min(n, max(0, 2*p.Burst-p.units(debt)))
 	after := p.add(debt, p.span(n))
 	o := Outcome{Allowed: true, Charged: n, At: now}
@@ -92,7 +96,7 @@ func (p *plan) charge(b bucket, now, n int64) (bucket, Outcome) {
 
 // giveBack makes the bucket fuller by n units, never more than full.
 func (p *plan) giveBack(b bucket, now, n int64) (bucket, Outcome) {
-	debt := p.debt(b, now)
+	debt, _ := p.debt(b, now)
 	if n = min(n, 2*p.Burst); p.span(n).after(debt) {
 		debt = moment{}
 	} else {

@@ -106,11 +106,9 @@ func (m *Memory) decideOne(p *plan, kind Kind, key string, n int64) Outcome {
 			s.mu.Unlock()
 			return o
 		}
-		slot := &s.buckets.slots[i]
-		next, o := p.take(slot.state, now, n, 0, 0)
-		if o.Allowed {
-			slot.state = next
-		}
+		state := &s.buckets.slots[i].state
+		next, o := p.take(*state, now, n, 0, 0)
+		*state = next
 		s.mu.Unlock()
 		return o
 	}
@@ -201,10 +199,17 @@ func (s *shard) bucket(p *plan, d uint64, now int64, op *Op) (o Outcome) {
 		t.delete(d)
 		return p.unused(now)
 	default:
-		b, o = p.take(b, now, op.N, op.Min, op.Ahead)
-		if !o.Allowed || op.Kind == Peek {
-			return peeked(o, op)
+		var next bucket
+		next, o = p.take(b, now, op.N, op.Min, op.Ahead)
+		if op.Kind == Peek {
+			o.Charged = 0
+			debt, _ := p.debt(b, now)
+			p.show(&o, debt)
 		}
+		if next == b || op.Kind == Peek {
+			return o
+		}
+		b = next
 	}
 	t.put(d, p.nameDigest, b, now)
 	return o
@@ -222,10 +227,16 @@ func (s *shard) window(p *plan, d uint64, now int64, op *Op) (o Outcome) {
 		t.delete(d)
 		return p.unused(now)
 	default:
-		w, o = p.takeWindow(w, now, op.N, op.Min)
-		if !o.Allowed || op.Kind == Peek {
-			return peeked(o, op)
+		var next window
+		next, o = p.takeWindow(w, now, op.N, op.Min)
+		if op.Kind == Peek {
+			o.Charged = 0
+			p.showWindow(&o, w, now)
 		}
+		if next == w || op.Kind == Peek {
+			return o
+		}
+		w = next
 	}
 	t.put(d, p.nameDigest, w, now)
 	return o
@@ -278,15 +289,6 @@ func (p *plan) unused(now int64) Outcome {
 	return Outcome{Allowed: true, Remaining: p.Burst, At: now}
 }
 
-// peeked makes a Peek of what a Take has been: it tells what is left now, not what would be.
-func peeked(o Outcome, op *Op) Outcome {
-	if op.Kind == Peek && o.Allowed {
-		o.Remaining += o.Charged
-		o.Charged = 0
-	}
-	return o
-}
-
 func (b bucket) idle(now int64) bool { return b.full.us < now || b.full.us == now && b.full.frac == 0 }
 
 func (b bucket) load(now int64) int64 {
@@ -294,7 +296,8 @@ func (b bucket) load(now int64) int64 {
 	if p == nil {
 		return 0
 	}
-	return p.part(p.units(p.debt(b, now)))
+	debt, _ := p.debt(b, now)
+	return p.part(p.units(debt))
 }
 
 // part is how much of the limit so many units are, in parts of 1024.
@@ -305,7 +308,7 @@ func (w window) idle(now int64) bool {
 	if p == nil {
 		return w.cur == 0 && w.prev == 0
 	}
-	w, elapsed := p.at(w, now)
+	w, elapsed, _ := p.at(w, now)
 	return p.fresh(w, elapsed) == 0
 }
 
@@ -314,7 +317,7 @@ func (w window) load(now int64) int64 {
 	if p == nil {
 		return 0
 	}
-	w, elapsed := p.at(w, now)
+	w, elapsed, _ := p.at(w, now)
 	return p.part(p.used(w, elapsed))
 }
 

@@ -145,7 +145,7 @@ func (l *Limiter) one(ctx context.Context, kind Kind, key string, n int64) (Resu
 
 // oneOf is one, of a limit that is known.
 func (l *Limiter) oneOf(ctx context.Context, p *plan, kind Kind, key string, n int64) (Result, error) {
-	if len(key)-1 >= MaxKey || n < 1 || p.Algorithm == Concurrency {
+	if uint(len(key)-1) >= MaxKey || n < 1 || p.Algorithm == Concurrency {
 		if err := faultOf(p, kind, key, n); err != nil {
 			return Result{}, err
 		}

@@ -121,7 +121,7 @@ func (o *Op) Validate() error {
 
 // validate looks at all but the limit.
 func (o *Op) validate() error {
-	if len(o.Key)-1 < MaxKey && o.N > 0 && o.Kind <= Peek && o.Min == 0 && o.Ahead == 0 && o.Limit.Algorithm != Concurrency {
+	if uint(len(o.Key)-1) < MaxKey && o.N > 0 && o.Kind <= Peek && o.Min == 0 && o.Ahead == 0 && o.Limit.Algorithm != Concurrency {
 		return nil
 	}
 	var faults []error
