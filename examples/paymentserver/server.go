@@ -10,6 +10,7 @@ import (
 
 	"github.com/safetill/safetill/examples/internal/breaker"
 	"github.com/safetill/safetill/examples/internal/connect"
+	"github.com/safetill/safetill/examples/internal/limits"
 	"github.com/safetill/safetill/examples/internal/private"
 	"github.com/safetill/safetill/examples/internal/service"
 	"github.com/safetill/safetill/idempotency"
@@ -21,6 +22,7 @@ import (
 	"github.com/safetill/safetill/internal/queue/redisqueue"
 	"github.com/safetill/safetill/ledger"
 	"github.com/safetill/safetill/ledger/pgledger"
+	"github.com/safetill/safetill/ratelimit"
 )
 
 // queueLease is how long a silent worker keeps what it has claimed.
@@ -29,13 +31,14 @@ const queueLease = 15 * time.Second
 // server is everything that runs.
 type server struct {
 	*api
-	o       *options
-	closers []func() // in the order of opening
+	o        *options
+	counters ratelimit.Store
+	closers  []func() // in the order of opening
 }
 
 // newServer opens the stores that the options ask for.
 func newServer(ctx context.Context, o *options, log *slog.Logger) (_ *server, err error) {
-	s := &server{o: o, api: &api{accepter: &accepter{
+	s := &server{o: o, counters: ratelimit.NewMemory(nil), api: &api{accepter: &accepter{
 		db: breaker.New("database", callLimit, pg.Unavailable), redis: breaker.New("redis", callLimit, func(err error) bool { return err != nil }),
 		durable: func(context.Context) error { return errors.New("no Redis") },
 		wake:    new(queue.Waker), missed: make(chan struct{}, 1), m: newMetrics(), log: log,
@@ -62,6 +65,9 @@ func newServer(ctx context.Context, o *options, log *slog.Logger) (_ *server, er
 	}
 	if err == nil {
 		err = s.protect()
+	}
+	if err == nil {
+		s.gate, err = limits.New(s.counters, &o.limits, log)
 	}
 	if err != nil {
 		return nil, err
