@@ -114,12 +114,13 @@ func planOf(l Limit) (*plan, error) {
 	if len(known) > maxPlans {
 		return p, nil
 	}
-	if q, loaded := plans.byLimit.LoadOrStore(l, p); loaded {
+	if q, ok := plans.byLimit.Load(l); ok { // somebody was faster
 		return q.(*plan), nil
 	}
 	p.id = uint32(len(known))
 	known = append(known[:len(known):len(known)], p)
 	plans.byID.Store(&known)
+	plans.byLimit.Store(l, p) // from here on others see it: it does not change any more
 	return p, nil
 }
 
