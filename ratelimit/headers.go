@@ -15,7 +15,7 @@ type Quota struct {
 	Reset time.Duration
 }
 
-// counted tells whether the numbers of the result are numbers: while the store fails, nobody counts.
+// counted tells whether the numbers of the result are numbers: nobody counts while the store fails, or is not asked.
 func (q *Quota) counted() bool { return q.Result.Source < FromFailOpen }
 
 // Encoder adds fields to the header of an answer that tell what is left. It adds to those that are there already: more than one limiter may be
@@ -29,7 +29,7 @@ type Encoder func(h http.Header, quotas []Quota)
 //
 // q and w are the limit's Rate and Per, r is what remains and t is [Quota.Reset] in seconds, rounded up. w is there only for a Per of whole seconds:
 // the draft has no others, and a window that is rounded would tell another limit. Several limits are members of one list. What was not counted, because
-// the store failed, has no RateLimit.
+// the store failed or was not asked, has no RateLimit.
 func Draft11(h http.Header, quotas []Quota) { draft11.encode(h, quotas) }
 
 // NoFields encodes nothing.
@@ -150,9 +150,6 @@ func wholeSeconds(d time.Duration) int64 {
 // untilFull is how long it takes until all of a limit is back. Of a bucket its state says so. Of others it is a time by the store's clock, which is compared
 // with this process': as much as the two differ it is wrong.
 func (l *Limiter) untilFull(limit Limit, r *Result) time.Duration {
-	if r.Source >= FromFailOpen {
-		return 0
-	}
 	if !limit.Algorithm.bucket() {
 		return min(max(r.ResetAt.Sub(l.o.Now()), 0), MaxRefill)
 	}

@@ -43,11 +43,10 @@ func holdOne(ctx context.Context, l *Limiter, key string, n int64) Decision {
 	if err != nil {
 		return Decision{Refusal: misconfigured.because(err)}
 	}
-	r, err := l.oneOf(ctx, p, Take, key, n)
-	if err != nil {
+	d := Decision{Quotas: []Quota{{Limit: p.Limit}}}
+	if err := l.oneOf(ctx, p, Take, key, n, &d.Quotas[0].Result); err != nil {
 		return Decision{Refusal: refusalOf(ctx, err)}
 	}
-	d := Decision{Quotas: []Quota{{Limit: p.Limit, Result: r}}}
 	d.judge(l)
 	return d
 }
@@ -59,7 +58,9 @@ func (d *Decision) judge(l *Limiter) {
 	failed := false
 	for i := range d.Quotas {
 		q := &d.Quotas[i]
-		q.Reset = l.untilFull(q.Limit, &q.Result)
+		if q.counted() {
+			q.Reset = l.untilFull(q.Limit, &q.Result)
+		}
 		if q.Result.Allowed {
 			continue
 		}
