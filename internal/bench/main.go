@@ -32,6 +32,7 @@ var sections = []section{
 	{"idempotency", benchIdempotency},
 	{"dotx", benchDoTx},
 	{"server", benchServer},
+	{"ratelimit-redis", benchRateLimitRedis},
 }
 
 type settings struct {
