@@ -15,25 +15,26 @@ type bucket struct {
 	limit uint32 // plan.id of who wrote it
 }
 
-// debt is how long the bucket takes to be full again. An instant that is further off than anything that can be used (the clock was
-// set back) counts as an empty bucket, so that it heals within one refill.
-func (p *plan) debt(b bucket, now int64) moment {
+// debt is how long the bucket takes to be full again. An instant that is further off than anything that can be used says that the clock was
+// set back: it counts as an empty bucket. That has to be written down (mended), also by who is refused, or the bucket would be empty until the
+// clock is back where it was.
+func (p *plan) debt(b bucket, now int64) (debt moment, mended bool) {
 	if b.limit != p.id {
 		b = p.adopt(b, now)
 	}
 	if b.full.us < now {
-		return moment{}
+		return moment{}, false
 	}
-	d := moment{b.full.us - now, b.full.frac}
-	if p.twice(d) {
-		return p.refill
+	debt = moment{b.full.us - now, b.full.frac}
+	if p.twice(debt) {
+		return p.refill, true
 	}
-	return d
+	return debt, false
 }
 
 // twice tells whether a debt is over twice the capacity.
 func (p *plan) twice(debt moment) bool {
-	return debt.us > 2*p.refill.us && debt.after(p.add(p.refill, p.refill))
+	return debt.us >= 2*p.refill.us && debt.after(p.add(p.refill, p.refill))
 }
 
 // adopt translates a bucket of another limit: what was used stays used, as far as there is room for it, and comes back at the new rate.
@@ -51,17 +52,20 @@ func (p *plan) adopt(b bucket, now int64) bucket {
 	return b
 }
 
-// take charges n units if there is room within ahead. min as in [Op].
-func (p *plan) take(b bucket, now, n, least int64, ahead time.Duration) (bucket, Outcome) {
-	debt := p.debt(b, now)
+// take charges n units if there is room within ahead; least is [Op.Min]. It fills in o, since this is the way that most calls go.
+func (p *plan) take(b *bucket, now, n, least int64, ahead time.Duration, o *Outcome) {
+	debt, mended := p.debt(*b, now)
+	if mended {
+		*b = p.due(now, debt)
+	}
 	if least > 0 {
 		n = max(least, min(n, p.Burst-p.units(debt)))
 	}
-	o := Outcome{At: now}
+	o.At = now
 	if n > p.Burst {
 		o.Wait = Never
-		p.show(&o, debt)
-		return b, o
+		p.show(o, debt)
+		return
 	}
 	cost := p.cost
 	if n != 1 {
@@ -71,18 +75,18 @@ func (p *plan) take(b bucket, now, n, least int64, ahead time.Duration) (bucket,
 	if after.after(p.refill) {
 		o.Wait = time.Duration(p.sub(after, p.refill).up()) * time.Microsecond
 		if o.Wait > ahead || p.twice(after) {
-			p.show(&o, debt)
-			return b, o
+			p.show(o, debt)
+			return
 		}
 	}
 	o.Allowed, o.Charged = true, n
-	p.show(&o, after)
-	return p.due(now, after), o
+	p.show(o, after)
+	*b = p.due(now, after)
 }
 
 // charge charges n units in any case.
 func (p *plan) charge(b bucket, now, n int64) (bucket, Outcome) {
-	debt := p.debt(b, now)
+	debt, _ := p.debt(b, now)
 	n = min(n, max(0, 2*p.Burst-p.units(debt)))
 	after := p.add(debt, p.span(n))
 	o := Outcome{Allowed: true, Charged: n, At: now}
@@ -92,7 +96,7 @@ func (p *plan) charge(b bucket, now, n int64) (bucket, Outcome) {
 
 // giveBack makes the bucket fuller by n units, never more than full.
 func (p *plan) giveBack(b bucket, now, n int64) (bucket, Outcome) {
-	debt := p.debt(b, now)
+	debt, _ := p.debt(b, now)
 	if n = min(n, 2*p.Burst); p.span(n).after(debt) {
 		debt = moment{}
 	} else {

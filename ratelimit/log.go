@@ -25,16 +25,19 @@ func (l *slidingLog) sum(i int) int64 {
 	return l.entries[i-1].sum
 }
 
-// now brings the clock in line with the log: where it has gone back by less than Per it is taken to stand still. Further back, all counts from now on.
-func (p *plan) logTime(l *slidingLog, now int64) (at int64, collapsed bool) {
+// mend has all count from now on where the clock was set back by more than Per: see plan.at.
+func (p *plan) mend(l *slidingLog, now int64) {
+	if p.ahead(l, now) > p.window {
+		l.entries, l.base = []logEntry{{now, l.total(0)}}, 0
+	}
+}
+
+// ahead is by how much the log is ahead of the clock.
+func (p *plan) ahead(l *slidingLog, now int64) int64 {
 	if len(l.entries) == 0 {
-		return now, false
+		return 0
 	}
-	last := l.entries[len(l.entries)-1].at
-	if last-now > p.window {
-		return now, true
-	}
-	return max(now, last), false
+	return max(0, l.entries[len(l.entries)-1].at-now)
 }
 
 // live is the first entry that counts at a time.
@@ -45,66 +48,59 @@ func (p *plan) live(l *slidingLog, now int64) int {
 	return sort.Search(len(l.entries), func(i int) bool { return l.entries[i].at > now-p.window })
 }
 
-// changeLog takes, charges or gives back.
+// changeLog takes, charges or gives back. A clock that is behind the log stands still.
 func (p *plan) changeLog(l *slidingLog, now int64, op *Op) Outcome {
-	at, collapsed := p.logTime(l, now)
-	if collapsed {
-		l.entries, l.base = []logEntry{{now, l.total(0)}}, 0
-	}
-	from := p.live(l, at)
-	l.prune(from)
-	n := op.N
-	switch op.Kind {
-	case Return:
-		l.giveBack(op.At, n)
-		o := Outcome{Allowed: true, At: at}
-		p.showLog(&o, l, at, 0)
-		return o
-	case Charge:
-		n = min(n, max(0, 2*p.Rate-l.total(0)))
-	default:
+	p.mend(l, now)
+	if op.Kind == Take {
 		if o := p.peekLog(l, now, op); !o.Allowed {
 			return o
 		}
-		if op.Min > 0 {
-			n = max(op.Min, min(n, p.Rate-l.total(0)))
-		}
 	}
-	l.push(at, n)
-	o := Outcome{Allowed: true, Charged: n, At: at}
-	p.showLog(&o, l, at, 0)
+	o := Outcome{Allowed: true, Charged: op.N, At: now + p.ahead(l, now)}
+	l.prune(p.live(l, o.At))
+	switch {
+	case op.Kind == Return:
+		o.Charged = 0
+		l.giveBack(op.At, op.N)
+	case op.Kind == Charge:
+		o.Charged = min(op.N, max(0, 2*p.Rate-l.total(0)))
+	case op.Min > 0:
+		o.Charged = max(op.Min, min(op.N, p.Rate-l.total(0)))
+	}
+	l.push(o.At, o.Charged)
+	p.showLog(&o, l, now, 0)
 	return o
 }
 
 // peekLog writes nothing.
 func (p *plan) peekLog(l *slidingLog, now int64, op *Op) Outcome {
-	at, collapsed := p.logTime(l, now)
-	if collapsed {
+	if p.ahead(l, now) > p.window {
 		l = &slidingLog{entries: []logEntry{{now, l.total(0)}}}
 	}
-	from := p.live(l, at)
+	o := Outcome{At: now + p.ahead(l, now)}
+	from := p.live(l, o.At)
 	free := p.Rate - l.total(from)
 	n := op.N
 	if op.Min > 0 {
 		n = max(op.Min, min(n, free))
 	}
-	o := Outcome{Allowed: n <= free, At: at}
-	p.showLog(&o, l, at, from)
+	o.Allowed = n <= free
+	p.showLog(&o, l, now, from)
 	switch {
 	case o.Allowed:
 	case n > p.Rate:
 		o.Wait = Never
 	default: // until enough has run out
 		i := from + sort.Search(len(l.entries)-from-1, func(i int) bool { return l.entries[from+i].sum-l.sum(from) >= n-free })
-		o.Wait = time.Duration(l.entries[i].at+p.window-at) * time.Microsecond
+		o.Wait = time.Duration(l.entries[i].at+p.window-now) * time.Microsecond
 	}
 	return o
 }
 
-func (p *plan) showLog(o *Outcome, l *slidingLog, at int64, from int) {
+func (p *plan) showLog(o *Outcome, l *slidingLog, now int64, from int) {
 	o.Remaining = p.Rate - l.total(from)
 	if o.Remaining < p.Rate {
-		o.Reset = time.Duration(l.entries[len(l.entries)-1].at+p.window-at) * time.Microsecond
+		o.Reset = time.Duration(l.entries[len(l.entries)-1].at+p.window-now) * time.Microsecond
 	}
 }
 

@@ -94,30 +94,23 @@ func (p *plan) digest(key string) uint64 {
 	return d
 }
 
-// decideOne implements decideOne.
-func (m *Memory) decideOne(p *plan, kind Kind, key string, n int64) Outcome {
+// decideOne is what most calls are, without allocating.
+func (m *Memory) decideOne(p *plan, kind Kind, key string, n int64, o *Outcome) {
 	now, d := m.micros(), p.digest(key)
 	s := &m.shards[d%shards]
-	if p.Algorithm.bucket() && kind == Take { // the way that most calls go
+	if p.Algorithm.bucket() && kind == Take {
 		s.mu.Lock()
-		i := s.buckets.find(d)
-		if i < 0 {
-			o := s.bucket(p, d, now, &Op{N: n})
+		if i := s.buckets.find(d); i >= 0 {
+			p.take(&s.buckets.slots[i].state, now, n, 0, 0, o)
 			s.mu.Unlock()
-			return o
-		}
-		slot := &s.buckets.slots[i]
-		next, o := p.take(slot.state, now, n, 0, 0)
-		if o.Allowed {
-			slot.state = next
+			return
 		}
 		s.mu.Unlock()
-		return o
 	}
 	op := Op{Kind: kind, N: n}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.decide(p, d, now, &op)
+	*o = s.decide(p, d, now, &op)
 }
 
 // Decide implements [Store]. It never waits and never fails.
@@ -201,10 +194,17 @@ func (s *shard) bucket(p *plan, d uint64, now int64, op *Op) (o Outcome) {
 		t.delete(d)
 		return p.unused(now)
 	default:
-		b, o = p.take(b, now, op.N, op.Min, op.Ahead)
-		if !o.Allowed || op.Kind == Peek {
-			return peeked(o, op)
+		next := b
+		p.take(&next, now, op.N, op.Min, op.Ahead, &o)
+		if op.Kind == Peek {
+			o.Charged = 0
+			debt, _ := p.debt(b, now)
+			p.show(&o, debt)
 		}
+		if next == b || op.Kind == Peek {
+			return o
+		}
+		b = next
 	}
 	t.put(d, p.nameDigest, b, now)
 	return o
@@ -222,10 +222,16 @@ func (s *shard) window(p *plan, d uint64, now int64, op *Op) (o Outcome) {
 		t.delete(d)
 		return p.unused(now)
 	default:
-		w, o = p.takeWindow(w, now, op.N, op.Min)
-		if !o.Allowed || op.Kind == Peek {
-			return peeked(o, op)
+		var next window
+		next, o = p.takeWindow(w, now, op.N, op.Min)
+		if op.Kind == Peek {
+			o.Charged = 0
+			p.showWindow(&o, w, now)
 		}
+		if next == w || op.Kind == Peek {
+			return o
+		}
+		w = next
 	}
 	t.put(d, p.nameDigest, w, now)
 	return o
@@ -278,15 +284,6 @@ func (p *plan) unused(now int64) Outcome {
 	return Outcome{Allowed: true, Remaining: p.Burst, At: now}
 }
 
-// peeked makes a Peek of what a Take has been: it tells what is left now, not what would be.
-func peeked(o Outcome, op *Op) Outcome {
-	if op.Kind == Peek && o.Allowed {
-		o.Remaining += o.Charged
-		o.Charged = 0
-	}
-	return o
-}
-
 func (b bucket) idle(now int64) bool { return b.full.us < now || b.full.us == now && b.full.frac == 0 }
 
 func (b bucket) load(now int64) int64 {
@@ -294,7 +291,8 @@ func (b bucket) load(now int64) int64 {
 	if p == nil {
 		return 0
 	}
-	return p.part(p.units(p.debt(b, now)))
+	debt, _ := p.debt(b, now)
+	return p.part(p.units(debt))
 }
 
 // part is how much of the limit so many units are, in parts of 1024.
@@ -305,7 +303,7 @@ func (w window) idle(now int64) bool {
 	if p == nil {
 		return w.cur == 0 && w.prev == 0
 	}
-	w, elapsed := p.at(w, now)
+	w, elapsed, _ := p.at(w, now)
 	return p.fresh(w, elapsed) == 0
 }
 
@@ -314,7 +312,7 @@ func (w window) load(now int64) int64 {
 	if p == nil {
 		return 0
 	}
-	w, elapsed := p.at(w, now)
+	w, elapsed, _ := p.at(w, now)
 	return p.part(p.used(w, elapsed))
 }
 

@@ -10,20 +10,21 @@ type window struct {
 	limit     uint32 // plan.id of who wrote it
 }
 
-// at brings a window up to date and returns how much of it is over, in µs. Where the clock has gone back by less than a window it is
-// taken to stand still: time that comes twice must not be given twice. Further back, what was used counts from now on.
-func (p *plan) at(w window, now int64) (window, int64) {
+// at brings a window up to date and returns how much of it is over, in µs. Where the clock has gone back by less than a window, that is less
+// than nothing: time that comes twice must not be given twice. Further back, what was used counts from now on; that has to be written down
+// (mended), also by who is refused.
+func (p *plan) at(w window, now int64) (_ window, elapsed int64, mended bool) {
 	if w.limit != p.id {
 		w = p.adoptWindow(w, now)
 	}
 	number := floorDiv(now, p.window)
-	elapsed := now - number*p.window
+	elapsed = now - number*p.window
 	switch gone := number - w.number; {
 	case gone == 0:
 	case gone == -1:
-		elapsed = 0
+		elapsed -= p.window
 	case gone < 0:
-		w.number = number
+		w.number, mended = number, true
 	case p.Algorithm == FixedWindow: // a charge beyond the limit is paid back by the windows that follow
 		w = window{number: number, cur: max(0, w.cur-min(gone, 2)*p.Rate), limit: p.id}
 	case gone == 1:
@@ -31,13 +32,13 @@ func (p *plan) at(w window, now int64) (window, int64) {
 	default:
 		w = window{number: number, limit: p.id}
 	}
-	return w, elapsed
+	return w, elapsed, mended
 }
 
 // adoptWindow translates the counts of another limit: what was used stays used, as far as there is room for it.
 func (p *plan) adoptWindow(w window, now int64) window {
 	if old := planByID(w.limit); old != nil && old.window != p.window {
-		v, elapsed := old.at(w, now)
+		v, elapsed, _ := old.at(w, now)
 		w = window{number: floorDiv(now, p.window), cur: old.used(v, elapsed)}
 	}
 	w.cur, w.prev, w.limit = min(w.cur, p.Rate), min(w.prev, p.Rate), p.id
@@ -57,7 +58,7 @@ func (p *plan) used(w window, elapsed int64) int64 {
 	if w.prev == 0 {
 		return w.cur
 	}
-	return w.cur + mulDivUp(w.prev, p.window-elapsed, p.window)
+	return w.cur + mulDivUp(w.prev, p.window-max(0, elapsed), p.window)
 }
 
 // room is after how many µs n ≤ Rate more units fit in.
@@ -81,7 +82,11 @@ func (p *plan) room(w window, elapsed, n int64) int64 {
 }
 
 func (p *plan) takeWindow(w window, now, n, least int64) (window, Outcome) {
-	w, elapsed := p.at(w, now)
+	old := w
+	w, elapsed, mended := p.at(w, now)
+	if mended {
+		old = w
+	}
 	if least > 0 {
 		n = max(least, min(n, p.Rate-p.used(w, elapsed)))
 	}
@@ -94,23 +99,24 @@ func (p *plan) takeWindow(w window, now, n, least int64) (window, Outcome) {
 	default:
 		o.Allowed, o.Charged = true, n
 		w.cur += n
+		old = w
 	}
-	p.showWindow(&o, w, elapsed)
-	return w, o
+	p.showWindow(&o, w, now)
+	return old, o
 }
 
 func (p *plan) chargeWindow(w window, now, n int64) (window, Outcome) {
-	w, elapsed := p.at(w, now)
+	w, _, _ = p.at(w, now)
 	n = min(n, max(0, 2*p.Rate-w.cur))
 	w.cur += n
 	o := Outcome{Allowed: true, Charged: n, At: now}
-	p.showWindow(&o, w, elapsed)
+	p.showWindow(&o, w, now)
 	return w, o
 }
 
 // giveBackWindow gives back what was used in a window that still counts.
 func (p *plan) giveBackWindow(w window, now, n, when int64) (window, Outcome) {
-	w, elapsed := p.at(w, now)
+	w, _, _ = p.at(w, now)
 	switch floorDiv(when, p.window) {
 	case w.number:
 		w.cur = max(0, w.cur-n)
@@ -118,11 +124,12 @@ func (p *plan) giveBackWindow(w window, now, n, when int64) (window, Outcome) {
 		w.prev = max(0, w.prev-n)
 	}
 	o := Outcome{Allowed: true, At: now}
-	p.showWindow(&o, w, elapsed)
+	p.showWindow(&o, w, now)
 	return w, o
 }
 
-func (p *plan) showWindow(o *Outcome, w window, elapsed int64) {
+func (p *plan) showWindow(o *Outcome, w window, now int64) {
+	w, elapsed, _ := p.at(w, now)
 	o.Remaining = p.Rate - p.used(w, elapsed)
 	o.Reset = time.Duration(p.fresh(w, elapsed)) * time.Microsecond
 }
