@@ -119,21 +119,6 @@ func (s *Store) startAll(t *trip, groups []*group, r *reservation) []*leg {
 	return legs
 }
 
-func (s *Store) finishAll(ctx context.Context, legs []*leg) (outcomes []ratelimit.Outcome, allowed bool, err error) {
-	t := legs[0].trip
-	outcomes, allowed = make([]ratelimit.Outcome, len(t.call.Ops)), true
-	for _, l := range legs {
-		ok, fault := s.finish(ctx, l, outcomes)
-		allowed = allowed && ok
-		err = errors.Join(err, fault)
-	}
-	if err != nil {
-		return nil, false, err
-	}
-	t.settleOutcomes(allowed, outcomes)
-	return outcomes, allowed, nil
-}
-
 // reserve decides a call over several places, and tells its caller as soon as it is decided. The caller's end does not end it: reservations would
 // be left behind.
 func (s *Store) reserve(caller context.Context, t *trip, groups []*group, done chan<- ratelimit.Reply) {

@@ -2,6 +2,7 @@ package redislimit
 
 import (
 	"context"
+	"errors"
 
 	"github.com/safetill/safetill/ratelimit"
 )
@@ -100,26 +101,31 @@ func (s *Store) begin(ctx context.Context, t *trip) func() ([]ratelimit.Outcome,
 	l := &leg{trip: t, group: groups[0]}
 	s.start(l)
 	return func() ([]ratelimit.Outcome, error) {
-		outcomes := make([]ratelimit.Outcome, len(t.call.Ops))
-		allowed, err := s.finish(ctx, l, outcomes)
-		if err != nil {
-			return nil, err
-		}
-		t.settleOutcomes(allowed, outcomes)
-		return outcomes, nil
+		outcomes, _, err := s.finishAll(ctx, []*leg{l})
+		return outcomes, err
 	}
 }
 
-// settleOutcomes makes the outcomes of takes that were admitted what they would have been, where another was refused.
-func (t *trip) settleOutcomes(allowed bool, outcomes []ratelimit.Outcome) {
-	if allowed || t.takes < 2 {
-		return
-	}
-	for i := range outcomes {
-		if t.call.Ops[i].Kind == ratelimit.Take && outcomes[i].Allowed {
-			asIf(&outcomes[i])
+// finishAll waits for all legs of a call. allowed tells whether all takes were admitted.
+func (s *Store) finishAll(ctx context.Context, legs []*leg) (outcomes []ratelimit.Outcome, allowed bool, err error) {
+	t := legs[0].trip
+	allowed = true
+	for _, l := range legs {
+		if fault := s.finish(ctx, l); fault != nil {
+			err = errors.Join(err, fault)
+			continue
 		}
+		allowed = allowed && l.allowed()
 	}
+	if err != nil {
+		return nil, false, err
+	}
+	outcomes = make([]ratelimit.Outcome, len(t.call.Ops))
+	for _, l := range legs {
+		l.read(!allowed && t.takes > 1, outcomes)
+		l.job.free()
+	}
+	return outcomes, allowed, nil
 }
 
 // group is that part of a call that is in one place.
@@ -190,24 +196,22 @@ func (s *Store) start(l *leg) {
 
 // finish waits for a leg, and sends it again for as long as lapsed reservations are in its way. Where their decision cannot be looked up, what they
 // have charged counts.
-func (s *Store) finish(ctx context.Context, l *leg, outcomes []ratelimit.Outcome) (allowed bool, err error) {
+func (s *Store) finish(ctx context.Context, l *leg) error {
 	for {
 		if l.err != nil {
-			return false, l.err
+			return l.err
 		}
 		if err := l.job.await(ctx); err != nil {
-			return false, err
+			return err
 		}
 		name := l.job.postponed
 		if name == "" {
-			allowed = l.read(l.job, outcomes)
-			l.job.free()
-			return allowed, nil
+			return nil
 		}
 		l.job.free()
 		if err := s.resolve(ctx, l, name); err != nil {
 			if ctx.Err() != nil {
-				return false, err
+				return err
 			}
 			l.mode |= forced
 		}
@@ -215,17 +219,25 @@ func (s *Store) finish(ctx context.Context, l *leg, outcomes []ratelimit.Outcome
 	}
 }
 
-// read reads the outcomes of a group, and returns whether all its takes were admitted.
-func (l *leg) read(j *job, outcomes []ratelimit.Outcome) bool {
-	allowed, b := true, j.answer
+// allowed tells whether all takes of a leg were admitted.
+func (l *leg) allowed() bool {
+	b := l.job.answer
+	for _, i := range l.ops {
+		if op := &l.call.Ops[i]; op.Kind == ratelimit.Take && b[0] == 0 {
+			return false
+		}
+		b = b[l.form(i).class.size():]
+	}
+	return true
+}
+
+// read reads the outcomes of a leg. refused tells that none of the call's takes was carried out.
+func (l *leg) read(refused bool, outcomes []ratelimit.Outcome) {
+	b := l.job.answer
 	for _, i := range l.ops {
 		op, f := &l.call.Ops[i], l.form(i)
 		size := f.class.size()
-		outcomes[i] = f.outcome(op, j.now, b[:size])
+		outcomes[i] = f.outcome(op, refused && op.Kind == ratelimit.Take, l.job.now, b[:size])
 		b = b[size:]
-		if op.Kind == ratelimit.Take && !outcomes[i].Allowed {
-			allowed = false
-		}
 	}
-	return allowed
 }

@@ -31,37 +31,33 @@ func get64(b []byte) int64 { return int64(binary.BigEndian.Uint64(b)) }
 
 func get32(b []byte) int64 { return int64(binary.BigEndian.Uint32(b)) }
 
-// outcome reads what became of an op. The script has sent the state that it has found or written: what a caller sees of that is worked out here.
-func (f *form) outcome(op *ratelimit.Op, now int64, b []byte) (o ratelimit.Outcome) {
+// outcome reads what became of an op, or, trial, what would have. The script has sent the state that it has found or written: what a caller sees of
+// that is worked out here.
+func (f *form) outcome(op *ratelimit.Op, trial bool, now int64, b []byte) (o ratelimit.Outcome) {
 	if op.Kind == ratelimit.Reset {
 		return ratelimit.Outcome{Allowed: true, Remaining: f.Burst, At: now}
 	}
 	o = ratelimit.Outcome{Allowed: b[0] == 1, Charged: get32(b[1:]), At: now}
+	n := int64(0) // what the state has more than what is to be shown
+	if trial || op.Kind == ratelimit.Peek {
+		n, o.Charged = o.Charged, 0
+	}
 	switch f.class {
 	case bucketClass:
-		f.bucket(&o, op, span{get64(b[5:]), get32(b[13:])})
+		f.bucket(&o, op, span{get64(b[5:]), get32(b[13:])}, n)
 	case windowClass:
-		w := window{cur: get32(b[5:]), prev: get32(b[9:])}
-		if b[13] == 0 {
-			w.elapsed = now % f.window
+		w := window{cur: get32(b[5:]) - n, prev: get32(b[9:]), elapsed: now % f.window}
+		if b[13] == 1 { // the clock is in the window before
+			w.elapsed -= f.window
 		}
 		f.counted(&o, op, w)
 	case logClass:
 		o.At = get64(b[5:])
-		f.logged(&o, op, get32(b[13:]), get64(b[17:]), get64(b[25:]))
+		f.logged(&o, op, now, get32(b[13:])-n, get64(b[17:]), get64(b[25:]))
 	default:
-		f.held(&o, op, get32(b[5:]), get64(b[9:]), get64(b[17:]))
-	}
-	if op.Kind == ratelimit.Peek && o.Allowed {
-		asIf(&o)
+		f.held(&o, op, get32(b[5:])-n, get64(b[9:]), get64(b[17:]))
 	}
 	return o
-}
-
-// asIf makes of what a Take has been what it would be.
-func asIf(o *ratelimit.Outcome) {
-	o.Remaining += o.Charged
-	o.Charged = 0
 }
 
 func micros(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
@@ -74,10 +70,14 @@ func asked(op *ratelimit.Op) int64 {
 	return op.N
 }
 
-// bucket shows what a bucket owes afterwards.
-func (f *form) bucket(o *ratelimit.Outcome, op *ratelimit.Op, debt span) {
-	o.Remaining = f.Burst - f.units(debt)
-	o.Reset = micros(debt.up())
+// bucket shows what a bucket owes afterwards, without n units of that.
+func (f *form) bucket(o *ratelimit.Outcome, op *ratelimit.Op, debt span, n int64) {
+	shown := debt
+	if n > 0 {
+		shown = f.sub(debt, f.span(n))
+	}
+	o.Remaining = f.Burst - f.units(shown)
+	o.Reset = micros(shown.up())
 	switch n := asked(op); {
 	case op.Kind != ratelimit.Take && op.Kind != ratelimit.Peek:
 	case o.Allowed:
@@ -97,7 +97,7 @@ type window struct{ prev, cur, elapsed int64 }
 func (f *form) counted(o *ratelimit.Outcome, op *ratelimit.Op, w window) {
 	used := w.cur
 	if w.prev > 0 {
-		used += mulDivUp(w.prev, f.window-w.elapsed, f.window)
+		used += mulDivUp(w.prev, f.window-max(0, w.elapsed), f.window)
 	}
 	o.Remaining = f.Rate - used
 	switch left := f.window - w.elapsed; {
@@ -134,17 +134,17 @@ func (f *form) room(w window, n int64) time.Duration {
 }
 
 // logged shows a log by what it counts, its last entry, and the entry that must run out.
-func (f *form) logged(o *ratelimit.Outcome, op *ratelimit.Op, used, last, out int64) {
+func (f *form) logged(o *ratelimit.Outcome, op *ratelimit.Op, now, used, last, out int64) {
 	o.Remaining = f.Rate - used
 	if used > 0 {
-		o.Reset = micros(last + f.window - o.At)
+		o.Reset = micros(last + f.window - now)
 	}
 	switch {
 	case o.Allowed:
 	case asked(op) > f.Rate:
 		o.Wait = ratelimit.Never
 	default:
-		o.Wait = micros(out + f.window - o.At)
+		o.Wait = micros(out + f.window - now)
 	}
 }
 

@@ -106,7 +106,7 @@ func (m *model) bucket(now int64, key string, op ratelimit.Op) ratelimit.Outcome
 	l := op.Limit
 	full := takes(l, l.Burst)
 	twice := sum(full, full)
-	debt := rat(0)
+	debt, mended := rat(0), false
 	if b := m.buckets[key]; b != nil && b.full.Cmp(rat(now)) > 0 {
 		debt = minus(b.full, rat(now))
 		if big.NewRat(l.Per.Microseconds(), l.Rate).Cmp(big.NewRat(b.limit.Per.Microseconds(), b.limit.Rate)) != 0 {
@@ -117,7 +117,7 @@ func (m *model) bucket(now int64, key string, op ratelimit.Op) ratelimit.Outcome
 			debt = takes(l, used)
 		}
 		if debt.Cmp(twice) > 0 {
-			debt = full
+			debt, mended = full, true
 		}
 	}
 	o := ratelimit.Outcome{Allowed: true, At: now}
@@ -154,10 +154,13 @@ func (m *model) bucket(now int64, key string, op ratelimit.Op) ratelimit.Outcome
 	if o.Allowed && op.Kind != ratelimit.Peek {
 		m.buckets[key] = &modelBucket{sum(rat(now), after), l}
 	}
-	o.Remaining, o.Reset = l.Burst-unitsOf(l, after), us(ceil(after))
-	if op.Kind == ratelimit.Peek {
-		o.Remaining, o.Charged = o.Remaining+o.Charged, 0
+	if op.Kind == ratelimit.Take && mended && !o.Allowed {
+		m.buckets[key] = &modelBucket{sum(rat(now), full), l}
 	}
+	if op.Kind == ratelimit.Peek {
+		after, o.Charged = debt, 0
+	}
+	o.Remaining, o.Reset = l.Burst-unitsOf(l, after), us(ceil(after))
 	return o
 }
 
@@ -168,7 +171,7 @@ func (w modelWindow) at(l ratelimit.Limit, now int64) (_ modelWindow, elapsed in
 	elapsed = now % window
 	switch gone := number - w.number; {
 	case gone == -1:
-		elapsed = 0
+		elapsed -= window // less than nothing
 	case gone < -1:
 		w.number = number
 	case gone > 0 && l.Algorithm == ratelimit.FixedWindow:
@@ -187,7 +190,7 @@ func (w modelWindow) at(l ratelimit.Limit, now int64) (_ modelWindow, elapsed in
 
 func (w modelWindow) used(l ratelimit.Limit, elapsed int64) int64 {
 	window := l.Per.Microseconds()
-	return w.cur + ceil(new(big.Rat).Mul(rat(w.prev), big.NewRat(window-elapsed, window)))
+	return w.cur + ceil(new(big.Rat).Mul(rat(w.prev), big.NewRat(window-max(0, elapsed), window)))
 }
 
 func (m *model) window(now int64, key string, op ratelimit.Op) ratelimit.Outcome {
@@ -204,8 +207,10 @@ func (m *model) window(now int64, key string, op ratelimit.Op) ratelimit.Outcome
 			w.cur, w.prev = min(w.cur, l.Rate), min(w.prev, l.Rate)
 		}
 	}
+	mended := now/per < w.number-1
 	w, elapsed := w.at(l, now)
 	w.limit = l
+	before := w
 	o := ratelimit.Outcome{Allowed: true, At: now}
 	n := op.N
 	switch op.Kind {
@@ -240,6 +245,12 @@ func (m *model) window(now int64, key string, op ratelimit.Op) ratelimit.Outcome
 	if o.Allowed && op.Kind != ratelimit.Peek {
 		m.windows[key] = &w
 	}
+	if op.Kind == ratelimit.Take && mended && !o.Allowed {
+		m.windows[key] = &before
+	}
+	if op.Kind == ratelimit.Peek {
+		w, o.Charged = before, 0
+	}
 	o.Remaining = l.Rate - w.used(l, elapsed)
 	switch {
 	case w.cur > 0 && l.Algorithm == ratelimit.FixedWindow:
@@ -248,9 +259,6 @@ func (m *model) window(now int64, key string, op ratelimit.Op) ratelimit.Outcome
 		o.Reset = us(2*per - elapsed)
 	case w.prev > 0:
 		o.Reset = us(per - elapsed)
-	}
-	if op.Kind == ratelimit.Peek {
-		o.Remaining, o.Charged = o.Remaining+o.Charged, 0
 	}
 	return o
 }
@@ -268,7 +276,7 @@ func (w modelWindow) room(l ratelimit.Limit, elapsed, n int64) int64 {
 		v, e := w.at(l, at)
 		return v.used(l, e)+n <= l.Rate
 	}
-	low, high := int64(0), 2*per // of which fits is false and true
+	low, high := int64(0), 3*per // of which fits is false and true
 	for high-low > 1 {
 		if mid := (low + high) / 2; fits(mid) {
 			high = mid
@@ -283,12 +291,12 @@ func (m *model) log(now int64, key string, op ratelimit.Op) ratelimit.Outcome {
 	l := op.Limit
 	per := l.Per.Microseconds()
 	entries := slices.Clone(m.logs[key])
-	at := now
+	at, mended := now, false
 	if len(entries) > 0 {
 		last := entries[len(entries)-1].at
 		at = max(now, last)
 		if last-now > per {
-			at = now
+			at, mended = now, true
 			all := int64(0)
 			for _, e := range entries {
 				all += e.n
@@ -330,7 +338,7 @@ func (m *model) log(now int64, key string, op ratelimit.Op) ratelimit.Outcome {
 			missing := n - (l.Rate - used)
 			for i := 0; missing > 0; i++ {
 				missing -= entries[i].n
-				o.Wait = us(entries[i].at + per - at)
+				o.Wait = us(entries[i].at + per - now)
 			}
 		case op.Kind == ratelimit.Take:
 			o.Charged = n
@@ -344,12 +352,12 @@ func (m *model) log(now int64, key string, op ratelimit.Op) ratelimit.Outcome {
 			entries = append(entries, modelEntry{at, o.Charged})
 		}
 	}
-	if o.Allowed && op.Kind != ratelimit.Peek {
+	if (o.Allowed || mended) && op.Kind != ratelimit.Peek {
 		m.logs[key] = entries
 	}
 	o.Remaining = l.Rate - used
 	if used > 0 {
-		o.Reset = us(entries[len(entries)-1].at + per - at)
+		o.Reset = us(entries[len(entries)-1].at + per - now)
 	}
 	return o
 }

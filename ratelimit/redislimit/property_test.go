@@ -113,7 +113,7 @@ func someOp(r *rand.Rand, l ratelimit.Limit, key string, at []int64) ratelimit.O
 }
 
 // Random operations under limits that change, by a clock that jumps ahead and steps back, get the same outcomes as from a model in fractions of any
-// size; and from the store in memory, but for logs and concurrency limits whose clock steps back (there a refusal writes too).
+// size; and from the store in memory, but for concurrency limits whose clock steps back (there a refusal forgets leases that are over).
 func TestOutcomesAreThoseOfTheModelAndOfMemory(t *testing.T) {
 	t.Parallel()
 	for a := ratelimit.TokenBucket; a <= ratelimit.Concurrency; a++ {
@@ -132,7 +132,7 @@ func compare(t *testing.T, a ratelimit.Algorithm, back bool) {
 	now := int64(1_800_000_000_000_000)
 	store := testStore(t, &now, &redislimit.Options{Flights: 1})
 	memory := ratelimit.NewMemory(&ratelimit.MemoryOptions{Now: func() time.Time { return time.UnixMicro(now) }})
-	alike := !back || a != ratelimit.SlidingLog && a != ratelimit.Concurrency
+	alike := !back || a != ratelimit.Concurrency
 	m := newModel()
 	for done, round := 0, 0; done < thorough(1_700, 90_000); round++ {
 		// A family of limits on some keys, for a while.

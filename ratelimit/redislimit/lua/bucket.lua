@@ -51,7 +51,7 @@ return function(key, kind)
   else
     cost, costfrac, n, least, ahead, pos = unpack('>I8I4I4I4I8', calls, pos + 28)
   end
-  local state, us, frac, rest = states[key], 0, 0, ''
+  local state, us, frac, rest, mended = states[key], 0, 0, '', false
   if state and #state >= 28 then
     local due, duefrac = unpack('>I8I4', state, 17)
     if #state > 28 then
@@ -63,7 +63,7 @@ return function(key, kind)
         us, frac = adopt(state, us, frac, per, rate, burst)
       end
       if us >= 2 * full and twice(us, frac, full, fullfrac, rate) then
-        us, frac = full, fullfrac
+        us, frac, mended = full, fullfrac, true
       end
     end
   end
@@ -97,7 +97,11 @@ return function(key, kind)
         refused = wait > ahead or twice(to, tofrac, full, fullfrac, rate)
       end
       if refused then
-        return pack('>BI4I8I4', 0, 0, us, frac), false
+        local answer = pack('>BI4I8I4', 0, 0, us, frac)
+        if kind == 0 and mended then -- the clock was set back: the bucket is to be full a refill from now, not when the clock is back
+          return answer, false, limit .. pack('>I8I4', now + us, frac) .. rest, millis(us + 1)
+        end
+        return answer, false
       end
       if kind == 2 then -- Peek
         return pack('>BI4I8I4', 1, n, to, tofrac), true

@@ -41,7 +41,7 @@ local function all(ops, several)
     refused = refused or kinds[i] == 0 and not ok
   end
   for i = 1, blocked and 0 or ops do
-    if values[i] ~= nil and not (refused and kinds[i] == 0) then
+    if values[i] ~= nil and not (refused and several and kinds[i] == 0) then
       found[i] = put(keys[k + i], values[i], ttl[i]) or found[i]
     end
   end

@@ -99,7 +99,14 @@ return function(key, kind)
     n = max(least, min(n, free))
   end
   if kind ~= 1 and n > free then
-    return logged(l, 0, 0, n <= rate and enough(key, l, n - free)), false
+    local answer = logged(l, 0, 0, n <= rate and enough(key, l, n - free))
+    if kind == 2 or not l.collapsed then
+      return answer, false
+    end
+    return answer, false, function()
+      tidy(key, l)
+      call('PEXPIRE', key, millis(len))
+    end
   end
   if kind == 2 then -- Peek
     return logged(l, 0, 1), true

@@ -1,15 +1,15 @@
 -- Fixed windows and sliding counters.
 local FIXED = 4 -- ratelimit.FixedWindow
 
--- advance brings a window up to date, and returns how much of it is over.
+-- advance brings a window up to date, and returns how much of it is over, and whether the clock was set back so far that all counts from now on.
 local function advance(len, rate, algorithm, number, prev, cur)
   local elapsed = now % len
   local this = (now - elapsed) / len
-  local gone = this - number
+  local gone, mended = this - number, false
   if gone == -1 then
     elapsed = 0
   elseif gone < 0 then
-    number = this
+    number, mended = this, true
   elseif gone > 0 then
     if algorithm == FIXED then
       prev, cur = 0, max(0, cur - min(gone, 2) * rate)
@@ -20,7 +20,7 @@ local function advance(len, rate, algorithm, number, prev, cur)
     end
     number = this
   end
-  return number, prev, cur, elapsed
+  return number, prev, cur, elapsed, mended
 end
 
 local function used(len, prev, cur, elapsed)
@@ -54,8 +54,10 @@ return function(key, kind)
       number, prev, cur = adoptwindow(state, len, rate, number, prev, cur)
     end
   end
-  number, prev, cur, elapsed = advance(len, rate, algorithm, number, prev, cur)
+  local mended
+  number, prev, cur, elapsed, mended = advance(len, rate, algorithm, number, prev, cur)
   local ahead = now < number * len and 1 or 0
+  local answer
   if kind == 3 then -- Return
     local when = (at - at % len) / len
     if when == number then
@@ -63,29 +65,35 @@ return function(key, kind)
     elseif when == number - 1 then
       prev = max(0, prev - n)
     end
-    n = 0
+    answer = pack('>BI4I4I4B', 1, 0, cur, prev, ahead)
   elseif kind == 1 then -- Charge
     n = min(n, max(0, 2 * rate - cur))
     cur = cur + n
+    answer = pack('>BI4I4I4B', 1, n, cur, prev, ahead)
   else
     local free = rate - used(len, prev, cur, elapsed)
     if least > 0 then
       n = max(least, min(n, free))
     end
     if n > free then
-      return pack('>BI4I4I4B', 0, 0, cur, prev, ahead), false
-    end
-    cur = cur + n
-    if kind == 2 then -- Peek
-      return pack('>BI4I4I4B', 1, n, cur, prev, ahead), true
+      answer = pack('>BI4I4I4B', 0, 0, cur, prev, ahead)
+      if kind == 2 or not mended then
+        return answer, false
+      end
+    else
+      cur = cur + n
+      answer = pack('>BI4I4I4B', 1, n, cur, prev, ahead)
+      if kind == 2 then -- Peek
+        return answer, true
+      end
+      if reserve and kind == 0 then
+        rest = rest .. reservation(n, now)
+      end
     end
   end
   local till = (number + 1) * len -- when nothing counts any more
   if cur > 0 then
     till = till + (algorithm == FIXED and (cur - 1 - (cur - 1) % rate) / rate * len or len)
   end
-  if reserve and kind == 0 then
-    rest = rest .. reservation(n, now)
-  end
-  return pack('>BI4I4I4B', 1, n, cur, prev, ahead), true, limit .. pack('>I8I4I4', number, prev, cur) .. rest, millis(till - now)
+  return answer, byte(answer) == 1, limit .. pack('>I8I4I4', number, prev, cur) .. rest, millis(till - now)
 end
