@@ -127,6 +127,9 @@ func (s *Store) reserve(caller context.Context, t *trip, groups []*group, done c
 	begun := time.Now()
 	outcomes, allowed, err := s.finishAll(ctx, s.startAll(t, groups, r))
 	what := byte(aborted)
+	if s.dies("reserved") {
+		return
+	}
 	switch {
 	case err != nil || !allowed:
 	case caller.Err() != nil: // nobody waits for it: it is as if it had not been
@@ -145,11 +148,20 @@ func (s *Store) reserve(caller context.Context, t *trip, groups []*group, done c
 	if err != nil {
 		outcomes = nil
 	}
+	if s.dies("decided") {
+		return
+	}
 	done <- ratelimit.Reply{Outcomes: outcomes, Err: err}
+	if s.dies("half settled") {
+		_ = s.settle(ctx, true, t, groups[:1], r.name, what)
+		return
+	}
 	if s.settle(ctx, true, t, groups, r.name, what) == nil && what == committed {
 		_, _ = s.decision(ctx, true, r.name, forgotten, 0) // or it expires
 	}
 }
+
+func (s *Store) dies(stage string) bool { return s.halt != nil && s.halt(stage) }
 
 // decision sets a decision, or finds out that it is set already.
 func (s *Store) decision(ctx context.Context, inside bool, name string, what byte, life time.Duration) (byte, error) {

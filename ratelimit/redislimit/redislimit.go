@@ -76,7 +76,9 @@ type Store struct {
 	forms  forms
 	layout layout
 	lanes  []lane
-	clock  func() int64 // in tests, in place of the server's
+	// In tests: the time in place of the server's, and whether a call over several slots is to stop at a stage, as if its client had died.
+	clock func() int64
+	halt  func(stage string) bool
 
 	closing sync.Mutex // so that no work begins when Close has begun to wait
 	closed  atomic.Bool
