@@ -1,0 +1,27 @@
+package redislimit
+
+// SetClock makes the script go by a clock in place of the server's. What is written then lives an hour longer, since it expires by the server's.
+func (s *Store) SetClock(now func() int64) { s.clock = now }
+
+// Source is the script, and Digest how Redis knows it.
+var Source, Digest = source, digest
+
+// Die makes calls over several slots stop at a stage, as if their client had died: "reserved", "decided" or "half settled". last is done before.
+func (s *Store) Die(stage string, last func()) {
+	s.halt = func(at string) bool {
+		if at == stage {
+			last()
+		}
+		return at == stage
+	}
+}
+
+// Pause makes a call over several slots do f when it has reserved.
+func (s *Store) Pause(f func()) {
+	s.halt = func(at string) bool {
+		if at == "reserved" {
+			f()
+		}
+		return false
+	}
+}
