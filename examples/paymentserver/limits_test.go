@@ -10,7 +10,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/internal/testdb"
 )
 
 // limitsClient is a client at an address of the loopback net.
@@ -91,6 +94,25 @@ func TestLimitsOfACustomer(t *testing.T) {
 		require.Contains(t, string(a.body), "limits customer")
 		s.accept(t, http.StatusAccepted, apiPaid("D-1", "GIG00002", "1", "COMPLETE"))
 	}, "-limit-customer", "1")
+}
+
+// With Redis all servers count in one place; what comes of that is tested in redislimit. A counter is there until it is full again: 1 s.
+func TestLimitsAreCountedInRedis(t *testing.T) {
+	t.Parallel()
+	url := testdb.RedisURL(t)
+	s := startAPI(t, "-postgres", testdb.PostgresURL(t), "-redis", url, "-migrate", "-limit-ip", "1", "-limit-customer", "1", "-limit-global", "1")
+	options, err := redis.ParseURL(url)
+	require.NoError(t, err)
+	rdb := redis.NewClient(options)
+	t.Cleanup(func() { _ = rdb.Close() })
+	n := 0
+	apiUntil(t, func() bool {
+		n++
+		s.post(t, apiPaid("S-"+strconv.Itoa(n), "GIG00001", "1", "COMPLETE"))
+		keys, err := rdb.Keys(t.Context(), "ratelimit:*").Result()
+		require.NoError(t, err)
+		return len(keys) == 3
+	}, "there is not a counter for each limit")
 }
 
 func TestLimitsBehindAProxy(t *testing.T) {

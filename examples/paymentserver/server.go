@@ -23,6 +23,7 @@ import (
 	"github.com/safetill/safetill/ledger"
 	"github.com/safetill/safetill/ledger/pgledger"
 	"github.com/safetill/safetill/ratelimit"
+	"github.com/safetill/safetill/ratelimit/redislimit"
 )
 
 // queueLease is how long a silent worker keeps what it has claimed.
@@ -156,6 +157,11 @@ func (s *server) openRedis(ctx context.Context) error {
 	if s.spill, err = redisqueue.New(rdb, "spill", leased); err != nil {
 		return err
 	}
+	counters, err := redislimit.NewStore(rdb, nil)
+	if err != nil {
+		return err
+	}
+	s.counters, s.closers = counters, append(s.closers, func() { _ = counters.Close() })
 	s.health.Watch("redis", func(ctx context.Context) error { return rdb.Ping(ctx).Err() })
 	s.m.Redis(rdb)
 	s.durable = connect.AppendOnly(rdb, callLimit, s.log)
