@@ -50,7 +50,7 @@ func TestMiddlewareAllocates(t *testing.T) {
 		"key":                {&ratelimit.HandlerOptions{Key: constantKey}, 3},
 		"key, no fields":     {&ratelimit.HandlerOptions{Key: constantKey, Fields: ratelimit.NoFields}, 1},
 		"address":            {&ratelimit.HandlerOptions{Key: ratelimit.ClientIP()}, 4},
-		"two checks":         {&ratelimit.HandlerOptions{Checks: twoChecks}, 14},
+		"two checks":         {&ratelimit.HandlerOptions{Checks: twoChecks}, 15},
 		"nothing is limited": {&ratelimit.HandlerOptions{Key: constantKey, Skip: func(*http.Request) bool { return true }}, 0},
 	} {
 		n := testing.AllocsPerRun(1000, limitedBy(t, c.o))

@@ -453,13 +453,15 @@ func TestDocs(t *testing.T) {
 
 func TestHandlerSetsItsOwnFields(t *testing.T) {
 	t.Parallel()
+	var seen string
 	h, _ := behind(t, ratelimit.PerMinute(5), &ratelimit.HandlerOptions{Key: byHeader}, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		require.NotEmpty(t, w.Header().Get("RateLimit"), "the handler can see them")
+		seen = w.Header().Get("RateLimit")
 		w.Header().Set("RateLimit", `"own";r=1`)
 		w.Header().Set("Retry-After", "7")
 		w.WriteHeader(http.StatusTooManyRequests)
 	}))
 	resp := ask(t, h, http.MethodGet, "ada")
+	require.Equal(t, `"default";r=4;t=12`, seen)
 	require.Equal(t, []string{`"own";r=1`}, resp.Header.Values("RateLimit"))
 	require.Equal(t, []string{`"default";q=5;w=60`}, resp.Header.Values("RateLimit-Policy"))
 	require.Equal(t, "7", resp.Header.Get("Retry-After"))
@@ -469,12 +471,13 @@ func TestHandlerSetsItsOwnFields(t *testing.T) {
 func TestHandlerGetsWriterAndRequestAsTheyAre(t *testing.T) {
 	t.Parallel()
 	w, r := httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
+	var gotW http.ResponseWriter
+	var gotR *http.Request
 	h, _ := behind(t, ratelimit.PerMinute(5), &ratelimit.HandlerOptions{Key: byHeader, Anonymous: "nobody's"},
-		http.HandlerFunc(func(gotW http.ResponseWriter, gotR *http.Request) {
-			require.Same(t, w, gotW)
-			require.Same(t, r, gotR)
-		}))
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { gotW, gotR = w, r }))
 	h.ServeHTTP(w, r)
+	require.Same(t, w, gotW)
+	require.Same(t, r, gotR)
 }
 
 // What a request has cost stays spent: a client could buy crashes for nothing.
