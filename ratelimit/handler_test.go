@@ -388,6 +388,15 @@ func TestMiddlewareWhileTheStoreFails(t *testing.T) {
 	}
 }
 
+// A share of the limit cannot give what the whole can: that is no reason to tell a client never to come back.
+func TestCostOverTheShareOfAFallbackIsAMatterOfTime(t *testing.T) {
+	t.Parallel()
+	l, err := ratelimit.New(broken{}, ratelimit.PerMinute(100), &ratelimit.Options{OnError: ratelimit.FailLocal, Share: 0.1})
+	require.NoError(t, err)
+	h := around(t, l, &ratelimit.HandlerOptions{Key: byHeader, Cost: func(*http.Request) int64 { return 11 }}, served)
+	refused(t, ask(t, h, http.MethodGet, "ada"), http.StatusServiceUnavailable, "unavailable", "1")
+}
+
 func TestRequestWhoseTimeIsUp(t *testing.T) {
 	t.Parallel()
 	l, err := ratelimit.New(broken{}, ratelimit.PerMinute(1), nil)
