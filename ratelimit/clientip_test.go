@@ -59,7 +59,7 @@ func TestClientIP(t *testing.T) {
 		"IPv4 in brackets":                        {"10.0.0.1:1", []string{"[192.0.2.1]"}, "10.0.0.1"},
 		"quotes":                                  {"10.0.0.1:1", []string{`"192.0.2.1"`}, "10.0.0.1"},
 		"a line break":                            {"10.0.0.1:1", []string{"192.0.2.1\r\nx"}, "10.0.0.1"},
-		"an oversized element":                    {"10.0.0.1:1", []string{"192.0.2.1" + strings.Repeat("0", 1<<20)}, "10.0.0.1"},
+		"an oversized element":                    {"10.0.0.1:1", []string{"192.0.2.1" + strings.Repeat("0", 1<<16)}, "10.0.0.1"},
 		"an oversized zone":                       {"10.0.0.1:1", []string{"fe80::1%" + strings.Repeat("z", 100)}, "10.0.0.1"},
 		"10,000 hostile elements":                 {"10.0.0.1:1", []string{strings.Repeat("10.6.6.6,", 9999) + "192.0.2.1"}, "192.0.2.1"},
 		"10,000 hostile lines":                    {"10.0.0.1:1", append(slices.Repeat([]string{"198.51.100.7"}, 9999), "192.0.2.1"), "192.0.2.1"},
