@@ -73,7 +73,30 @@ func around(t *testing.T, l *ratelimit.Limiter, o *ratelimit.HandlerOptions, h h
 	return middleware(h)
 }
 
-func ask(t *testing.T, h http.Handler, method, user string) *http.Response {
+// answer is a response whose body has been read.
+type answer struct {
+	StatusCode int
+	Header     http.Header
+	Body       []byte
+}
+
+func recorded(w *httptest.ResponseRecorder) answer { return answer{w.Code, w.Header(), w.Body.Bytes()} }
+
+// send sends a request over the wire.
+func send(t *testing.T, server *httptest.Server, method, body string) (answer, error) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, server.URL, strings.NewReader(body))
+	require.NoError(t, err)
+	r.Header.Set("User", "ada")
+	resp, err := server.Client().Do(r)
+	if err != nil {
+		return answer{}, err
+	}
+	text, err := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, resp.Header, text}, errors.Join(err, resp.Body.Close())
+}
+
+func ask(t *testing.T, h http.Handler, method, user string) answer {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), method, "/", nil)
 	if user != "" {
@@ -81,24 +104,24 @@ func ask(t *testing.T, h http.Handler, method, user string) *http.Response {
 	}
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
-	return w.Result()
+	return recorded(w)
 }
 
 // refused demands a refusal with a problem document.
-func refused(t *testing.T, resp *http.Response, status int, code, retryAfter string) map[string]any {
+func refused(t *testing.T, resp answer, status int, code, retryAfter string) map[string]any {
 	t.Helper()
 	require.Equal(t, status, resp.StatusCode)
 	require.Equal(t, retryAfter, resp.Header.Get("Retry-After"))
 	require.Equal(t, "application/problem+json", resp.Header.Get("Content-Type"))
 	var p map[string]any
-	require.NoError(t, json.NewDecoder(resp.Body).Decode(&p))
+	require.NoError(t, json.Unmarshal(resp.Body, &p))
 	require.Equal(t, code, p["code"])
 	require.InDelta(t, status, p["status"], 0)
 	require.NotEmpty(t, p["detail"])
 	return p
 }
 
-func admitted(t *testing.T, resp *http.Response, limit string) {
+func admitted(t *testing.T, resp answer, limit string) {
 	t.Helper()
 	require.Equal(t, http.StatusOK, resp.StatusCode)
 	require.Equal(t, limit, resp.Header.Get("RateLimit"))
@@ -182,20 +205,15 @@ func TestLoneClientThatWaitsRetryAfterIsAdmitted(t *testing.T) {
 			h, c := behind(t, limit, &ratelimit.HandlerOptions{Key: byHeader, Cost: func(r *http.Request) int64 { return r.ContentLength }}, served)
 			server := httptest.NewServer(h)
 			t.Cleanup(server.Close)
-			send := func(cost int) *http.Response {
-				r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL, strings.NewReader(strings.Repeat("x", cost)))
+			pay := func(cost int) answer {
+				resp, err := send(t, server, http.MethodPost, strings.Repeat("x", cost))
 				require.NoError(t, err)
-				r.Header.Set("User", "ada")
-				resp, err := server.Client().Do(r)
-				require.NoError(t, err)
-				_, err = io.Copy(io.Discard, resp.Body)
-				require.NoError(t, errors.Join(err, resp.Body.Close()))
 				return resp
 			}
 			refusals := 0
 			for i := range 300 {
 				cost := 1 + i%int(limit.Capacity())
-				resp := send(cost)
+				resp := pay(cost)
 				if resp.StatusCode == http.StatusTooManyRequests {
 					refusals++
 					text := resp.Header.Get("Retry-After")
@@ -206,7 +224,7 @@ func TestLoneClientThatWaitsRetryAfterIsAdmitted(t *testing.T) {
 					require.NoError(t, err)
 					require.LessOrEqual(t, told[0].Reset, time.Duration(seconds)*time.Second, "the window ends no later than Retry-After")
 					c.advance(time.Duration(seconds) * time.Second)
-					resp = send(cost)
+					resp = pay(cost)
 				}
 				require.Equal(t, http.StatusOK, resp.StatusCode)
 				c.advance(time.Duration(i*7919%2003) * 17 * time.Microsecond)
@@ -408,7 +426,7 @@ func TestRequestWhoseTimeIsUp(t *testing.T) {
 	r.Header.Set("User", "ada")
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
-	refused(t, w.Result(), http.StatusServiceUnavailable, "unavailable", "1")
+	refused(t, recorded(w), http.StatusServiceUnavailable, "unavailable", "1")
 }
 
 func TestSkip(t *testing.T) {
@@ -499,19 +517,9 @@ func TestHandlerThatPanicsIsCharged(t *testing.T) {
 	}))
 	server := httptest.NewServer(h)
 	t.Cleanup(server.Close)
-	send := func(method string) (*http.Response, error) {
-		r, err := http.NewRequestWithContext(t.Context(), method, server.URL, nil)
-		require.NoError(t, err)
-		r.Header.Set("User", "ada")
-		resp, err := server.Client().Do(r)
-		if err == nil {
-			err = resp.Body.Close()
-		}
-		return resp, err
-	}
-	_, err := send(http.MethodPost)
+	_, err := send(t, server, http.MethodPost, "")
 	require.ErrorIs(t, err, io.EOF, "the panic went on to the server")
-	resp, err := send(http.MethodGet)
+	resp, err := send(t, server, http.MethodGet, "")
 	require.NoError(t, err)
 	admitted(t, resp, `"default";r=3;t=24`)
 }
@@ -523,13 +531,9 @@ func TestMethodsOverTheWire(t *testing.T) {
 	server := httptest.NewServer(h)
 	t.Cleanup(server.Close)
 	for i, method := range []string{http.MethodGet, http.MethodOptions, http.MethodHead, http.MethodHead, http.MethodOptions, http.MethodPut} {
-		r, err := http.NewRequestWithContext(t.Context(), method, server.URL, nil)
+		resp, err := send(t, server, method, "")
 		require.NoError(t, err)
-		resp, err := server.Client().Do(r)
-		require.NoError(t, err)
-		body, err := io.ReadAll(resp.Body)
-		require.NoError(t, errors.Join(err, resp.Body.Close()))
-		require.Equal(t, method != http.MethodHead, len(body) > 0)
+		require.Equal(t, method != http.MethodHead, len(resp.Body) > 0)
 		require.Equal(t, `"default";q=3;w=60`, resp.Header.Get("RateLimit-Policy"))
 		if i < 3 {
 			admitted(t, resp, fmt.Sprintf(`"default";r=%d;t=%d`, 2-i, 20*(i+1)))

@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -68,7 +69,7 @@ func (v revision) encode(h http.Header, quotas []Quota) {
 
 func addLine(h http.Header, name string, line []string) {
 	if have := h[name]; len(have) > 0 {
-		line = append(have[:len(have):len(have)], line...)
+		line = append(slices.Clip(have), line...)
 	}
 	h[name] = line
 }

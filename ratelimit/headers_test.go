@@ -98,16 +98,19 @@ func TestParseFieldsOfTheDraft(t *testing.T) {
 		`"default";r=50;t=30`:                                     {Name: "default", Rate: -1, Remaining: 50, Reset: 30 * time.Second},
 		`"default";r=999;pk=:dHJpYWwxMjEzMjM=:`:                   {Name: "default", Rate: -1, Remaining: 999, Reset: -1},
 		`"default";r=300000000;t=60;pk=:QXBwLTk5OQ==:`:            {Name: "default", Rate: -1, Remaining: 300000000, Reset: time.Minute},
-		"  \"a\\\"\\\\b\";  r=1;t=0\t ":                           {Name: `a"\b`, Rate: -1, Remaining: 1},
+		`"a\"\\b";  r=1;t=0`:                                      {Name: `a"\b`, Rate: -1, Remaining: 1},
 		`"a";r=1;acme-x=1.5;y;z=?1;*=tok/en:x;d=@-5;s="s";e=%"e"`: {Name: "a", Rate: -1, Remaining: 1, Reset: -1},
-		`"a";r=1;r=2`:               {Name: "a", Rate: -1, Remaining: 2, Reset: -1},
-		`"a";r=1;t=999999999999999`: {Name: "a", Rate: -1, Remaining: 1, Reset: math.MaxInt64 / time.Second * time.Second},
+		`"a";r=1;r=2`:                                             {Name: "a", Rate: -1, Remaining: 2, Reset: -1},
+		`"a";r=1;t=999999999999999`:                               {Name: "a", Rate: -1, Remaining: 1, Reset: math.MaxInt64 / time.Second * time.Second},
 	} {
 		told, err := ratelimit.ParseFields(http.Header{"Ratelimit": {line}})
 		require.NoError(t, err, line)
 		require.Equal(t, []ratelimit.Told{want}, told, line)
 	}
-	told, err := ratelimit.ParseFields(http.Header{"Ratelimit-Policy": {`"burst";q=100;w=60,"daily";q=1000;w=86400`, `"peruser";q=65535;qu="content-bytes";w=10;pk=:sdfjLJUOUH==:`}})
+	told, err := ratelimit.ParseFields(http.Header{"Ratelimit": {"  \"a\";r=1 \t,\t\"b\";r=2 "}})
+	require.NoError(t, err)
+	require.Len(t, told, 2, "blanks around members")
+	told, err = ratelimit.ParseFields(http.Header{"Ratelimit-Policy": {`"burst";q=100;w=60,"daily";q=1000;w=86400`, `"peruser";q=65535;qu="content-bytes";w=10;pk=:sdfjLJUOUH==:`}})
 	require.NoError(t, err)
 	require.Equal(t, []ratelimit.Told{
 		{Name: "burst", Rate: 100, Window: time.Minute, Remaining: -1, Reset: -1},

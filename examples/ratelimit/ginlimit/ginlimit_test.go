@@ -17,8 +17,15 @@ import (
 
 func init() { gin.SetMode(gin.ReleaseMode) }
 
+// answer is a response whose body has been read.
+type answer struct {
+	StatusCode int
+	Header     http.Header
+	body       string
+}
+
 // serve serves a router with a route that is limited to two an hour and says how often it ran, and one that is not limited.
-func serve(t *testing.T, o *ratelimit.HandlerOptions) (get func(path string) (*http.Response, string), ran *int) {
+func serve(t *testing.T, o *ratelimit.HandlerOptions) (get func(path string) answer, ran *int) {
 	t.Helper()
 	noon := func() time.Time { return time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC) }
 	l, err := ratelimit.New(ratelimit.NewMemory(&ratelimit.MemoryOptions{Now: noon}), ratelimit.PerHour(2), nil)
@@ -36,14 +43,14 @@ func serve(t *testing.T, o *ratelimit.HandlerOptions) (get func(path string) (*h
 	r.GET("/free", func(c *gin.Context) { c.String(http.StatusOK, "served") })
 	server := httptest.NewServer(r)
 	t.Cleanup(server.Close)
-	return func(path string) (*http.Response, string) {
+	return func(path string) answer {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+path, nil)
 		require.NoError(t, err)
 		resp, err := server.Client().Do(req)
 		require.NoError(t, err)
 		body, err := io.ReadAll(resp.Body)
 		require.NoError(t, errors.Join(err, resp.Body.Close()))
-		return resp, string(body)
+		return answer{resp.StatusCode, resp.Header, string(body)}
 	}, ran
 }
 
@@ -51,20 +58,20 @@ func TestGinRefusesWhatIsOverTheLimit(t *testing.T) {
 	t.Parallel()
 	get, ran := serve(t, &ratelimit.HandlerOptions{Key: ratelimit.ClientIP()})
 	for _, limit := range []string{`"default";r=1;t=1800`, `"default";r=0;t=3600`} {
-		resp, body := get("/limited")
+		resp := get("/limited")
 		require.Equal(t, http.StatusOK, resp.StatusCode)
-		require.Equal(t, "served", body)
+		require.Equal(t, "served", resp.body)
 		require.Equal(t, limit, resp.Header.Get("RateLimit"))
 		require.Equal(t, `"default";q=2;w=3600`, resp.Header.Get("RateLimit-Policy"))
 	}
-	resp, body := get("/limited")
+	resp := get("/limited")
 	require.Equal(t, http.StatusTooManyRequests, resp.StatusCode)
 	require.Equal(t, "1800", resp.Header.Get("Retry-After"))
 	require.Equal(t, "application/problem+json", resp.Header.Get("Content-Type"))
-	require.Contains(t, body, `"violated-policies":["default"]`)
-	require.NotContains(t, body, "served")
+	require.Contains(t, resp.body, `"violated-policies":["default"]`)
+	require.NotContains(t, resp.body, "served")
 	require.Equal(t, 2, *ran)
-	resp, _ = get("/free")
+	resp = get("/free")
 	require.Equal(t, http.StatusOK, resp.StatusCode)
 	require.Empty(t, resp.Header.Get("RateLimit"))
 }
@@ -72,9 +79,9 @@ func TestGinRefusesWhatIsOverTheLimit(t *testing.T) {
 func TestGinHandlerThatPanicsIsCharged(t *testing.T) {
 	t.Parallel()
 	get, _ := serve(t, &ratelimit.HandlerOptions{Key: ratelimit.ClientIP()})
-	resp, _ := get("/panics")
+	resp := get("/panics")
 	require.Equal(t, http.StatusInternalServerError, resp.StatusCode)
-	resp, _ = get("/limited")
+	resp = get("/limited")
 	require.Equal(t, `"default";r=0;t=3600`, resp.Header.Get("RateLimit"))
 }
 
