@@ -16,6 +16,9 @@ const (
 
 // decide carries out one call.
 func (s *Store) decide(ctx context.Context, c *ratelimit.Call, reply *ratelimit.Reply) {
+	if len(c.Ops) == 1 && plain(&c.Ops[0]) && s.decideOne(ctx, &c.Ops[0], reply) {
+		return
+	}
 	t, err := s.plan(c)
 	if err != nil {
 		reply.Err = err
@@ -23,6 +26,31 @@ func (s *Store) decide(ctx context.Context, c *ratelimit.Call, reply *ratelimit.
 	}
 	finish := s.begin(ctx, t)
 	reply.Outcomes, reply.Err = finish()
+}
+
+// decideOne carries out an op as most are. done is false where it was not, and nothing is known to be wrong with it.
+func (s *Store) decideOne(ctx context.Context, op *ratelimit.Op, reply *ratelimit.Reply) (done bool) {
+	f, err := s.forms.of(op.Limit)
+	if err != nil {
+		reply.Err = err
+		return true
+	}
+	j := newJob()
+	key := s.keyName(f.class, op.Key, f.Name)
+	j.place, j.keys, j.size = s.layout.place(key), append(j.keys, key), f.class.size()
+	j.packed = f.appendOp(append(j.packed, 1, 0), op)
+	if reply.Err = s.launch(j, false); reply.Err != nil {
+		return true
+	}
+	if reply.Err = j.await(ctx); reply.Err != nil {
+		return true
+	}
+	if j.postponed == "" {
+		reply.Outcomes = []ratelimit.Outcome{f.outcome(op, false, j.now, j.answer)}
+		done = true
+	}
+	j.free()
+	return done
 }
 
 // decideMany carries out calls side by side.

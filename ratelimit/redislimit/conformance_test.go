@@ -14,7 +14,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	ratelimittest.Run(t, thorough(1_500, 100_000), func(tb testing.TB, now func() time.Time) ratelimit.Store {
+	ratelimittest.Run(t, thorough(1_500, 40_000), func(tb testing.TB, now func() time.Time) ratelimit.Store {
 		s, err := redislimit.NewStore(testdb.Redis(tb), nil)
 		require.NoError(tb, err)
 		tb.Cleanup(func() { require.NoError(tb, s.Close()) })

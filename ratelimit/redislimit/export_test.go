@@ -25,3 +25,21 @@ func (s *Store) Pause(f func()) {
 		return false
 	}
 }
+
+// Slot is where a Cluster keeps a key.
+func Slot(key string) int { return slot(hashTag(key)) }
+
+// Flying is how many flights are under way, Waiting how many calls wait for one.
+func (s *Store) Flying() int { n, _ := s.count(); return n }
+
+func (s *Store) Waiting() int { _, n := s.count(); return n }
+
+func (s *Store) count() (flying, waiting int) {
+	for i := range s.lanes {
+		l := &s.lanes[i]
+		l.mu.Lock()
+		flying, waiting = flying+l.flights, waiting+len(l.queue)
+		l.mu.Unlock()
+	}
+	return flying, waiting
+}

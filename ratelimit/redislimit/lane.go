@@ -3,8 +3,10 @@ package redislimit
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // job is a call, or that part of one that is in one place, on its way to the script and back.
@@ -43,13 +45,17 @@ func (j *job) free() {
 	jobs.Put(j)
 }
 
-// lane has the calls for one server, or a part of the slots. While as many flights as may be are under way, those who come wait, and the next
-// flight takes them all.
+// lane has the calls for one server, or a part of the slots. While a flight is under way those who come wait, and the next takes them all: the busier
+// the server, the more calls a script. A flight that is late is not waited for.
 type lane struct {
 	mu      sync.Mutex
 	queue   []*job
 	flights int
+	last    time.Time // when one took off
 }
+
+// late is how long a flight may be away before another sets out.
+const late = 2 * time.Millisecond
 
 // launch puts a job on its way. It never waits. Where it fails the job is not on its way.
 func (s *Store) launch(j *job, inside bool) error {
@@ -65,7 +71,7 @@ func (s *Store) launch(j *job, inside bool) error {
 			return ErrBusy
 		}
 	}
-	if l.flights >= s.o.Flights {
+	if l.flights >= s.o.Flights || l.flights > 0 && time.Since(l.last) < late {
 		l.queue = append(l.queue, j)
 		l.mu.Unlock()
 		return nil
@@ -78,6 +84,7 @@ func (s *Store) launch(j *job, inside bool) error {
 	}
 	l.queue = append(l.queue, j)
 	l.flights++
+	l.last = time.Now()
 	l.mu.Unlock()
 	go s.fly(l)
 	return nil
@@ -113,10 +120,12 @@ func (s *Store) fly(l *lane) {
 		rest := copy(l.queue, l.queue[n:])
 		clear(l.queue[rest:])
 		l.queue = l.queue[:rest]
+		l.last = time.Now()
 		l.mu.Unlock()
 		if scripts := s.board(batch); len(scripts) > 0 {
 			// The flight is not of one caller, so no caller's end ends it; the client's timeouts do.
 			s.run(context.Background(), scripts)
+			runtime.Gosched() // those who have landed may have the next call already
 		}
 	}
 }

@@ -135,7 +135,8 @@ func compare(t *testing.T, a ratelimit.Algorithm, back bool) {
 	alike := !back || a != ratelimit.Concurrency
 	m := newModel()
 	for done, round := 0, 0; done < thorough(1_700, 90_000); round++ {
-		// A family of limits on some keys, for a while.
+		// A family of limits on a key, for a while.
+		now = 1_800_000_000_000_000 + r.Int64N(1_000_000)
 		limits := []ratelimit.Limit{oddLimits(r, a)}
 		other := a
 		switch a {
@@ -174,20 +175,17 @@ func compare(t *testing.T, a ratelimit.Algorithm, back bool) {
 				want := m.decide(now, c)
 				require.NoError(t, replies[i].Err)
 				require.Equal(t, want, replies[i].Outcomes, "now %d: %+v", now, c.Ops)
-				if alike {
+				if alike && round < 40 { // it knows 16,384 limits
 					require.Equal(t, want, remembered[i].Outcomes, "memory, now %d: %+v", now, c.Ops)
 				}
 				at = append(at, want[0].At)
 			}
 			per := limits[0].Per.Microseconds()
-			switch step := []int64{0, 1, 1 + r.Int64N(10), r.Int64N(per + 1), r.Int64N(3*per + 1)}[r.IntN(5)]; {
-			case back && r.IntN(6) == 0:
-				now = max(1, now-step)
-			case now < 4_000_000_000_000_000:
-				now += step
-			default:
-				now = 1_800_000_000_000_000
+			step := []int64{0, 1, 1 + r.Int64N(10), r.Int64N(per + 1), r.Int64N(3*per + 1)}[r.IntN(5)]
+			if back && r.IntN(6) == 0 {
+				step = -step
 			}
+			now += step
 		}
 	}
 }

@@ -22,9 +22,10 @@ type Options struct {
 	// Batch is how many calls are joined in one flight at most.
 	// Default: 128.
 	Batch int
-	// Flights is how many are under way at once, to one server or to a sixteenth of a Cluster's slots. Callers who come meanwhile wait for the
-	// next; who comes when there are fewer does not wait.
-	// Default: 2.
+	// Flights is how many may be under way at once, to one server or to a sixteenth of a Cluster's slots. Who comes when there is none flies at
+	// once; who comes meanwhile waits for its return, and flies with all others who do. Only when the last one has been away for 2 ms, as where
+	// the network is slow or a packet was lost, another sets out beside it.
+	// Default: 4.
 	Flights int
 	// Queue is how many calls may wait for a flight, to one server or sixteenth, before more are answered with [ErrBusy].
 	// Default: 16,384.
@@ -110,7 +111,7 @@ func NewStore(rdb redis.UniversalClient, o *Options) (*Store, error) {
 	}
 	s.prefix = cmp.Or(s.o.Prefix, "ratelimit:")
 	s.o.Batch = cmp.Or(s.o.Batch, 128)
-	s.o.Flights = cmp.Or(s.o.Flights, 2)
+	s.o.Flights = cmp.Or(s.o.Flights, 4)
 	s.o.Queue = cmp.Or(s.o.Queue, 16384)
 	s.o.ReserveLease = cmp.Or(s.o.ReserveLease, time.Second)
 	s.layout = layoutOf(rdb)
