@@ -412,7 +412,7 @@ func TestCostOverTheShareOfAFallbackIsAMatterOfTime(t *testing.T) {
 	l, err := ratelimit.New(broken{}, ratelimit.PerMinute(100), &ratelimit.Options{OnError: ratelimit.FailLocal, Share: 0.1})
 	require.NoError(t, err)
 	h := around(t, l, &ratelimit.HandlerOptions{Key: byHeader, Cost: func(*http.Request) int64 { return 11 }}, served)
-	refused(t, ask(t, h, http.MethodGet, "ada"), http.StatusServiceUnavailable, "unavailable", "1")
+	refused(t, ask(t, h, http.MethodGet, "ada"), http.StatusTooManyRequests, "limited", "1")
 }
 
 func TestRequestWhoseTimeIsUp(t *testing.T) {

@@ -100,8 +100,8 @@ func TestParseFieldsOfTheDraft(t *testing.T) {
 		`"default";r=300000000;t=60;pk=:QXBwLTk5OQ==:`:            {Name: "default", Rate: -1, Remaining: 300000000, Reset: time.Minute},
 		`"a\"\\b";  r=1;t=0`:                                      {Name: `a"\b`, Rate: -1, Remaining: 1},
 		`"a";r=1;acme-x=1.5;y;z=?1;*=tok/en:x;d=@-5;s="s";e=%"e"`: {Name: "a", Rate: -1, Remaining: 1, Reset: -1},
-		`"a";r=1;r=2`:                                             {Name: "a", Rate: -1, Remaining: 2, Reset: -1},
-		`"a";r=1;t=999999999999999`:                               {Name: "a", Rate: -1, Remaining: 1, Reset: math.MaxInt64 / time.Second * time.Second},
+		`"a";r=1;r=2`:               {Name: "a", Rate: -1, Remaining: 2, Reset: -1},
+		`"a";r=1;t=999999999999999`: {Name: "a", Rate: -1, Remaining: 1, Reset: math.MaxInt64 / time.Second * time.Second},
 	} {
 		told, err := ratelimit.ParseFields(http.Header{"Ratelimit": {line}})
 		require.NoError(t, err, line)

@@ -64,12 +64,8 @@ func (d *Decision) judge(l *Limiter) {
 		if q.Result.Allowed {
 			continue
 		}
-		again := q.Result.RetryAfter
-		if again == Never && q.Result.Source == FromFallback { // more than this process' share, but not than the limit when the store is back
-			again, failed = l.o.Cooldown, true
-		}
 		failed = failed || q.Result.Source == FromFailClosed
-		violated, wait = append(violated, q.Limit.Name), max(wait, again)
+		violated, wait = append(violated, q.Limit.Name), max(wait, q.Result.RetryAfter)
 	}
 	if violated == nil {
 		return
