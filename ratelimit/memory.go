@@ -34,6 +34,7 @@ const shards = 256
 
 type shard struct {
 	mu      sync.Mutex
+	last    int64 // when it was asked last, by the monotonic clock
 	buckets table[bucket]
 	windows table[window]
 	logs    table[*logged]
@@ -72,13 +73,29 @@ func NewMemory(o *MemoryOptions) *Memory {
 	return m
 }
 
-// micros reads the clock. It is read before a counter is locked: of two calls the later one may come with the earlier time. That gives nothing away,
-// since all algorithms take time that goes back for time that stands still.
+// micros reads the clock. It is read before a counter is locked, since that takes longer than all that is done under the lock. See shard.time.
 func (m *Memory) micros() int64 {
 	if m.now != nil {
 		return max(0, m.now().UnixMicro())
 	}
 	return m.epoch + int64(time.Since(m.base))/1000
+}
+
+// time is the time for a call that has read the clock and then waited for the lock.
+//
+// Why it is not simply what was read:
+//
+//	A and B read the clock, B a microsecond later;
+//	B gets the lock first and takes the last but one of 40 units: 39 are used, to the microsecond;
+//	A, for whom it is earlier, finds a microsecond more than 39 used, and is refused the last.
+//
+// A clock that was given may be set back and is believed: the algorithms see to it that this gives nothing away.
+func (s *shard) time(m *Memory, now int64) int64 {
+	if m.now != nil {
+		return now
+	}
+	s.last = max(s.last, now)
+	return s.last
 }
 
 var seed = maphash.MakeSeed()
@@ -100,6 +117,7 @@ func (m *Memory) decideOne(p *plan, kind Kind, key string, n int64, o *Outcome) 
 	s := &m.shards[d%shards]
 	if p.Algorithm.bucket() && kind == Take {
 		s.mu.Lock()
+		now = s.time(m, now)
 		if i := s.buckets.find(d); i >= 0 {
 			p.take(&s.buckets.slots[i].state, now, n, 0, 0, o)
 			s.mu.Unlock()
@@ -110,7 +128,7 @@ func (m *Memory) decideOne(p *plan, kind Kind, key string, n int64, o *Outcome) 
 	op := Op{Kind: kind, N: n}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	*o = s.decide(p, d, now, &op)
+	*o = s.decide(p, d, s.time(m, now), &op)
 }
 
 // Decide implements [Store]. It never waits and never fails.
@@ -147,6 +165,7 @@ func (m *Memory) call(c *Call) Reply {
 	for _, i := range locks {
 		m.shards[i].mu.Lock()
 		defer m.shards[i].mu.Unlock()
+		now = m.shards[i].time(m, now)
 	}
 	outcomes := make([]Outcome, len(c.Ops))
 	refused := false

@@ -1,4 +1,4 @@
-// Package proof tries to break the promises of package ledger from outside, by
+// Package proof tries to break the promises of package ledger, and of rate limits, from outside, by
 // the public API alone. It holds no code but tests, and is in this module so
 // that the checker of histories does not enter the SDK's go.mod.
 //
@@ -17,6 +17,9 @@
 //     reorders, a store that fails, holds that expire, all of it from one seed. The
 //     sequential model follows every step, and at the end the books are compared
 //     with what clients were told. Stores with planted faults must be found out.
+//   - TestHotLimitIsLinearizable: 16 clients on one counter, in Redis through the
+//     stores of two processes, and in memory. TestFlawsOfALimitAreFound: stores
+//     with one flaw each must fail it.
 //
 // # The clock
 //
