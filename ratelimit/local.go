@@ -20,6 +20,7 @@ type local struct {
 	nodes   func() int
 
 	epoch   atomic.Uint32 // changes with what bounds depend on: see entry.bound
+	begun   atomic.Bool
 	running atomic.Bool
 	members atomic.Int64
 	passes  atomic.Uint32

@@ -20,10 +20,12 @@ type job struct {
 
 // run makes passes until ctx ends, and one more. While it does not run all bounds are 0.
 func (c *local) run(ctx context.Context, name string) error {
-	if !c.running.CompareAndSwap(false, true) {
+	if !c.begun.CompareAndSwap(false, true) {
 		return errors.New("ratelimit: " + name + ".Run is running already")
 	}
+	defer c.begun.Store(false)
 	c.count()
+	c.running.Store(true)
 	c.epoch.Add(1)
 	ticker := time.NewTicker(c.period)
 	defer ticker.Stop()

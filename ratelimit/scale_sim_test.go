@@ -40,7 +40,7 @@ const (
 )
 
 func (c cell) String() string {
-	return fmt.Sprintf("%v %d/s, %d nodes, %gx, every %v, %s", c.algorithm, c.rate, c.nodes, c.demand, c.period, c.fault)
+	return fmt.Sprintf("%v, %d a second, %d nodes, %gx, every %v, %s", c.algorithm, c.rate, c.nodes, c.demand, c.period, c.fault)
 }
 
 const simSpan = 4 * time.Second
@@ -136,7 +136,7 @@ var (
 	}}
 	hybrids = contestant{"hybrid", func(w *world) (Decider, func()) {
 		l := &line{w: w}
-		h, err := NewHybrid(l, w.c.limit(), &HybridOptions{Options: w.c.options(), Nodes: w.c.nodes, Period: w.c.period})
+		h, err := NewHybrid(l, w.c.limit(), &HybridOptions{Options: w.c.options(), Nodes: w.c.nodes + w.c.dying(), Period: w.c.period})
 		if err != nil {
 			panic(err)
 		}
@@ -144,7 +144,7 @@ var (
 	}}
 	leases = contestant{"leased", func(w *world) (Decider, func()) {
 		l := &line{w: w}
-		h, err := NewLeased(l, w.c.limit(), &LeasedOptions{Options: w.c.options(), Nodes: w.c.nodes})
+		h, err := NewLeased(l, w.c.limit(), &LeasedOptions{Options: w.c.options(), Nodes: w.c.nodes + w.c.dying()})
 		if err != nil {
 			panic(err)
 		}
