@@ -52,20 +52,20 @@ func (p *plan) adopt(b bucket, now int64) bucket {
 	return b
 }
 
-// take charges n units if there is room within ahead; least is [Op.Min].
-func (p *plan) take(b bucket, now, n, least int64, ahead time.Duration) (bucket, Outcome) {
-	debt, mended := p.debt(b, now)
+// take charges n units if there is room within ahead; least is [Op.Min]. It fills in o, since this is the way that most calls go.
+func (p *plan) take(b *bucket, now, n, least int64, ahead time.Duration, o *Outcome) {
+	debt, mended := p.debt(*b, now)
 	if mended {
-		b = p.due(now, debt)
+		*b = p.due(now, debt)
 	}
 	if least > 0 {
 		n = max(least, min(n, p.Burst-p.units(debt)))
 	}
-	o := Outcome{At: now}
+	o.At = now
 	if n > p.Burst {
 		o.Wait = Never
-		p.show(&o, debt)
-		return b, o
+		p.show(o, debt)
+		return
 	}
 	cost := p.cost
 	if n != 1 {
@@ -75,13 +75,13 @@ func (p *plan) take(b bucket, now, n, least int64, ahead time.Duration) (bucket,
 	if after.after(p.refill) {
 		o.Wait = time.Duration(p.sub(after, p.refill).up()) * time.Microsecond
 		if o.Wait > ahead || p.twice(after) {
-			p.show(&o, debt)
-			return b, o
+			p.show(o, debt)
+			return
 		}
 	}
 	o.Allowed, o.Charged = true, n
-	p.show(&o, after)
-	return p.due(now, after), o
+	p.show(o, after)
+	*b = p.due(now, after)
 }
 
 // charge charges n units in any case.

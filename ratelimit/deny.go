@@ -18,40 +18,58 @@ type denyCache struct {
 type counter struct{ name, key string }
 
 type denial struct {
-	plan  *plan
+	limit Limit
 	n     int64 // so many units were refused, and so are more
 	until time.Time
 	last  Result
 }
 
-// ask returns the refusal of n units that is still good.
-func (c *denyCache) ask(p *plan, key string, n int64, now time.Time) (Result, bool) {
+// ask answers a call of which a check is refused, as far as is known. The others are then not asked.
+func (c *denyCache) ask(call *Call, plans []*plan, now time.Time) (r Results, denied bool) {
 	if c.limit == 0 {
-		return Result{}, false
+		return r, false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	id := counter{p.Name, key}
+	for i, p := range plans {
+		one, ok := c.look(p, &call.Ops[i], now)
+		if !ok {
+			continue
+		}
+		if !denied {
+			denied, r.Each = true, make([]Result, len(plans))
+			for j, q := range plans {
+				r.Each[j] = Result{Allowed: true, Source: NotAsked, Limit: q.Burst, Remaining: q.Burst, ResetAt: now}
+			}
+		}
+		r.Each[i] = one
+	}
+	return r, denied
+}
+
+// look returns the refusal of an op that is still good.
+func (c *denyCache) look(p *plan, op *Op, now time.Time) (Result, bool) {
+	id := counter{p.Name, op.Key}
 	d, ok := c.keys[id]
 	left := d.until.Sub(now)
 	switch {
-	case !ok || n < d.n:
+	case !ok || op.Kind != Take || op.N < d.n || op.Min > 0 || op.Ahead > 0:
 		return Result{}, false
-	case left <= 0 || d.plan.Limit != p.Limit:
+	case left <= 0 || d.limit != p.Limit:
 		delete(c.keys, id)
 		return Result{}, false
 	}
 	r := d.last
 	r.Source, r.RetryAfter = FromDenyCache, left
-	if n > p.Burst {
+	if op.N > p.Burst {
 		r.RetryAfter = Never
 	}
 	return r, true
 }
 
 // remember keeps a refusal. now is after the store has answered: so the wait is never over before the store's is, and the caller's own trip is on top.
-func (c *denyCache) remember(p *plan, op *Op, o *Outcome, r Result, now time.Time) {
-	if c.limit == 0 || o.Wait == Never || p.Algorithm == Concurrency {
+func (c *denyCache) remember(p *plan, op *Op, wait time.Duration, r Result, now time.Time) {
+	if c.limit == 0 || wait == Never || p.Algorithm == Concurrency || op.Min > 0 || op.Ahead > 0 {
 		return
 	}
 	c.mu.Lock()
@@ -63,7 +81,7 @@ func (c *denyCache) remember(p *plan, op *Op, o *Outcome, r Result, now time.Tim
 	if _, there := c.keys[id]; !there && len(c.keys) >= c.limit {
 		c.makeRoom(now)
 	}
-	c.keys[id] = denial{plan: p, n: op.N, until: now.Add(o.Wait), last: r}
+	c.keys[id] = denial{limit: p.Limit, n: op.N, until: now.Add(wait), last: r}
 }
 
 // makeRoom forgets one that is over, or any: it costs a question more.

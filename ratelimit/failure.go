@@ -11,8 +11,21 @@ import (
 // errOpen: the store is being left alone.
 var errOpen = errors.New("ratelimit: store is failing, breaker is open")
 
-// ask asks the store, within the timeout and unless the breaker is open.
-func (l *Limiter) ask(ctx context.Context, call Call) ([]Outcome, error) {
+// ask asks the store, and the policy where that fails. The error is one of the call.
+func (l *Limiter) ask(ctx context.Context, call Call) ([]Outcome, Source, error) {
+	outcomes, err := l.question(ctx, call)
+	if err == nil {
+		return outcomes, FromStore, nil
+	}
+	if callers(ctx, err) {
+		return nil, 0, err
+	}
+	outcomes, source := l.policy(ctx, call)
+	return outcomes, source, nil
+}
+
+// question asks the store, within the timeout and unless the breaker is open.
+func (l *Limiter) question(ctx context.Context, call Call) ([]Outcome, error) {
 	if l.memory != nil {
 		reply := l.store.Decide(ctx, []Call{call})[0]
 		return reply.Outcomes, reply.Err
@@ -57,19 +70,29 @@ func (l *Limiter) policy(ctx context.Context, call Call) ([]Outcome, Source) {
 		}
 		return l.stand.Decide(ctx, []Call{local})[0].Outcomes, FromFallback
 	}
-	source, wait := FromFailOpen, time.Duration(0)
+	source := FromFailOpen
 	if l.o.OnError == FailClosed {
-		source, wait = FromFailClosed, l.o.Cooldown
+		source = FromFailClosed
 	}
-	now := l.o.Now().UnixMicro()
 	outcomes := make([]Outcome, len(call.Ops))
-	for i, op := range call.Ops {
-		outcomes[i] = Outcome{Allowed: source == FromFailOpen, At: now, Wait: wait}
-		if source == FromFailOpen {
-			outcomes[i].Remaining = max(0, op.Limit.Capacity()-op.N)
-		}
+	for i := range call.Ops {
+		outcomes[i] = l.blind(&call.Ops[i], source)
 	}
 	return outcomes, source
+}
+
+// blind answers an op without a counter. More than there can ever be is refused all the same.
+func (l *Limiter) blind(op *Op, source Source) Outcome {
+	o := Outcome{At: l.o.Now().UnixMicro()}
+	switch capacity := op.Limit.Capacity(); {
+	case op.N > capacity:
+		o.Wait = Never
+	case source == FromFailClosed:
+		o.Wait = l.o.Cooldown
+	default:
+		o.Allowed, o.Charged, o.Remaining = true, op.N, capacity-op.N
+	}
+	return o
 }
 
 // share returns the part of a limit, at least one unit.

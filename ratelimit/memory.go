@@ -94,28 +94,23 @@ func (p *plan) digest(key string) uint64 {
 	return d
 }
 
-// decideOne implements decideOne.
-func (m *Memory) decideOne(p *plan, kind Kind, key string, n int64) Outcome {
+// decideOne is what most calls are, without allocating.
+func (m *Memory) decideOne(p *plan, kind Kind, key string, n int64, o *Outcome) {
 	now, d := m.micros(), p.digest(key)
 	s := &m.shards[d%shards]
-	if p.Algorithm.bucket() && kind == Take { // the way that most calls go
+	if p.Algorithm.bucket() && kind == Take {
 		s.mu.Lock()
-		i := s.buckets.find(d)
-		if i < 0 {
-			o := s.bucket(p, d, now, &Op{N: n})
+		if i := s.buckets.find(d); i >= 0 {
+			p.take(&s.buckets.slots[i].state, now, n, 0, 0, o)
 			s.mu.Unlock()
-			return o
+			return
 		}
-		state := &s.buckets.slots[i].state
-		next, o := p.take(*state, now, n, 0, 0)
-		*state = next
 		s.mu.Unlock()
-		return o
 	}
 	op := Op{Kind: kind, N: n}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.decide(p, d, now, &op)
+	*o = s.decide(p, d, now, &op)
 }
 
 // Decide implements [Store]. It never waits and never fails.
@@ -199,8 +194,8 @@ func (s *shard) bucket(p *plan, d uint64, now int64, op *Op) (o Outcome) {
 		t.delete(d)
 		return p.unused(now)
 	default:
-		var next bucket
-		next, o = p.take(b, now, op.N, op.Min, op.Ahead)
+		next := b
+		p.take(&next, now, op.N, op.Min, op.Ahead, &o)
 		if op.Kind == Peek {
 			o.Charged = 0
 			debt, _ := p.debt(b, now)

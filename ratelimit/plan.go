@@ -1,6 +1,8 @@
 package ratelimit
 
 import (
+	"math"
+	"math/bits"
 	"sync"
 	"sync/atomic"
 )
@@ -12,6 +14,7 @@ type plan struct {
 	window     int64 // Per in µs
 	refill     moment
 	cost       moment // of one unit
+	inverse    uint64 // (2^64-1)/per, to divide by it
 	id         uint32 // 0: it is one of too many, and nobody remembers it
 	nameDigest uint64
 }
@@ -24,6 +27,7 @@ func newPlan(l Limit) *plan {
 	l = l.Normal()
 	p := &plan{Limit: l, window: l.Per.Microseconds(), nameDigest: digest(l.Name)}
 	p.per, p.rate = l.Interval()
+	p.inverse = math.MaxUint64 / uint64(p.per)
 	if l.Algorithm.bucket() {
 		p.refill, p.cost = p.span(l.Burst), p.span(1)
 	}
@@ -70,7 +74,13 @@ func (a moment) up() int64 {
 // units is how many units come back during a span ≥ 0, rounded up.
 func (p *plan) units(s moment) int64 {
 	if p.rate == 1 {
-		return (s.us + p.per - 1) / p.per
+		// A quotient by multiplication, too small by 1 at most, takes a tenth of the time of a division.
+		up := s.us + p.per - 1
+		q, _ := bits.Mul64(uint64(up), p.inverse)
+		if up-int64(q)*p.per >= p.per {
+			q++
+		}
+		return int64(q)
 	}
 	whole, rest := mulDivRem(s.us, p.rate, p.per)
 	return whole + (rest+s.frac+p.per-1)/p.per
@@ -104,12 +114,13 @@ func planOf(l Limit) (*plan, error) {
 	if len(known) > maxPlans {
 		return p, nil
 	}
-	if q, loaded := plans.byLimit.LoadOrStore(l, p); loaded {
+	if q, ok := plans.byLimit.Load(l); ok { // somebody was faster
 		return q.(*plan), nil
 	}
 	p.id = uint32(len(known))
 	known = append(known[:len(known):len(known)], p)
 	plans.byID.Store(&known)
+	plans.byLimit.Store(l, p) // from here on others see it: it does not change any more
 	return p, nil
 }
 

@@ -3,7 +3,6 @@ package ratelimit
 import (
 	"context"
 	"errors"
-	"time"
 )
 
 // Limiter decides on calls by the counters of a store. It is safe for concurrent use. Make one with [New].
@@ -14,7 +13,7 @@ import (
 // Cost: in memory no allocation and no lock that is shared by more than a few keys; else one question to the store, which is one round trip.
 type Limiter struct {
 	store  Store
-	memory decideOne // the store, where it can be asked without allocating
+	memory *Memory // the store, where it is one: it is asked without allocating
 	limit  *plan
 	o      Options
 
@@ -38,14 +37,14 @@ func New(s Store, limit Limit, o *Options) (*Limiter, error) {
 		return nil, err
 	}
 	l.limit = p
-	l.memory, _ = s.(decideOne)
+	l.memory, _ = s.(*Memory)
 	l.o.setDefaults()
 	l.breaker = breaker{limit: l.o.Failures, cooldown: l.o.Cooldown}
 	if l.memory == nil {
 		l.denied.limit = max(0, l.o.DenyCache)
 	}
 	if l.o.OnError == FailLocal {
-		l.stand = NewMemory(&MemoryOptions{Now: l.o.Now})
+		l.stand = NewMemory(nil)
 	}
 	return l, nil
 }
@@ -81,18 +80,21 @@ func (r *Results) Tightest() (i int) {
 
 // Allow charges one unit to key if there is room for it. The error is one of the call ([*InvalidError]) or ctx's; what the store's failure means is
 // the policy's business ([Options.OnError]).
-func (l *Limiter) Allow(ctx context.Context, key string) (Result, error) {
-	return l.AllowN(ctx, key, 1)
+func (l *Limiter) Allow(ctx context.Context, key string) (r Result, err error) {
+	err = l.one(ctx, Take, key, 1, &r)
+	return r, err
 }
 
 // AllowN charges n units to key if there is room for all of them. What is refused is not charged.
-func (l *Limiter) AllowN(ctx context.Context, key string, n int64) (Result, error) {
-	return l.one(ctx, Take, key, n)
+func (l *Limiter) AllowN(ctx context.Context, key string, n int64) (r Result, err error) {
+	err = l.one(ctx, Take, key, n, &r)
+	return r, err
 }
 
 // Peek tells what Allow would answer, and writes nothing.
-func (l *Limiter) Peek(ctx context.Context, key string) (Result, error) {
-	return l.one(ctx, Peek, key, 1)
+func (l *Limiter) Peek(ctx context.Context, key string) (r Result, err error) {
+	err = l.one(ctx, Peek, key, 1, &r)
+	return r, err
 }
 
 // Reset forgets what key has used. Unlike the others it fails where the store does.
@@ -134,36 +136,41 @@ func (l *Limiter) planFor(ctx context.Context, key string) (*plan, error) {
 	return planOf(l.o.LimitFor(ctx, key))
 }
 
-// one decides on one op: the way that most calls go.
-func (l *Limiter) one(ctx context.Context, kind Kind, key string, n int64) (Result, error) {
+// one decides on one op: the way that most calls go. It fills in r, which is too large to be handed on.
+func (l *Limiter) one(ctx context.Context, kind Kind, key string, n int64, r *Result) error {
+	if l.o.LimitFor == nil {
+		return l.oneOf(ctx, l.limit, kind, key, n, r)
+	}
 	p, err := l.planFor(ctx, key)
 	if err != nil {
-		return Result{}, err
+		return err
 	}
+	return l.oneOf(ctx, p, kind, key, n, r)
+}
+
+// oneOf is one, of a limit that is known.
+func (l *Limiter) oneOf(ctx context.Context, p *plan, kind Kind, key string, n int64, r *Result) error {
 	if uint(len(key)-1) >= MaxKey || n < 1 || p.Algorithm == Concurrency {
 		if err := faultOf(p, kind, key, n); err != nil {
-			return Result{}, err
+			return err
 		}
 	}
 	if l.memory != nil {
-		o := l.memory.decideOne(p, kind, key, n)
-		r := p.result(&o, FromStore)
+		var o Outcome
+		l.memory.decideOne(p, kind, key, n, &o)
+		p.result(&o, FromStore, r)
 		if l.o.Hooks.OnDecision != nil {
-			l.o.Hooks.OnDecision(p.Limit, key, r)
+			l.o.Hooks.OnDecision(p.Limit, key, *r)
 		}
-		return r, nil
+		return nil
 	}
-	if kind == Take {
-		if r, denied := l.denied.ask(p, key, n, l.o.Now()); denied {
-			l.told(p, key, r)
-			return r, nil
-		}
-	}
-	results, err := l.decide(ctx, Call{Ops: []Op{{Kind: kind, Limit: p.Limit, Key: key, N: n}}}, []*plan{p})
+	op := Op{Kind: kind, Limit: p.Limit, Key: key, N: n}
+	results, err := l.decide(ctx, Call{Ops: []Op{op}}, []*plan{p})
 	if err != nil {
-		return Result{}, err
+		return err
 	}
-	return results.Each[0], nil
+	*r = results.Each[0]
+	return nil
 }
 
 func faultOf(p *plan, kind Kind, key string, n int64) error {
@@ -174,33 +181,35 @@ func faultOf(p *plan, kind Kind, key string, n int64) error {
 	return op.validate()
 }
 
-// decide asks the store, and the policy where that fails.
+// decide answers a call, and tells of it.
 func (l *Limiter) decide(ctx context.Context, call Call, plans []*plan) (Results, error) {
-	outcomes, err := l.ask(ctx, call)
-	source := FromStore
-	if err != nil {
-		if callers(ctx, err) {
+	r, denied := l.denied.ask(&call, plans, l.o.Now())
+	if !denied {
+		outcomes, source, err := l.ask(ctx, call)
+		if err != nil {
 			return Results{}, err
 		}
-		outcomes, source = l.policy(ctx, call)
+		r = l.results(&call, plans, outcomes, source)
 	}
-	r := Results{Allowed: true, Each: make([]Result, len(plans))}
-	for i, p := range plans {
-		r.Each[i] = p.result(&outcomes[i], source)
-		r.Allowed = r.Allowed && outcomes[i].Allowed
-		op := &call.Ops[i]
-		if source == FromStore && op.Kind == Take && !outcomes[i].Allowed {
-			l.denied.remember(p, op, &outcomes[i], r.Each[i], l.o.Now())
+	if f := l.o.Hooks.OnDecision; f != nil {
+		for i, p := range plans {
+			f(p.Limit, call.Ops[i].Key, r.Each[i])
 		}
-		l.told(p, op.Key, r.Each[i])
 	}
 	return r, nil
 }
 
-func (l *Limiter) told(p *plan, key string, r Result) {
-	if f := l.o.Hooks.OnDecision; f != nil {
-		f(p.Limit, key, r)
+// results shows the outcomes of a call to its caller.
+func (l *Limiter) results(call *Call, plans []*plan, outcomes []Outcome, source Source) Results {
+	r := Results{Allowed: true, Each: make([]Result, len(plans))}
+	for i, p := range plans {
+		p.result(&outcomes[i], source, &r.Each[i])
+		r.Allowed = r.Allowed && outcomes[i].Allowed
+		if source == FromStore && call.Ops[i].Kind == Take && !outcomes[i].Allowed {
+			l.denied.remember(p, &call.Ops[i], outcomes[i].Wait, r.Each[i], l.o.Now())
+		}
 	}
+	return r
 }
 
 // must is an op for which no policy can stand in.
@@ -208,7 +217,7 @@ func (l *Limiter) must(ctx context.Context, op Op) (Outcome, error) {
 	if err := op.validate(); err != nil {
 		return Outcome{}, err
 	}
-	outcomes, err := l.ask(ctx, Call{Ops: []Op{op}})
+	outcomes, err := l.question(ctx, Call{Ops: []Op{op}})
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -219,6 +228,3 @@ func (l *Limiter) must(ctx context.Context, op Op) (Outcome, error) {
 func callers(ctx context.Context, err error) bool {
 	return ctx.Err() != nil || errors.Is(err, ErrInvalid)
 }
-
-// microseconds rounds up: who waits for less is not admitted.
-func microseconds(d time.Duration) int64 { return int64((d + time.Microsecond - 1) / time.Microsecond) }

@@ -36,10 +36,12 @@ const (
 	FromFailOpen
 	// FromFailClosed: the store failed, and so everything is refused.
 	FromFailClosed
+	// NotAsked: another check of the same call was in the deny cache, so nobody has looked at this one.
+	NotAsked
 	sources int = iota
 )
 
-var sourceNames = [sources]string{"store", "local", "deny_cache", "fallback", "fail_open", "fail_closed"}
+var sourceNames = [sources]string{"store", "local", "deny_cache", "fallback", "fail_open", "fail_closed", "not_asked"}
 
 func (s Source) String() string {
 	if int(s) < sources {
@@ -49,13 +51,10 @@ func (s Source) String() string {
 }
 
 // result shows an outcome to a caller.
-func (p *plan) result(o *Outcome, s Source) Result {
-	r := Result{
-		Allowed: o.Allowed, Source: s, Limit: p.Burst, Remaining: max(0, o.Remaining),
-		ResetAt: time.UnixMicro(o.At + o.Reset.Microseconds()),
-	}
+func (p *plan) result(o *Outcome, s Source, r *Result) {
+	r.Allowed, r.Source, r.Limit, r.Remaining = o.Allowed, s, p.Burst, max(0, o.Remaining)
+	r.ResetAt = time.UnixMicro(o.At + int64(o.Reset/time.Microsecond))
 	if !o.Allowed {
 		r.RetryAfter = o.Wait
 	}
-	return r
 }

@@ -79,10 +79,10 @@ type Outcome struct {
 	Allowed bool
 	// Charged is how many units were, at most N.
 	Charged int64
-	// Remaining is what is left afterwards; after a Charge it can be negative.
+	// Remaining is what is left afterwards; after a Charge, and where the limit was lowered, it can be negative.
 	Remaining int64
 	// Wait is after what time the same op is admitted if nobody else comes, rounded up to a microsecond: [Never] for more than the
-	// capacity. Of an op that is allowed it is 0, but for what was taken ahead.
+	// capacity. Of an op that is allowed it is 0, but for what was taken ahead; of what was refused ahead, it is when the units are there.
 	Wait time.Duration
 	// Reset is after what time all is as if nothing had been used.
 	Reset time.Duration
@@ -142,9 +142,4 @@ func (o *Op) validate() error {
 	refuse(o.Limit.Algorithm == Concurrency && o.Kind == Charge, "kind", "charge is not for concurrency")
 	refuse(o.Limit.Algorithm == Concurrency && o.Min > 0, "min", "is not for concurrency")
 	return errors.Join(faults...)
-}
-
-// decideOne is what a store can do for the most frequent call, without allocating.
-type decideOne interface {
-	decideOne(p *plan, kind Kind, key string, n int64) Outcome
 }

@@ -16,6 +16,8 @@ type table[S state] struct {
 	slots []slot[S]
 	used  int
 	limit int // slots that may be in use
+	// rebuilt is when what is idle was dropped last.
+	rebuilt int64
 	// crowd has the counters, one for each limit, of keys that came when there was no room: see put.
 	crowd map[uint64]S
 }
@@ -31,6 +33,8 @@ const (
 	fullNum    = 4
 	fullDen    = 5
 	evictAmong = 8
+	// rebuildAfter is how often a full table is searched for what is idle, in µs.
+	rebuildAfter = 1_000_000
 )
 
 func (t *table[S]) home(digest uint64) int {
@@ -65,7 +69,7 @@ func (t *table[S]) get(digest, limit uint64, now int64) S {
 	if i := t.find(digest); i >= 0 {
 		return t.slots[i].state
 	}
-	if t.crowd != nil && t.used >= t.limit && t.victim(digest, now) < 0 {
+	if t.crowd != nil && t.used >= t.limit && now-t.rebuilt <= rebuildAfter && t.victim(digest, now) < 0 {
 		return t.crowd[limit]
 	}
 	var none S
@@ -85,14 +89,20 @@ func (t *table[S]) put(digest, limit uint64, s S, now int64) {
 	}
 	if t.used >= t.limit {
 		victim := t.victim(digest, now)
-		if victim < 0 {
+		if victim < 0 && now-t.rebuilt > rebuildAfter { // what is idle may be elsewhere
+			t.rebuild(now)
+		}
+		switch {
+		case t.used < t.limit:
+		case victim < 0:
 			if t.crowd == nil {
 				t.crowd = map[uint64]S{}
 			}
 			t.crowd[limit] = s
 			return
+		default:
+			t.remove(victim)
 		}
-		t.remove(victim)
 	}
 	t.insert(digest, s)
 }
@@ -108,6 +118,7 @@ func (t *table[S]) insert(digest uint64, s S) {
 
 // rebuild drops what is idle and takes as much memory as the rest needs.
 func (t *table[S]) rebuild(now int64) {
+	t.rebuilt = now
 	old := t.slots
 	live := 0
 	for i := range old {

@@ -31,6 +31,7 @@ var sections = []section{
 	{"size", benchSize},
 	{"idempotency", benchIdempotency},
 	{"dotx", benchDoTx},
+	{"ratelimit-memory", benchGates},
 	{"server", benchServer},
 }
 

@@ -1,0 +1,59 @@
+package ratelimit
+
+import (
+	"context"
+	"crypto/rand"
+)
+
+// Permit is places of a [Concurrency] limit, held for as long as the limit's Per, unless they are extended or released.
+type Permit struct {
+	// Result is the answer. Refused, nothing is held.
+	Result Result
+
+	store Store // nil: nothing is held anywhere
+	op    Op
+}
+
+// Acquire takes n places for work that is under way, for limits of [Concurrency] only. A process that dies gives them back when the lease, the
+// limit's Per, is over; work that may take longer calls [Permit.Extend] in time.
+func (l *Limiter) Acquire(ctx context.Context, key string, n int64) (*Permit, error) {
+	p, err := l.planFor(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	if p.Algorithm != Concurrency {
+		return nil, invalid("algorithm", "is "+p.Algorithm.String()+", of which nothing is held")
+	}
+	op := Op{Limit: p.Limit, Key: key, N: n, Holder: rand.Text()}
+	if err := op.validate(); err != nil {
+		return nil, err
+	}
+	r, err := l.reserve(ctx, p, op)
+	if err != nil {
+		return nil, err
+	}
+	return &Permit{Result: r.Result, store: r.store, op: r.op}, nil
+}
+
+// Extend begins the lease anew. False: it was over, and there is no room any more; the work has to end. The error is the store's: whether the lease is
+// extended is not known.
+func (p *Permit) Extend(ctx context.Context) (bool, error) {
+	if p.store == nil {
+		return p.Result.Allowed, nil
+	}
+	op := p.op
+	op.Kind = Take
+	reply := p.store.Decide(ctx, []Call{{Ops: []Op{op}}})[0]
+	if reply.Err != nil {
+		return false, reply.Err
+	}
+	return reply.Outcomes[0].Allowed, nil
+}
+
+// Release gives the places back. Twice is as once.
+func (p *Permit) Release(ctx context.Context) error {
+	if p.store == nil {
+		return nil
+	}
+	return p.store.Decide(ctx, []Call{{Ops: []Op{p.op}}})[0].Err
+}

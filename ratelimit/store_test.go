@@ -1,0 +1,221 @@
+package ratelimit_test
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/ratelimit"
+)
+
+var errDown = errors.New("store is down")
+
+// remote is a store of which the limiter does not know that it is in memory.
+type remote struct {
+	memory *ratelimit.Memory
+	calls  atomic.Int64
+	down   atomic.Bool
+	slow   atomic.Int64 // ns that an answer takes
+}
+
+func newRemote() *remote {
+	return &remote{memory: ratelimit.NewMemory(&ratelimit.MemoryOptions{Now: time.Now})}
+}
+
+func (r *remote) Decide(ctx context.Context, calls []ratelimit.Call) []ratelimit.Reply {
+	r.calls.Add(1)
+	fail := func(err error) []ratelimit.Reply {
+		replies := make([]ratelimit.Reply, len(calls))
+		for i := range replies {
+			replies[i].Err = err
+		}
+		return replies
+	}
+	if d := time.Duration(r.slow.Load()); d > 0 {
+		select {
+		case <-time.After(d):
+		case <-ctx.Done():
+			return fail(context.Cause(ctx))
+		}
+	}
+	if r.down.Load() {
+		return fail(errDown)
+	}
+	return r.memory.Decide(ctx, calls)
+}
+
+// limiterOn is a limiter on a remote store.
+func limiterOn(t testing.TB, l ratelimit.Limit, o *ratelimit.Options) (*ratelimit.Limiter, *remote) {
+	t.Helper()
+	r := newRemote()
+	limiter, err := ratelimit.New(r, l, o)
+	require.NoError(t, err)
+	return limiter, r
+}
+
+func allow(t testing.TB, l *ratelimit.Limiter, key string) ratelimit.Result {
+	t.Helper()
+	r, err := l.Allow(t.Context(), key)
+	require.NoError(t, err)
+	return r
+}
+
+func TestPoliciesOfAStoreThatFails(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		policy  ratelimit.OnError
+		source  ratelimit.Source
+		allowed []bool
+	}{
+		{ratelimit.FailOpen, ratelimit.FromFailOpen, []bool{true, true, true}},
+		{ratelimit.FailClosed, ratelimit.FromFailClosed, []bool{false, false, false}},
+		{ratelimit.FailLocal, ratelimit.FromFallback, []bool{true, true, false}},
+	} {
+		var failures []error
+		l, store := limiterOn(t, ratelimit.PerMinute(4), &ratelimit.Options{
+			OnError: c.policy, Share: 0.5, Hooks: ratelimit.Hooks{OnStoreError: func(err error) { failures = append(failures, err) }},
+		})
+		store.down.Store(true)
+		for i, want := range c.allowed {
+			r := allow(t, l, "k")
+			require.Equal(t, want, r.Allowed, "%v, call %d", c.source, i)
+			require.Equal(t, c.source, r.Source)
+			require.Equal(t, !want, r.RetryAfter > 0)
+		}
+		require.Equal(t, []error{errDown, errDown, errDown}, failures)
+		never, err := l.AllowN(t.Context(), "k", 5)
+		require.NoError(t, err)
+		require.False(t, never.Allowed, "more than there can ever be")
+		require.Equal(t, ratelimit.Never, never.RetryAfter)
+		require.Error(t, l.Reset(t.Context(), "k"), "nobody can stand in for a reset")
+	}
+}
+
+func TestFaultsOfACallAreErrorsUnderEveryPolicy(t *testing.T) {
+	t.Parallel()
+	bad := ratelimit.Limit{}
+	l, store := limiterOn(t, ratelimit.PerMinute(4), &ratelimit.Options{LimitFor: func(_ context.Context, key string) ratelimit.Limit {
+		if key == "bad" {
+			return bad
+		}
+		return ratelimit.PerMinute(4)
+	}})
+	for _, call := range []func() error{
+		func() error { _, err := l.Allow(t.Context(), ""); return err },
+		func() error { _, err := l.AllowN(t.Context(), "k", 0); return err },
+		func() error { _, err := l.AllowN(t.Context(), "k", -1); return err },
+		func() error { _, err := l.Allow(t.Context(), string(make([]byte, ratelimit.MaxKey+1))); return err },
+		func() error { _, err := l.Allow(t.Context(), "bad"); return err },
+		func() error { _, err := l.All(t.Context()); return err },
+		func() error { _, err := l.All(t.Context(), ratelimit.Check{Limit: bad, Key: "k"}); return err },
+		func() error { _, err := l.Acquire(t.Context(), "k", 1); return err },
+		func() error { return l.WaitN(t.Context(), "k", 0) },
+		func() error { return l.Reset(t.Context(), "") },
+	} {
+		require.ErrorIs(t, call(), ratelimit.ErrInvalid)
+	}
+	require.Zero(t, store.calls.Load(), "a store was asked of nonsense")
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := l.Allow(ended, "k")
+	require.ErrorIs(t, err, context.Canceled, "who is gone is not admitted by the policy")
+}
+
+// The breaker leaves a dead store alone, and lets one caller of a herd see whether it is back.
+func TestBreakerHalfOpensWithoutAHerd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var changes []bool
+		l, store := limiterOn(t, ratelimit.PerMinute(1000), &ratelimit.Options{Hooks: ratelimit.Hooks{OnBreaker: func(open bool) { changes = append(changes, open) }}})
+		store.down.Store(true)
+		for range 100 {
+			require.Equal(t, ratelimit.FromFailOpen, allow(t, l, "k").Source)
+		}
+		require.EqualValues(t, 5, store.calls.Load(), "it opens at the fifth failure in a row")
+		time.Sleep(time.Second)
+		store.slow.Store(int64(10 * time.Millisecond))
+		done := make(chan ratelimit.Source, 64)
+		for range 64 {
+			go func() {
+				r, _ := l.Allow(t.Context(), "k")
+				done <- r.Source
+			}()
+		}
+		for range 64 {
+			require.Equal(t, ratelimit.FromFailOpen, <-done)
+		}
+		require.EqualValues(t, 6, store.calls.Load(), "one of 64 asks when it half-opens")
+		store.down.Store(false)
+		time.Sleep(time.Second)
+		require.Equal(t, ratelimit.FromStore, allow(t, l, "k").Source)
+		require.Equal(t, ratelimit.FromStore, allow(t, l, "k").Source)
+		require.Equal(t, []bool{true, false}, changes)
+	})
+}
+
+func TestNoAnswerTakesLongerThanTheTimeout(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l, store := limiterOn(t, ratelimit.PerMinute(10), nil)
+		store.slow.Store(int64(time.Hour))
+		start := time.Now()
+		require.Equal(t, ratelimit.FromFailOpen, allow(t, l, "k").Source)
+		require.Equal(t, 20*time.Millisecond, time.Since(start))
+	})
+}
+
+// Ten times the limit costs a hundredth of the questions.
+func TestDeniedKeysAreAnsweredLocally(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l, store := limiterOn(t, ratelimit.PerSecond(10), nil)
+		allowed := 0
+		for range 1000 { // 100/s for 10 s
+			r := allow(t, l, "k")
+			if r.Allowed {
+				allowed++
+			} else {
+				require.Positive(t, r.RetryAfter)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		require.Equal(t, 109, allowed, "10 to begin with, then 10 a second")
+		require.LessOrEqual(t, store.calls.Load(), int64(220), "a call that is admitted and one that is refused each 100 ms")
+
+		for range 10 {
+			allow(t, l, "k")
+		}
+		before := store.calls.Load()
+		require.Equal(t, ratelimit.FromDenyCache, allow(t, l, "k").Source)
+		require.Equal(t, before, store.calls.Load())
+		require.NoError(t, l.Reset(t.Context(), "k"))
+		require.Equal(t, ratelimit.FromStore, allow(t, l, "k").Source, "a reset is seen at once")
+	})
+}
+
+func TestAllAsksNothingWhenOneCheckIsDenied(t *testing.T) {
+	t.Parallel()
+	l, store := limiterOn(t, ratelimit.PerSecond(10), nil)
+	checks := []ratelimit.Check{{Limit: ratelimit.PerHour(1).Named("user"), Key: "u"}, {Limit: ratelimit.PerHour(100).Named("all"), Key: "u"}}
+	first, err := l.All(t.Context(), checks...)
+	require.NoError(t, err)
+	require.True(t, first.Allowed)
+	second, err := l.All(t.Context(), checks...)
+	require.NoError(t, err)
+	require.False(t, second.Allowed)
+	require.Equal(t, 0, second.Tightest())
+	asked := store.calls.Load()
+	third, err := l.All(t.Context(), checks...)
+	require.NoError(t, err)
+	require.False(t, third.Allowed)
+	require.Equal(t, []ratelimit.Source{ratelimit.FromDenyCache, ratelimit.NotAsked}, []ratelimit.Source{third.Each[0].Source, third.Each[1].Source})
+	require.Equal(t, asked, store.calls.Load())
+	left, err := l.All(t.Context(), ratelimit.Check{Limit: checks[1].Limit, Key: "u"})
+	require.NoError(t, err)
+	require.EqualValues(t, 98, left.Each[0].Remaining, "refused calls have charged nothing")
+}

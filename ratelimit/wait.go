@@ -1,0 +1,138 @@
+package ratelimit
+
+import (
+	"context"
+	"time"
+)
+
+// Reservation is units that were taken, to be used or given back.
+type Reservation struct {
+	// Result is the answer. Refused, there is nothing to use and nothing to give back.
+	Result Result
+	// Delay is after what time the units may be used, counted from when the store has decided.
+	Delay time.Duration
+
+	store Store // nil: there is nothing to give back
+	op    Op
+}
+
+// Reserve takes n units that may be used within some time: from a bucket, also those that come back until then, in the order of those who ask;
+// from others, those that are there. At most what an empty bucket takes to fill can be reserved ahead.
+func (l *Limiter) Reserve(ctx context.Context, key string, n int64, within time.Duration) (*Reservation, error) {
+	p, err := l.planFor(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	return l.reserveFor(ctx, p, key, n, within)
+}
+
+func (l *Limiter) reserveFor(ctx context.Context, p *plan, key string, n int64, within time.Duration) (*Reservation, error) {
+	if err := faultOf(p, Take, key, n); err != nil {
+		return nil, err
+	}
+	op := Op{Limit: p.Limit, Key: key, N: n}
+	if p.Algorithm.bucket() {
+		op.Ahead = max(0, within)
+	}
+	return l.reserve(ctx, p, op)
+}
+
+// reserve carries out a take by itself, so that it can be given back.
+func (l *Limiter) reserve(ctx context.Context, p *plan, op Op) (*Reservation, error) {
+	call := Call{Ops: []Op{op}}
+	outcomes, source, err := l.ask(ctx, call)
+	if err != nil {
+		return nil, err
+	}
+	o := &outcomes[0]
+	r := &Reservation{Result: l.results(&call, []*plan{p}, outcomes, source).Each[0]}
+	if f := l.o.Hooks.OnDecision; f != nil {
+		f(p.Limit, op.Key, r.Result)
+	}
+	if !o.Allowed {
+		return r, nil
+	}
+	r.Delay = o.Wait
+	switch source {
+	case FromStore:
+		r.store = l.store
+	case FromFallback:
+		r.store, op.Limit = l.stand, share(op.Limit, l.o.Share)
+	}
+	op.Kind, op.At, op.Min, op.Ahead = Return, o.At, 0, 0
+	r.op = op
+	return r, nil
+}
+
+// Cancel gives the units back: of a bucket as far as it is not full by itself, of a window as long as that counts. Once is enough; a second time
+// does nothing. It asks the store, within ctx.
+func (r *Reservation) Cancel(ctx context.Context) error {
+	if r.store == nil {
+		return nil
+	}
+	err := r.store.Decide(ctx, []Call{{Ops: []Op{r.op}}})[0].Err
+	r.store = nil
+	return err
+}
+
+// Wait waits until there is room for one unit, and takes it. See [Limiter.WaitN].
+func (l *Limiter) Wait(ctx context.Context, key string) error { return l.WaitN(ctx, key, 1) }
+
+// WaitN waits until there is room for n units, and takes them. It is a [*RefusedError] at once where that would be after ctx's deadline, or never;
+// nothing is charged then, nor when ctx ends meanwhile. From a bucket it takes ahead, so that those who wait are served in the order in which they came,
+// each after one question to the store. Others ask again when there should be room, and whoever is first gets it.
+func (l *Limiter) WaitN(ctx context.Context, key string, n int64) error {
+	for {
+		p, err := l.planFor(ctx, key)
+		if err != nil {
+			return err
+		}
+		within := MaxRefill
+		if end, ok := ctx.Deadline(); ok {
+			within = time.Until(end)
+		}
+		r, err := l.reserveFor(ctx, p, key, n, within)
+		if err != nil {
+			return err
+		}
+		if r.Result.Allowed {
+			return l.use(ctx, r)
+		}
+		after := r.Result.RetryAfter
+		if after > within {
+			return &RefusedError{r.Result}
+		}
+		if p.Algorithm.bucket() { // as much as can be is taken ahead: there is room to queue before there are units
+			after -= time.Duration(p.refill.us) * time.Microsecond
+		}
+		if !pause(ctx, max(after, time.Microsecond)) {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// use waits for what was reserved, and gives it back if ctx ends first.
+func (l *Limiter) use(ctx context.Context, r *Reservation) error {
+	if pause(ctx, r.Delay) {
+		return nil
+	}
+	back, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.o.Timeout)
+	defer cancel()
+	_ = r.Cancel(back) // or it comes back by itself
+	return context.Cause(ctx)
+}
+
+// pause waits. False: ctx has ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,149 @@
+package ratelimit_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/ratelimit"
+)
+
+func TestWaitServesInOrderAndOnTime(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []ratelimit.Limit{
+		ratelimit.PerSecond(10).WithBurst(1), ratelimit.PerSecond(10).As(ratelimit.GCRA),
+		ratelimit.PerSecond(10).As(ratelimit.SlidingLog), ratelimit.PerSecond(10).As(ratelimit.FixedWindow), ratelimit.PerSecond(10).As(ratelimit.SlidingCounter),
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l, _ := limiterOn(t, limit, &ratelimit.Options{DenyCache: -1})
+			start := time.Now()
+			var wg sync.WaitGroup
+			for range 50 {
+				wg.Go(func() { require.NoError(t, l.Wait(t.Context(), "k")) })
+			}
+			wg.Wait()
+			took := time.Since(start)
+			require.GreaterOrEqual(t, took, 3900*time.Millisecond, "%v", limit.Algorithm)
+			require.LessOrEqual(t, took, 8*time.Second, "%v", limit.Algorithm)
+		})
+	}
+}
+
+// Who cannot be served before the deadline is told at once, and is charged nothing.
+func TestWaitRefusesWhatComesTooLate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l, _ := limiterOn(t, ratelimit.PerSecond(1), nil)
+		require.NoError(t, l.Wait(t.Context(), "k"))
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		start := time.Now()
+		require.ErrorIs(t, l.Wait(ctx, "k"), ratelimit.ErrRefused)
+		require.ErrorIs(t, l.WaitN(t.Context(), "k", 2), ratelimit.ErrRefused, "more than there can ever be")
+		require.Zero(t, time.Since(start))
+		require.NoError(t, l.Wait(t.Context(), "k"))
+		require.Equal(t, time.Second, time.Since(start))
+	})
+}
+
+func TestWaitGivesBackWhatItsCallerLeaves(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l, _ := limiterOn(t, ratelimit.PerSecond(1), nil)
+		require.NoError(t, l.Wait(t.Context(), "k"))
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(100*time.Millisecond, cancel)
+		require.ErrorIs(t, l.Wait(ctx, "k"), context.Canceled)
+		start := time.Now()
+		require.NoError(t, l.Wait(t.Context(), "k"))
+		require.Equal(t, 900*time.Millisecond, time.Since(start), "what the other one had taken ahead is there again")
+	})
+}
+
+func TestReserveAndCancel(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []ratelimit.Limit{
+		ratelimit.PerMinute(2), ratelimit.PerMinute(2).As(ratelimit.SlidingLog), ratelimit.PerMinute(2).As(ratelimit.FixedWindow), ratelimit.PerMinute(2).As(ratelimit.SlidingCounter),
+	} {
+		l, _ := limiterOn(t, limit, &ratelimit.Options{DenyCache: -1})
+		r, err := l.Reserve(t.Context(), "k", 2, 0)
+		require.NoError(t, err)
+		require.True(t, r.Result.Allowed)
+		require.Zero(t, r.Delay)
+		require.False(t, allow(t, l, "k").Allowed)
+		require.NoError(t, r.Cancel(t.Context()))
+		require.NoError(t, r.Cancel(t.Context()), "twice is as once")
+		full, err := l.AllowN(t.Context(), "k", 2)
+		require.NoError(t, err)
+		require.True(t, full.Allowed, "%v", limit.Algorithm)
+		refused, err := l.Reserve(t.Context(), "k", 1, 0)
+		require.NoError(t, err)
+		require.False(t, refused.Result.Allowed)
+		require.NoError(t, refused.Cancel(t.Context()), "nothing was taken")
+		require.False(t, allow(t, l, "k").Allowed, "%v: and nothing given back", limit.Algorithm)
+	}
+}
+
+func TestReserveAhead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l, _ := limiterOn(t, ratelimit.PerSecond(2), nil)
+		for i, delay := range []time.Duration{0, 0, 500 * time.Millisecond, time.Second} {
+			r, err := l.Reserve(t.Context(), "k", 1, time.Minute)
+			require.NoError(t, err)
+			require.True(t, r.Result.Allowed, "%d", i)
+			require.Equal(t, delay, r.Delay)
+		}
+		r, err := l.Reserve(t.Context(), "k", 1, time.Minute)
+		require.NoError(t, err)
+		require.False(t, r.Result.Allowed, "more than a refill ahead")
+		r, err = l.Reserve(t.Context(), "other", 3, time.Minute)
+		require.NoError(t, err)
+		require.False(t, r.Result.Allowed, "more than the bucket holds")
+		require.Equal(t, ratelimit.Never, r.Result.RetryAfter)
+	})
+}
+
+func TestAcquire(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l, store := limiterOn(t, ratelimit.Limit{Algorithm: ratelimit.Concurrency, Rate: 2, Per: 10 * time.Second}, nil)
+		_, err := l.Allow(t.Context(), "k")
+		require.ErrorIs(t, err, ratelimit.ErrInvalid, "places are acquired")
+		acquire := func() *ratelimit.Permit {
+			p, err := l.Acquire(t.Context(), "k", 1)
+			require.NoError(t, err)
+			return p
+		}
+		a, b, c := acquire(), acquire(), acquire()
+		require.True(t, a.Result.Allowed && b.Result.Allowed)
+		require.False(t, c.Result.Allowed)
+		require.Equal(t, 10*time.Second, c.Result.RetryAfter)
+		require.NoError(t, c.Release(t.Context()), "nothing was held")
+		require.False(t, acquire().Result.Allowed)
+		require.NoError(t, a.Release(t.Context()))
+		require.NoError(t, a.Release(t.Context()))
+		d := acquire()
+		require.True(t, d.Result.Allowed)
+		require.False(t, acquire().Result.Allowed, "a release twice frees one place")
+
+		time.Sleep(9 * time.Second)
+		held, err := b.Extend(t.Context())
+		require.NoError(t, err)
+		require.True(t, held)
+		time.Sleep(time.Second) // d's lease is over
+		require.True(t, acquire().Result.Allowed)
+		held, err = d.Extend(t.Context())
+		require.NoError(t, err)
+		require.False(t, held, "another has the place")
+
+		store.down.Store(true)
+		free := acquire()
+		require.Equal(t, ratelimit.FromFailOpen, free.Result.Source)
+		require.NoError(t, free.Release(t.Context()))
+	})
+}
