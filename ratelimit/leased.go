@@ -228,6 +228,10 @@ func (m *leasedMode) question(e *entry, n int64) Op {
 	op := Op{Kind: Take, Limit: e.plan.Limit, Key: e.key, N: n}
 	if n <= e.bound {
 		op.N, op.Min = m.target(e, n)-e.left, n-e.left
+		if e.refusal.pause > 0 && !e.plan.Algorithm.bucket() {
+			// When what comes back next cannot be computed here, crumbs would be asked for one by one.
+			op.Min = max(op.Min, op.N/2)
+		}
 	}
 	return op
 }
@@ -282,10 +286,13 @@ func (m *leasedMode) due(e *entry, pass uint32, final bool) (Op, bool) {
 
 func (m *leasedMode) synced(e *entry, op *Op, asked int64, o *Outcome) {
 	e.rest = o.Remaining
-	if op.Kind == Take && o.Allowed {
-		m.grant(e, asked, o)
-		e.refusal.dry = o.Charged < op.N
+	if op.Kind != Take {
+		return
 	}
+	if o.Allowed {
+		m.grant(e, asked, o)
+	}
+	e.refusal.dry, e.refusal.asked = o.Charged < op.N, m.local.now()
 }
 
 func (m *leasedMode) busy(e *entry) bool { return e.pending > 0 || e.left > 0 || e.lease.stale > 0 }

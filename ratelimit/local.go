@@ -214,7 +214,7 @@ func (c *local) take(ctx context.Context, key string, n int64) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if len(key)-1 >= MaxKey || n < 1 || p.Algorithm == Concurrency {
+	if uint(len(key)-1) >= MaxKey || n < 1 || p.Algorithm == Concurrency {
 		if err := faultOf(p, Take, key, n); err != nil {
 			return Result{}, err
 		}
@@ -224,7 +224,7 @@ func (c *local) take(ctx context.Context, key string, n int64) (Result, error) {
 		r, again, err := c.once(ctx, s, d, p, key, n)
 		if !again {
 			if err == nil {
-				c.limiter.told(p, key, r)
+				c.told(p, key, &r)
 			}
 			return r, err
 		}
@@ -270,18 +270,29 @@ func (c *local) once(ctx context.Context, s *localShard, d uint64, p *plan, key 
 	return c.ask(ctx, s, e, n)
 }
 
+func (c *local) told(p *plan, key string, r *Result) {
+	if f := c.limiter.o.Hooks.OnDecision; f != nil {
+		f(p.Limit, key, *r)
+	}
+}
+
+func (p *plan) shown(o *Outcome, source Source) (r Result) {
+	p.result(o, source, &r)
+	return r
+}
+
 // plain has the store decide on a key for which there is no room here.
 func (c *local) plain(ctx context.Context, op Op, p *plan) (Result, error) {
 	calls := []Call{{Ops: []Op{op}}}
 	replies, err := c.limiter.askAll(ctx, calls)
 	if err == nil {
-		return p.result(&replies[0].Outcomes[0], FromStore), nil
+		return p.shown(&replies[0].Outcomes[0], FromStore), nil
 	}
 	if callers(ctx, err) {
 		return Result{}, err
 	}
 	outcomes, source := c.limiter.policy(ctx, calls[0])
-	return p.result(&outcomes[0], source), nil
+	return p.shown(&outcomes[0], source), nil
 }
 
 // list keeps an entry in sight of the passes.
@@ -385,7 +396,7 @@ func (c *local) learn(e *entry, f *flight, since uint32, asked int64, calls []Ca
 		e.known, e.at, e.reset = true, o.At, o.Reset.Microseconds()
 		c.paced(e, n, o, e.left < e.bound && (op.Min == 0 || o.Charged < op.N))
 	}
-	r = e.plan.result(o, FromStore)
+	r = e.plan.shown(o, FromStore)
 	if r.Allowed = allowed; !allowed && o.Wait != Never {
 		r.RetryAfter = max(o.Wait, c.left(e, n))
 	}
@@ -415,7 +426,7 @@ func (c *local) stand(ctx context.Context, s *localShard, e *entry, n int64) (Re
 		l.stand.Decide(ctx, []Call{{Ops: []Op{{Kind: Charge, Limit: part, Key: e.key, N: part.Capacity()}}}})
 	}
 	outcomes, source := l.policy(ctx, Call{Ops: []Op{op}})
-	r := p.result(&outcomes[0], source)
+	r := p.shown(&outcomes[0], source)
 	if r.Allowed && source == FromFallback {
 		s.mu.Lock()
 		e.pending = min(e.pending+n, 2*p.Burst)
@@ -440,12 +451,12 @@ func (c *local) peek(ctx context.Context, key string) (Result, error) {
 		}
 		if r.Allowed || r.RetryAfter > 0 {
 			s.mu.Unlock()
-			c.limiter.told(p, key, r)
+			c.told(p, key, &r)
 			return r, nil
 		}
 	}
 	s.mu.Unlock()
-	return c.limiter.one(ctx, Peek, key, 1)
+	return c.limiter.Peek(ctx, key)
 }
 
 // reset forgets a key, here and at the store.

@@ -43,7 +43,7 @@ func (c cell) String() string {
 	return fmt.Sprintf("%v, %d a second, %d nodes, %gx, every %v, %s", c.algorithm, c.rate, c.nodes, c.demand, c.period, c.fault)
 }
 
-const simSpan = 4 * time.Second
+const simSpan = 3 * time.Second
 
 // measured is what came of a run.
 type measured struct {
@@ -238,8 +238,9 @@ func (c cell) simulate(t *testing.T, who contestant) (m measured) {
 						d, kill = who.start(w)
 						dies = dies[1:]
 					}
+					one := d
 					calls.Go(func() {
-						result, err := d.Allow(context.Background(), "k")
+						result, err := one.Allow(context.Background(), "k")
 						if err != nil {
 							panic(err)
 						}
