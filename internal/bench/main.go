@@ -33,6 +33,7 @@ var sections = []section{
 	{"dotx", benchDoTx},
 	{"ratelimit-memory", benchGates},
 	{"server", benchServer},
+	{"ratelimit-redis", benchRateLimitRedis},
 }
 
 type settings struct {

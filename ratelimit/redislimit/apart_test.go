@@ -1,0 +1,245 @@
+package redislimit_test
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/internal/testdb"
+	"github.com/safetill/safetill/ratelimit"
+	"github.com/safetill/safetill/ratelimit/ratelimittest"
+	"github.com/safetill/safetill/ratelimit/redislimit"
+)
+
+// openStore returns a store whose keys nobody else has.
+func openStore(tb testing.TB, rdb redis.UniversalClient, o redislimit.Options) *redislimit.Store {
+	tb.Helper()
+	if o.Prefix == "" {
+		o.Prefix = rand.Text() + ":"
+	}
+	s, err := redislimit.NewStore(rdb, &o)
+	require.NoError(tb, err)
+	tb.Cleanup(func() { require.NoError(tb, s.Close()) })
+	return s
+}
+
+// openRing returns a ring of two servers.
+func openRing(tb testing.TB) *redis.Ring {
+	tb.Helper()
+	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": testdb.NewRedis(tb).Addr(), "b": testdb.NewRedis(tb).Addr()}})
+	tb.Cleanup(func() { require.NoError(tb, ring.Close()) })
+	return ring
+}
+
+func TestConformanceOnCluster(t *testing.T) {
+	t.Parallel()
+	ratelimittest.Run(t, thorough(200, 20_000), func(tb testing.TB, now func() time.Time) ratelimit.Store {
+		s := openStore(tb, testdb.RedisCluster(tb), redislimit.Options{})
+		s.SetClock(func() int64 { return now().UnixMicro() })
+		return s
+	})
+}
+
+func TestConformanceOnRing(t *testing.T) {
+	t.Parallel()
+	ring := openRing(t)
+	ratelimittest.Run(t, thorough(200, 20_000), func(tb testing.TB, now func() time.Time) ratelimit.Store {
+		s := openStore(tb, ring, redislimit.Options{})
+		s.SetClock(func() int64 { return now().UnixMicro() })
+		return s
+	})
+}
+
+// forever are limits of all kinds of counters, of which nothing comes back while a test runs: n of each.
+func forever(n int64) []ratelimit.Limit {
+	l := ratelimit.Limit{Rate: n, Per: ratelimit.MaxPer}
+	return []ratelimit.Limit{
+		l.Named("bucket"), l.Named("fixed").As(ratelimit.FixedWindow), l.Named("log").As(ratelimit.SlidingLog),
+		l.Named("counter").As(ratelimit.SlidingCounter), l.Named("places").As(ratelimit.Concurrency),
+	}
+}
+
+func take(l ratelimit.Limit, key string, n int64) ratelimit.Op {
+	op := ratelimit.Op{Limit: l, Key: key, N: n}
+	if l.Algorithm == ratelimit.Concurrency {
+		op.Holder = rand.Text()
+	}
+	return op
+}
+
+func decide(tb testing.TB, s ratelimit.Store, ops ...ratelimit.Op) []ratelimit.Outcome {
+	tb.Helper()
+	reply := s.Decide(tb.Context(), []ratelimit.Call{{Ops: ops}})[0]
+	require.NoError(tb, reply.Err)
+	return reply.Outcomes
+}
+
+// left is what a counter has.
+func left(tb testing.TB, s ratelimit.Store, l ratelimit.Limit, key string) int64 {
+	tb.Helper()
+	return decide(tb, s, ratelimit.Op{Kind: ratelimit.Peek, Limit: l, Key: key, N: 1})[0].Remaining
+}
+
+// spread is a take of 2 for each of three keys, which are in three slots.
+func spread(l ratelimit.Limit) []ratelimit.Op {
+	return []ratelimit.Op{take(l, "user", 2), take(l, "ip", 2), take(l, "everybody", 2)}
+}
+
+func pass(d time.Duration) { <-time.After(d) }
+
+// Trap 16: a call over several slots is neither a CROSSSLOT error nor admitted without being counted.
+func TestTrapCrossSlotIsReservedOrRefused(t *testing.T) {
+	t.Parallel()
+	rdb := testdb.RedisCluster(t)
+	for _, l := range forever(3) {
+		s := openStore(t, rdb, redislimit.Options{})
+		first := decide(t, s, spread(l)...)
+		second := decide(t, s, append(spread(l), ratelimit.Op{Kind: ratelimit.Peek, Limit: l, Key: "other", N: 1})...)
+		for i := range first {
+			require.Equal(t, []bool{true, false}, []bool{first[i].Allowed, second[i].Allowed}, l.Name)
+			require.Equal(t, []int64{1, 1}, []int64{first[i].Remaining, second[i].Remaining}, l.Name)
+		}
+		tight := spread(l)
+		tight[1].Key = "another ip"
+		third := decide(t, s, tight...)
+		require.True(t, third[1].Allowed)
+		require.EqualValues(t, 3, third[1].Remaining, "what it would have had before")
+		require.Eventually(t, func() bool { return left(t, s, l, "another ip") == 3 }, 5*time.Second, time.Millisecond, "it is given back: %s", l.Name)
+	}
+	strict := openStore(t, rdb, redislimit.Options{CrossSlot: redislimit.Refuse})
+	reply := strict.Decide(t.Context(), []ratelimit.Call{{Ops: spread(forever(3)[0])}})[0]
+	var crossed *redislimit.CrossSlotError
+	require.ErrorAs(t, reply.Err, &crossed)
+	require.Len(t, crossed.Keys, 3)
+	require.ErrorIs(t, reply.Err, ratelimit.ErrInvalid)
+	require.EqualValues(t, 3, left(t, strict, forever(3)[0], "user"))
+	tagged := spread(forever(3)[0])
+	for i := range tagged {
+		tagged[i].Key = "{tenant}" + tagged[i].Key
+	}
+	require.True(t, decide(t, strict, tagged...)[0].Allowed, "keys with one tag are in one slot")
+}
+
+// A client dies between any two steps: afterwards all is charged or nothing, whoever looks first, at whichever counter.
+func TestClientDiesAtAnyStage(t *testing.T) {
+	t.Parallel()
+	rdb := testdb.RedisCluster(t)
+	const lease = 50 * time.Millisecond
+	for stage, charged := range map[string]int64{"reserved": 0, "decided": 2, "half settled": 2} {
+		for _, l := range forever(10) {
+			for _, first := range []string{"user", "ip", "everybody"} {
+				o := redislimit.Options{Prefix: rand.Text() + ":", ReserveLease: lease}
+				victim, heir := openStore(t, rdb, o), openStore(t, rdb, o)
+				ctx, cancel := context.WithCancel(t.Context())
+				victim.Die(stage, cancel)
+				_ = victim.Decide(ctx, []ratelimit.Call{{Ops: spread(l)}})
+				cancel()
+				require.NoError(t, victim.Close())
+				pass(lease)
+				require.EqualValues(t, 10-charged, left(t, heir, l, first), "%s %s %s", stage, l.Name, first)
+				for _, key := range []string{"user", "ip", "everybody"} {
+					require.EqualValues(t, 10-charged, left(t, heir, l, key), "%s %s %s", stage, l.Name, key)
+				}
+			}
+		}
+	}
+}
+
+// Until it is decided a reservation counts; when the lease is over, the decision is the heir's, and the client that comes too late finds it made.
+func TestLapsedReservationCannotBeCommitted(t *testing.T) {
+	t.Parallel()
+	rdb := testdb.RedisCluster(t)
+	l := forever(10)[0]
+	o := redislimit.Options{Prefix: rand.Text() + ":", ReserveLease: 50 * time.Millisecond}
+	slow, heir := openStore(t, rdb, o), openStore(t, rdb, o)
+	slow.Pause(func() {
+		require.EqualValues(t, 8, left(t, heir, l, "ip"))
+		pass(o.ReserveLease)
+		require.EqualValues(t, 10, left(t, heir, l, "ip"))
+	})
+	reply := slow.Decide(t.Context(), []ratelimit.Call{{Ops: spread(l)}})[0]
+	require.Error(t, reply.Err)
+	require.NoError(t, slow.Close())
+	for _, key := range []string{"user", "ip", "everybody"} {
+		require.EqualValues(t, 10, left(t, heir, l, key), key)
+	}
+}
+
+// mixed is one of the calls of a herd: a user, an ip and everybody.
+func mixed(limits []ratelimit.Limit, tag string, caller, i int) []ratelimit.Op {
+	l := limits[i%4]
+	return []ratelimit.Op{
+		{Limit: l, Key: fmt.Sprint(tag, "user", caller%7), N: 1}, {Limit: l, Key: fmt.Sprint(tag, "ip", i%5), N: 1}, {Limit: l, Key: tag + "everybody", N: 1},
+	}
+}
+
+// balanced compares what is charged to users, ips and everybody.
+func balanced(tb testing.TB, s ratelimit.Store, tag string, limits []ratelimit.Limit) (charged int64) {
+	tb.Helper()
+	for _, l := range limits[:4] {
+		var users, ips int64
+		for i := range 7 {
+			users += l.Rate - left(tb, s, l, fmt.Sprint(tag, "user", i))
+		}
+		for i := range 5 {
+			ips += l.Rate - left(tb, s, l, fmt.Sprint(tag, "ip", i))
+		}
+		everybody := l.Rate - left(tb, s, l, tag+"everybody")
+		require.Equal(tb, []int64{everybody, everybody}, []int64{users, ips}, l.Name)
+		charged += everybody
+	}
+	return charged
+}
+
+// herd makes calls by 64 at once, of which every third gives up early.
+func herd(ctx context.Context, s ratelimit.Store, tag string, limits []ratelimit.Limit, calls int) (allowed, failed int64) {
+	var yes, no atomic.Int64
+	var wg sync.WaitGroup
+	for caller := range 64 {
+		wg.Go(func() {
+			for i := caller; i < calls && ctx.Err() == nil; i += 64 {
+				ctx, cancel := context.WithCancel(ctx)
+				if i%3 == 0 {
+					ctx, cancel = context.WithTimeout(ctx, time.Duration(i%4000)*time.Microsecond)
+				}
+				reply := s.Decide(ctx, []ratelimit.Call{{Ops: mixed(limits, tag, caller, i)}})[0]
+				cancel()
+				switch {
+				case reply.Err != nil && ctx.Err() == nil:
+					no.Add(1)
+				case reply.Err == nil && reply.Outcomes[0].Allowed && reply.Outcomes[1].Allowed && reply.Outcomes[2].Allowed:
+					yes.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return yes.Load(), no.Load()
+}
+
+// Calls for a user, an ip and everybody, from callers that give up: nothing is charged to one and not to the others.
+func TestNoPartialCharges(t *testing.T) {
+	t.Parallel()
+	run := func(t *testing.T, rdb redis.UniversalClient) {
+		t.Parallel()
+		s := openStore(t, rdb, redislimit.Options{ReserveLease: 5 * time.Second})
+		limits := forever(700)
+		calls := thorough(5_000, 100_000)
+		allowed, failed := herd(t.Context(), s, "", limits, calls)
+		require.Zero(t, failed)
+		pass(time.Second) // reservations of callers that have given up are given back meanwhile
+		charged := balanced(t, s, "", limits)
+		require.GreaterOrEqual(t, charged, allowed)
+		require.Greater(t, allowed, int64(100))
+	}
+	t.Run("one server", func(t *testing.T) { run(t, testdb.Redis(t)) })
+	t.Run("cluster", func(t *testing.T) { run(t, testdb.RedisCluster(t)) })
+	t.Run("ring", func(t *testing.T) { run(t, openRing(t)) })
+}

@@ -1,0 +1,45 @@
+package redislimit
+
+// SetClock makes the script go by a clock in place of the server's. What is written then lives an hour longer, since it expires by the server's.
+func (s *Store) SetClock(now func() int64) { s.clock = now }
+
+// Source is the script, and Digest how Redis knows it.
+var Source, Digest = source, digest
+
+// Die makes calls over several slots stop at a stage, as if their client had died: "reserved", "decided" or "half settled". last is done before.
+func (s *Store) Die(stage string, last func()) {
+	s.halt = func(at string) bool {
+		if at == stage {
+			last()
+		}
+		return at == stage
+	}
+}
+
+// Pause makes a call over several slots do f when it has reserved.
+func (s *Store) Pause(f func()) {
+	s.halt = func(at string) bool {
+		if at == "reserved" {
+			f()
+		}
+		return false
+	}
+}
+
+// Slot is where a Cluster keeps a key.
+func Slot(key string) int { return slot(hashTag(key)) }
+
+// Flying is how many flights are under way, Waiting how many calls wait for one.
+func (s *Store) Flying() int { n, _ := s.count(); return n }
+
+func (s *Store) Waiting() int { _, n := s.count(); return n }
+
+func (s *Store) count() (flying, waiting int) {
+	for i := range s.lanes {
+		l := &s.lanes[i]
+		l.mu.Lock()
+		flying, waiting = flying+l.flights, waiting+len(l.queue)
+		l.mu.Unlock()
+	}
+	return flying, waiting
+}

@@ -1,0 +1,261 @@
+package redislimit_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/internal/testdb"
+	"github.com/safetill/safetill/ratelimit"
+	"github.com/safetill/safetill/ratelimit/redislimit"
+)
+
+// patience is what a caller has, and soon by when it must be back on a busy machine.
+const (
+	patience = 50 * time.Millisecond
+	soon     = 2 * time.Second
+)
+
+// ask makes calls by 8 at once for a while, and returns how many had an answer.
+func ask(t *testing.T, s ratelimit.Store, times int) (answered int64) {
+	t.Helper()
+	var yes atomic.Int64
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range times {
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				begun := time.Now()
+				reply := s.Decide(ctx, []ratelimit.Call{{Ops: []ratelimit.Op{take(ratelimit.PerHour(1_000_000), "k", 1)}}})[0]
+				cancel()
+				if took := time.Since(begun); took > soon {
+					t.Errorf("a caller with %v was held for %v", patience, took)
+				}
+				if reply.Err == nil {
+					yes.Add(1)
+				} else if !strings.HasPrefix(reply.Err.Error(), "redislimit: ") {
+					t.Errorf("%v", reply.Err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return yes.Load()
+}
+
+// The server is killed, started again, stopped by a signal and let go, and made to wait: callers return within their timeout, and are answered when
+// the server is back.
+func TestServerKilledHungAndSlow(t *testing.T) {
+	t.Parallel()
+	server := testdb.NewRedis(t)
+	rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), ReadTimeout: 500 * time.Millisecond})
+	t.Cleanup(func() { require.NoError(t, rdb.Close()) })
+	s := openStore(t, rdb, redislimit.Options{})
+	back := func() {
+		t.Helper()
+		require.Eventually(t, func() bool { return ask(t, s, 1) == 8 }, 30*time.Second, 10*time.Millisecond)
+	}
+	back()
+	require.NoError(t, server.Kill())
+	require.Zero(t, ask(t, s, 5))
+	require.NoError(t, server.Start(t.Context()))
+	back()
+
+	require.NoError(t, syscall.Kill(server.Pid(), syscall.SIGSTOP))
+	require.Zero(t, ask(t, s, 5))
+	require.NoError(t, syscall.Kill(server.Pid(), syscall.SIGCONT))
+	back()
+
+	require.NoError(t, rdb.ClientPause(t.Context(), 300*time.Millisecond).Err())
+	require.Zero(t, ask(t, s, 1))
+	back()
+}
+
+// While the server hangs the queue is bounded, and those who have left it are not carried out afterwards.
+func TestQueueIsBounded(t *testing.T) {
+	t.Parallel()
+	server := testdb.NewRedis(t)
+	rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1})
+	t.Cleanup(func() { require.NoError(t, rdb.Close()) })
+	s := openStore(t, rdb, redislimit.Options{Queue: 10, Flights: 1})
+	l := forever(100)[0]
+	decide(t, s, take(l, "k", 1))
+	require.Eventually(t, func() bool { return s.Flying() == 0 }, soon, time.Millisecond)
+	require.NoError(t, syscall.Kill(server.Pid(), syscall.SIGSTOP))
+	ctx, cancel := context.WithCancel(t.Context())
+	calls := make([]ratelimit.Call, 30)
+	for i := range calls {
+		calls[i].Ops = []ratelimit.Op{take(l, "k", 1)}
+	}
+	flying := make(chan struct{})
+	go func() {
+		defer close(flying)
+		_ = s.Decide(ctx, calls[:1])
+	}()
+	require.Eventually(t, func() bool { return s.Flying() == 1 && s.Waiting() == 0 }, soon, time.Millisecond)
+	waiting := make(chan []ratelimit.Reply)
+	go func() { waiting <- s.Decide(ctx, calls) }()
+	require.Eventually(t, func() bool { return s.Waiting() == 10 }, soon, time.Millisecond)
+	cancel()
+	<-flying
+	busy := 0
+	for _, reply := range <-waiting {
+		require.Error(t, reply.Err)
+		if !strings.Contains(reply.Err.Error(), context.Canceled.Error()) {
+			require.ErrorIs(t, reply.Err, redislimit.ErrBusy)
+			busy++
+		}
+	}
+	require.Equal(t, 20, busy)
+	require.NoError(t, syscall.Kill(server.Pid(), syscall.SIGCONT))
+	require.EqualValues(t, 98, left(t, s, l, "k"))
+}
+
+func TestCloseWaitsAndRefuses(t *testing.T) {
+	t.Parallel()
+	rdb := testdb.RedisCluster(t)
+	o := redislimit.Options{Prefix: t.Name() + ":"}
+	s := openStore(t, rdb, o)
+	l := forever(1000)[0]
+	var wg sync.WaitGroup
+	var refused atomic.Int64
+	for range 8 {
+		wg.Go(func() {
+			for range 50 {
+				if reply := s.Decide(t.Context(), []ratelimit.Call{{Ops: spread(l)}})[0]; reply.Err != nil {
+					refused.Add(1)
+				}
+			}
+		})
+	}
+	require.NoError(t, s.Close())
+	heir := openStore(t, rdb, o)
+	used := [2]int64{left(t, heir, l, "user"), left(t, heir, l, "everybody")}
+	require.Equal(t, used[0], used[1], "what was begun was ended")
+	wg.Wait()
+	require.ErrorIs(t, s.Decide(t.Context(), []ratelimit.Call{{Ops: []ratelimit.Op{take(l, "k", 1)}}})[0].Err, redislimit.ErrClosed)
+	require.ErrorIs(t, s.Decide(t.Context(), []ratelimit.Call{{Ops: spread(l)}})[0].Err, redislimit.ErrClosed)
+	require.NoError(t, s.Close())
+}
+
+// deaf passes on what a client sends, and loses the answer to a script.
+type deaf struct {
+	net.Conn
+	lost *atomic.Bool
+	cut  *atomic.Int64
+}
+
+func (d deaf) Write(p []byte) (int, error) {
+	n, err := d.Conn.Write(p)
+	if d.lost.Load() && strings.Contains(string(p), "evalsha") {
+		d.cut.Add(1)
+		go func() {
+			_, _ = d.Conn.Read(make([]byte, 1)) // the script has been run
+			_ = d.Conn.Close()
+		}()
+	}
+	return n, err
+}
+
+func (d deaf) Read(p []byte) (int, error) {
+	if d.lost.Load() && d.cut.Load() > 0 {
+		return 0, io.EOF
+	}
+	return d.Conn.Read(p)
+}
+
+// The connection breaks after a script has been run and before its answer: the client, which sends other commands again, does not send this one,
+// and so it is not charged twice. The caller has an error.
+func TestLostAnswerIsNotChargedTwice(t *testing.T) {
+	t.Parallel()
+	plain := testdb.Redis(t)
+	var lost atomic.Bool
+	var cut atomic.Int64
+	o := *plain.Options()
+	o.MaxRetries = 5
+	o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		return deaf{conn, &lost, &cut}, err
+	}
+	rdb := redis.NewClient(&o)
+	t.Cleanup(func() { _ = rdb.Close() })
+	s := openStore(t, rdb, redislimit.Options{Prefix: "p:"})
+	l := forever(10)[0]
+	decide(t, s, take(l, "k", 1))
+	lost.Store(true)
+	reply := s.Decide(t.Context(), []ratelimit.Call{{Ops: []ratelimit.Op{take(l, "k", 1)}}})[0]
+	require.ErrorIs(t, reply.Err, io.EOF)
+	require.EqualValues(t, 1, cut.Load(), "it was sent once")
+	lost.Store(false)
+	require.Eventually(t, func() bool { return left(t, openStore(t, plain, redislimit.Options{Prefix: "p:"}), l, "k") == 8 }, soon, time.Millisecond)
+}
+
+const childServers = "REDISLIMIT_TEST_CHILD"
+
+// TestChild is the process that TestClientsKilled kills.
+func TestChild(t *testing.T) {
+	servers, prefix, ok := strings.Cut(os.Getenv(childServers), " ")
+	if !ok {
+		t.Skip("runs in a process of its own")
+	}
+	var rdb redis.UniversalClient
+	if strings.Contains(servers, ",") {
+		rdb = redis.NewClusterClient(&redis.ClusterOptions{Addrs: strings.Split(servers, ",")})
+	} else {
+		o, err := redis.ParseURL(servers)
+		require.NoError(t, err)
+		rdb = redis.NewClient(o)
+	}
+	s := openStore(t, rdb, redislimit.Options{Prefix: prefix, ReserveLease: time.Second})
+	fmt.Println("started")
+	herd(t.Context(), s, "", forever(1_000_000), 1<<40)
+}
+
+// Processes are killed in the middle of calls for a user, an ip and everybody: nothing is charged to one and not to the others, once reservations
+// have lapsed and somebody has looked.
+func TestClientsKilled(t *testing.T) {
+	t.Parallel()
+	run := func(t *testing.T, rdb redis.UniversalClient, servers string) {
+		t.Parallel()
+		prefix := "killed:"
+		for range thorough(2, 10) {
+			child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestChild$")
+			child.Env = append(os.Environ(), childServers+"="+servers+" "+prefix)
+			out, err := child.StdoutPipe()
+			require.NoError(t, err)
+			require.NoError(t, child.Start())
+			_, err = io.ReadFull(out, make([]byte, len("started")))
+			require.NoError(t, err)
+			pass(300 * time.Millisecond)
+			require.NoError(t, child.Process.Kill())
+			require.Error(t, child.Wait())
+		}
+		pass(1500 * time.Millisecond)
+		heir := openStore(t, rdb, redislimit.Options{Prefix: prefix})
+		require.Positive(t, balanced(t, heir, "", forever(1_000_000)))
+	}
+	t.Run("one server", func(t *testing.T) {
+		url := testdb.RedisURL(t)
+		o, err := redis.ParseURL(url)
+		require.NoError(t, err)
+		rdb := redis.NewClient(o)
+		t.Cleanup(func() { require.NoError(t, rdb.Close()) })
+		run(t, rdb, url)
+	})
+	t.Run("cluster", func(t *testing.T) {
+		rdb := testdb.RedisCluster(t)
+		run(t, rdb, strings.Join(rdb.Options().Addrs, ","))
+	})
+}

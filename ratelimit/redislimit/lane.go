@@ -1,0 +1,182 @@
+package redislimit
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// job is a call, or that part of one that is in one place, on its way to the script and back.
+type job struct {
+	place  place
+	keys   []any  // strings
+	packed []byte // what ARGV has of it
+	size   int    // of the answer
+
+	state  atomic.Int32
+	landed chan struct{} // of capacity 1
+
+	// The answer.
+	now       int64
+	answer    []byte
+	postponed string // nothing was done, the decision of this name comes first
+	err       error
+}
+
+// States of a job.
+const (
+	waiting int32 = iota
+	flying
+	gone // its caller has left before it took off
+)
+
+func (j *job) finish() { j.landed <- struct{}{} }
+
+// jobs are used again, since most calls need one and nothing else. Only one that has landed may be.
+var jobs = sync.Pool{New: func() any { return &job{landed: make(chan struct{}, 1)} }}
+
+func newJob() *job { return jobs.Get().(*job) }
+
+func (j *job) free() {
+	*j = job{keys: j.keys[:0], packed: j.packed[:0], landed: j.landed}
+	jobs.Put(j)
+}
+
+// lane has the calls for one server, or a part of the slots. While a flight is under way those who come wait, and the next takes them all: the busier
+// the server, the more calls a script. A flight that is late is not waited for.
+type lane struct {
+	mu      sync.Mutex
+	queue   []*job
+	flights int
+	last    time.Time // when one took off
+}
+
+// late is how long a flight may be away before another sets out.
+const late = 2 * time.Millisecond
+
+// launch puts a job on its way. It never waits. Where it fails the job is not on its way.
+func (s *Store) launch(j *job, inside bool) error {
+	if !inside && s.closed.Load() {
+		return ErrClosed
+	}
+	l := &s.lanes[s.layout.lane(j.place)]
+	l.mu.Lock()
+	if len(l.queue) >= s.o.Queue {
+		l.sweep()
+		if len(l.queue) >= s.o.Queue {
+			l.mu.Unlock()
+			return ErrBusy
+		}
+	}
+	if l.flights >= s.o.Flights || l.flights > 0 && time.Since(l.last) < late {
+		l.queue = append(l.queue, j)
+		l.mu.Unlock()
+		return nil
+	}
+	if inside {
+		s.working.Add(1) // beside that of the work that it is for
+	} else if !s.enter() {
+		l.mu.Unlock()
+		return ErrClosed
+	}
+	l.queue = append(l.queue, j)
+	l.flights++
+	l.last = time.Now()
+	l.mu.Unlock()
+	go s.fly(l)
+	return nil
+}
+
+// sweep drops jobs whose callers have left.
+func (l *lane) sweep() {
+	kept := l.queue[:0]
+	for _, j := range l.queue {
+		if j.state.Load() != gone {
+			kept = append(kept, j)
+		}
+	}
+	clear(l.queue[len(kept):])
+	l.queue = kept
+}
+
+// fly makes flights for as long as somebody waits. Close waits for it.
+//
+// Why nobody is left behind: a job joins the queue under the lock under which a flight that has found it empty ends.
+func (s *Store) fly(l *lane) {
+	defer s.working.Done()
+	var batch []*job
+	for {
+		l.mu.Lock()
+		n := min(len(l.queue), s.o.Batch)
+		if n == 0 {
+			l.flights--
+			l.mu.Unlock()
+			return
+		}
+		batch = append(batch[:0], l.queue[:n]...)
+		rest := copy(l.queue, l.queue[n:])
+		clear(l.queue[rest:])
+		l.queue = l.queue[:rest]
+		l.last = time.Now()
+		l.mu.Unlock()
+		if scripts := s.board(batch); len(scripts) > 0 {
+			// The flight is not of one caller, so no caller's end ends it; the client's timeouts do.
+			s.run(context.Background(), scripts)
+			runtime.Gosched() // those who have landed may have the next call already
+		}
+	}
+}
+
+// board sorts the jobs of a flight by place. Those whose callers have left stay behind.
+func (s *Store) board(batch []*job) []*script {
+	if s.layout == oneServer {
+		r := &script{jobs: make([]*job, 0, len(batch))}
+		for _, j := range batch {
+			if j.state.CompareAndSwap(waiting, flying) {
+				r.jobs = append(r.jobs, j)
+			}
+		}
+		if len(r.jobs) == 0 {
+			return nil
+		}
+		return []*script{r}
+	}
+	var scripts []*script
+	at := make(map[place]*script, len(batch))
+	for _, j := range batch {
+		if !j.state.CompareAndSwap(waiting, flying) {
+			continue
+		}
+		r := at[j.place]
+		if r == nil {
+			r = &script{}
+			at[j.place] = r
+			scripts = append(scripts, r)
+		}
+		r.jobs = append(r.jobs, j)
+	}
+	return scripts
+}
+
+// await waits for a job to land, or for the caller's end. Only a job that has landed may be looked at, and freed.
+func (j *job) await(ctx context.Context) error {
+	select {
+	case <-j.landed:
+		return j.err
+	case <-ctx.Done():
+	}
+	if j.state.CompareAndSwap(waiting, gone) {
+		return fmt.Errorf("redislimit: not sent: %w", context.Cause(ctx))
+	}
+	return errFlying{context.Cause(ctx)}
+}
+
+// errFlying: the caller has left while its job was on its way.
+type errFlying struct{ cause error }
+
+func (e errFlying) Error() string { return "redislimit: no answer yet: " + e.cause.Error() }
+
+func (e errFlying) Unwrap() error { return e.cause }

@@ -1,0 +1,16 @@
+-- decision keeps or looks up the outcome of a call that has reservations elsewhere: 'c' for committed, 'a' for aborted. The first to ask decides.
+return function(key)
+  local what, ttl, next = unpack('>c1I8', calls, pos)
+  pos = next
+  return nil, true, function()
+    if what == 'f' then
+      call('DEL', key)
+      return 'f'
+    end
+    verdict = what
+    if not call('SET', key, what, 'NX', 'PX', ttl) then
+      verdict = call('GET', key)
+    end
+    return verdict
+  end
+end

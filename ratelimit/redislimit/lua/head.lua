@@ -1,0 +1,18 @@
+-- Decides calls of rate limits: what package ratelimit says of each kind and algorithm, on integers below 2^53.
+--
+-- KEYS: a key for each op, in the order of the ops. ARGV[1]: the calls, packed one after the other (encode.go). ARGV[2], in tests only: the
+-- time to go by. Answer: the time (8 bytes), then for each call
+--   what became of each op (decode.go), or
+--   'p', a length and a name: nothing was done, since a reservation of a client that is gone is in the way, whose decision has this name
+--
+-- What is kept of a counter, in keys that expire when it no longer counts:
+--   bucket   a string: per, rate, burst, and when it will be full: µs and fraction of a µs in 1/rate
+--   window   a string: length, rate, algorithm, number, units of the window before and of this one
+--   log      a sorted set of entries, by time: units before it, units with it
+--   holders  a sorted set: of each holder 'L' and its name, by the end of the lease; where it has more than one unit also 'N' and its name, by
+--            minus the units; and '', by minus all units beyond one each
+-- Reservations that are not decided yet are appended to a string, and have the score of PENDING in a set:
+--   until, expiry, units, when, length of name, name of the decision, and in a set of holders the holder.
+--
+-- Strings are read at first and written at last, once each however many calls are for them. A run defines its functions anew, and would spend more on
+-- that than on a call: so there is one function, without upvalues, which defines the others when a call needs them.

@@ -1,0 +1,67 @@
+-- What was decided on reservations is carried out at each counter.
+if not score then
+  sets()
+end
+
+-- settlestring removes a reservation from a state, and gives back what it has charged if that is to be.
+local function settlestring(key, size, name, give)
+  local state = states[key]
+  local from = size + 1
+  while state and from <= #state do
+    local _, _, n, at, len, next = unpack(TAIL, state, from)
+    if sub(state, next, next + len - 1) == name then
+      local own = sub(state, 1, size)
+      if give and size == 28 then
+        local per, rate, burst, us, frac = unpack('>I8I4I4I8I4', state)
+        local cost, costfrac = muldiv(per, n, rate)
+        us, frac = us - cost, frac - costfrac
+        if frac < 0 then
+          us, frac = us - 1, frac + rate
+        end
+        own = sub(state, 1, 16) .. pack('>I8I4', max(0, us), us < 0 and 0 or frac)
+      elseif give then
+        local length, _, _, number, prev, cur = unpack('>I8I4I4I8I4I4', state)
+        local when = (at - at % length) / length
+        if when == number then
+          cur = max(0, cur - n)
+        elseif when == number - 1 then
+          prev = max(0, prev - n)
+        end
+        own = sub(state, 1, 16) .. pack('>I8I4I4', number, prev, cur)
+      end
+      write(key, own .. sub(state, size + 1, from - 1) .. sub(state, next + len), ttls[key] or false)
+      return
+    end
+    from = next + len
+  end
+end
+
+local function settleset(key, holding, name, give)
+  for _, member in ipairs(call('ZRANGEBYSCORE', key, PENDING, PENDING)) do
+    local _, _, n, at, len, next = unpack(TAIL, member)
+    if sub(member, next, next + len - 1) == name then
+      call('ZREM', key, member)
+      if give and holding then
+        drop(key, -(call('ZSCORE', key, '') or 0), sub(member, next + len))
+      elseif give then
+        giveback(key, at, n)
+      end
+      return
+    end
+  end
+end
+
+-- settle carries out a decision at a counter: 'c', 'a', or 'd' for the one in this call.
+return function(key)
+  local what, class, name, next = unpack('>c1c1I2c0', calls, pos)
+  pos = next
+  return nil, true, function()
+    local give = (what == 'd' and verdict or what) == 'a'
+    if class == 'b' or class == 'w' then
+      settlestring(key, class == 'b' and 28 or 32, name, give)
+    else
+      settleset(key, class == 'c', name, give)
+    end
+    return 's'
+  end
+end

@@ -1,0 +1,158 @@
+package redislimit
+
+import (
+	"context"
+	"crypto/sha1" //nolint:gosec // by which Redis knows scripts
+	"embed"
+	"encoding/hex"
+	"fmt"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+//go:embed lua
+var files embed.FS
+
+// source is the script: its files put together, those of the classes as they are told apart by their codes.
+var source = func() string {
+	part := func(name string) string {
+		text, err := files.ReadFile("lua/" + name + ".lua")
+		if err != nil {
+			panic(err) // the program was built without it
+		}
+		return string(text)
+	}
+	var b strings.Builder
+	b.WriteString(part("head") + "local function define(calls, keys, now, slack, states, ttls, changed)\n" + part("common") + part("sets") + "local function class(n)\n")
+	for i, name := range []string{"bucket", "window", "log", "holders", "decision", "settle"} {
+		fmt.Fprintf(&b, "if n == %d then\n%s\nend\n", i+1, part(name))
+	}
+	b.WriteString("end\n" + part("general") + "end\n" + part("main"))
+	return b.String()
+}()
+
+var digest = func() string {
+	sum := sha1.Sum([]byte(source))
+	return hex.EncodeToString(sum[:])
+}()
+
+// command is a run of the script. The client must not send it again by itself: it would charge twice.
+//
+//	the client sends a take, the server carries it out
+//	the connection breaks before the reply
+//	the client, by its MaxRetries, sends the take again
+type command struct{ *redis.Cmd }
+
+// NoRetry tells the client so. Commands that were refused before they ran (MOVED, ASK) are sent on all the same.
+func (command) NoRetry() bool { return true }
+
+// script is one run of the script, for jobs whose keys are in one place.
+type script struct {
+	jobs []*job
+	cmd  command
+}
+
+// command returns the run, by the script's digest or with its source.
+func (r *script) command(ctx context.Context, name string, script any, clock func() int64) command {
+	keys, size := 0, 0
+	for _, j := range r.jobs {
+		keys += len(j.keys)
+		size += len(j.packed)
+	}
+	args := make([]any, 3, keys+5)
+	args[0], args[1], args[2] = name, script, keys
+	packed := make([]byte, 0, size)
+	for _, j := range r.jobs {
+		args = append(args, j.keys...)
+		packed = append(packed, j.packed...)
+	}
+	args = append(args, packed)
+	if clock != nil {
+		args = append(args, clock())
+	}
+	cmd := redis.NewCmd(ctx, args...)
+	cmd.SetFirstKeyPos(3)
+	return command{cmd}
+}
+
+// run carries out jobs: one round trip to each server, or two where a server has not seen the script yet. A server that has lost it (a restart,
+// a failover, SCRIPT FLUSH) has done nothing when it says so.
+func (s *Store) run(ctx context.Context, scripts []*script) {
+	var digestArg, sourceArg any = digest, source
+	for _, r := range scripts {
+		r.cmd = r.command(ctx, "evalsha", digestArg, s.clock)
+	}
+	s.send(ctx, scripts)
+	var again []*script
+	for _, r := range scripts {
+		if redis.HasErrorPrefix(r.cmd.Err(), "NOSCRIPT") {
+			r.cmd = r.command(ctx, "eval", sourceArg, s.clock)
+			again = append(again, r)
+		}
+	}
+	if len(again) > 0 {
+		s.send(ctx, again)
+	}
+	for _, r := range scripts {
+		r.deliver()
+	}
+}
+
+// send sends all at once; the client sorts them by server. Each command holds its own error.
+func (s *Store) send(ctx context.Context, scripts []*script) {
+	if len(scripts) == 1 {
+		_ = s.rdb.Process(ctx, scripts[0].cmd)
+		return
+	}
+	pipe := s.rdb.Pipeline()
+	for _, r := range scripts {
+		_ = pipe.Process(ctx, r.cmd)
+	}
+	_, _ = pipe.Exec(ctx)
+}
+
+// deliver gives every job its part of the answer.
+func (r *script) deliver() {
+	answer, err := r.cmd.Text()
+	if err == nil && len(answer) < 8 {
+		err = errAnswer
+	}
+	var rest []byte
+	var now int64
+	if err == nil {
+		rest = []byte(answer)
+		now, rest = get64(rest), rest[8:]
+	}
+	for _, j := range r.jobs {
+		if err == nil {
+			rest, err = j.take(now, rest)
+		}
+		if err != nil {
+			j.err = fmt.Errorf("redislimit: %w", err)
+		}
+		j.finish()
+	}
+}
+
+// take cuts the job's part from the front of an answer.
+func (j *job) take(now int64, b []byte) (rest []byte, err error) {
+	if len(b) == 0 {
+		return nil, errAnswer
+	}
+	size := j.size
+	if b[0] == 'p' {
+		if len(b) < 3 {
+			return nil, errAnswer
+		}
+		size = 3 + int(b[1])<<8 + int(b[2])
+	}
+	if len(b) < size {
+		return nil, errAnswer
+	}
+	j.now, j.answer, j.postponed = now, b[:size], ""
+	if b[0] == 'p' {
+		j.postponed = string(b[3:size])
+	}
+	return b[size:], nil
+}
