@@ -16,14 +16,17 @@ const (
 	top, gap    = 74, 26
 )
 
+// Colours are written out for light and again for dark, since many viewers know no variables.
 const chartStyle = `<style>
-svg{color-scheme:light dark;--ink:#1f2328;--soft:#59636e;--line:#d1d9e0;--paper:#ffffff;--limit:#1f2328;--ok:#1a7f64;--bad:#c4432b}
-@media (prefers-color-scheme:dark){svg{--ink:#e6edf3;--soft:#9aa4af;--line:#30363d;--paper:#0d1117;--limit:#e6edf3;--ok:#3fb68f;--bad:#ff7b62}}
-.paper{fill:var(--paper)} text{font:12px system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif;fill:var(--soft)}
-.title{font-size:17px;font-weight:600;fill:var(--ink)} .name{font-size:13px;font-weight:600;fill:var(--ink)} .figure{font-size:13px;font-variant-numeric:tabular-nums}
-.grid{stroke:var(--line);stroke-width:1} .limit{stroke:var(--limit);stroke-width:1.2;stroke-dasharray:5 4}
-.ok{fill:var(--ok)} .bad{fill:var(--bad)} .area{fill:var(--ok);fill-opacity:.18} .over{fill:var(--bad);fill-opacity:.45}
-.stroke{fill:none;stroke:var(--ok);stroke-width:1.6;stroke-linejoin:round} .stall{fill:var(--soft);fill-opacity:.14} .end{text-anchor:end} .mid{text-anchor:middle}
+text{font:12px system-ui,-apple-system,"Segoe UI","DejaVu Sans",Helvetica,Arial,sans-serif;fill:#59636e}
+.paper{fill:#ffffff} .title{font-size:17px;font-weight:600;fill:#1f2328} .name{font-size:13px;font-weight:600;fill:#1f2328} .figure{font-size:12px}
+.grid{stroke:#d1d9e0;stroke-width:1} .limit{stroke:#1f2328;stroke-width:1.2;stroke-dasharray:5 4}
+.ok{fill:#1a7f64} .bad{fill:#c4432b} .area{fill:#1a7f64;fill-opacity:.2} .over{fill:#c4432b;fill-opacity:.5}
+.stroke{fill:none;stroke:#1a7f64;stroke-width:1.6;stroke-linejoin:round} .stall{fill:#59636e;fill-opacity:.14} .end{text-anchor:end} .mid{text-anchor:middle}
+@media (prefers-color-scheme:dark){
+text{fill:#9aa4af} .paper{fill:#0d1117} .title,.name{fill:#e6edf3} .grid{stroke:#30363d} .limit{stroke:#e6edf3}
+.ok{fill:#3fb68f} .bad{fill:#ff7b62} .area{fill:#3fb68f} .over{fill:#ff7b62} .stroke{stroke:#3fb68f} .stall{fill:#9aa4af}
+}
 </style>
 `
 
@@ -70,7 +73,9 @@ func (c *chart) panel(base float64, t trace) {
 	if c.s.stall > 0 {
 		from := c.x(c.s.span / 2)
 		fmt.Fprintf(c, `<rect class="stall" x="%.1f" y="%.1f" width="%.1f" height="%d"/>`+"\n", from, base, c.x(min(c.s.span, c.s.span/2+c.s.stall))-from, panelHeight)
-		c.text(from+4, base+12, "", "store hangs")
+		if base == top {
+			c.text(from, base-5, "", "store hangs")
+		}
 	}
 	fmt.Fprintf(c, `<line class="grid" x1="%d" x2="%.1f" y1="%.1f" y2="%.1f"/>`+"\n", left, end, bottom, bottom)
 	line := c.line(base, t)
