@@ -166,7 +166,7 @@ func (m *leasedMode) bound(p *plan, nodes int64) int64 {
 }
 
 func (m *leasedMode) admit(e *entry, n int64) bool {
-	if e.plan.aligned() && e.left > 0 && !e.lease.live(m.local, e) {
+	if e.plan.aligned() && e.left > 0 && !e.lease.live(m.local) {
 		e.lease.lapse(e)
 	}
 	if n > e.left {
@@ -178,7 +178,7 @@ func (m *leasedMode) admit(e *entry, n int64) bool {
 }
 
 // live tells whether the window in which the units were charged goes on.
-func (l *prepaid) live(c *local, e *entry) bool {
+func (l *prepaid) live(c *local) bool {
 	if l.end == 0 {
 		return true
 	}

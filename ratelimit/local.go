@@ -417,14 +417,15 @@ func (e *entry) result(allowed bool, source Source) Result {
 func (c *local) stand(ctx context.Context, s *localShard, e *entry, n int64) (Result, error) {
 	l := c.limiter
 	s.mu.Lock()
-	p, begin := e.plan, l.stand != nil && e.known && !e.standing
-	e.standing = e.standing || begin
-	s.mu.Unlock()
-	op := Op{Limit: p.Limit, Key: e.key, N: n}
-	if begin {
+	p := e.plan
+	if l.stand != nil && e.known && !e.standing {
+		// Under the lock: who comes next must not find a full bucket.
+		e.standing = true
 		part := share(p.Limit, l.o.Share)
 		l.stand.Decide(ctx, []Call{{Ops: []Op{{Kind: Charge, Limit: part, Key: e.key, N: part.Capacity()}}}})
 	}
+	s.mu.Unlock()
+	op := Op{Limit: p.Limit, Key: e.key, N: n}
 	outcomes, source := l.policy(ctx, Call{Ops: []Op{op}})
 	r := p.shown(&outcomes[0], source)
 	if r.Allowed && source == FromFallback {
@@ -445,7 +446,7 @@ func (c *local) peek(ctx context.Context, key string) (Result, error) {
 	s, d := c.find(p, key)
 	s.mu.Lock()
 	if e := s.entries[d]; e != nil && e.key == key && e.plan.Limit == p.Limit && e.epoch == c.epoch.Load() && e.known && e.bound > 0 {
-		r := e.result(e.left > 0 && e.lease.live(c, e), FromLocal)
+		r := e.result(e.left > 0 && e.lease.live(c), FromLocal)
 		if !r.Allowed {
 			r.RetryAfter = c.refuses(e, 1)
 		}

@@ -89,7 +89,7 @@ func (l *line) Decide(ctx context.Context, calls []Call) []Reply {
 	if is(refused) && n%3 == 0 {
 		return fail(errLine)
 	}
-	replies := l.w.Store.Decide(ctx, calls) // answered at once: what is measured is when it was decided
+	replies := l.w.Decide(ctx, calls) // answered at once: what is measured is when it was decided
 	if is(lost) && n%3 == 1 {
 		return fail(errLine)
 	}
