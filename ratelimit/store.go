@@ -113,7 +113,7 @@ func (c *Call) Validate() error {
 
 // Validate returns all faults at once, each an [*InvalidError], or nil.
 func (o *Op) Validate() error {
-	if err := o.Limit.Validate(); err != nil {
+	if _, err := planOf(o.Limit); err != nil { // what was found valid once is not looked at again
 		return err
 	}
 	return o.validate()

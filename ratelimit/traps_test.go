@@ -283,8 +283,7 @@ func TestLimitsThatCannotBeAreRefused(t *testing.T) {
 }
 
 // Millions of other keys neither fill the memory nor bring back what an exhausted key has used.
-func TestHostileKeysNeitherGrowNorReset(t *testing.T) {
-	t.Parallel()
+func TestHostileKeysNeitherGrowNorReset(t *testing.T) { // alone: the heap is that of all tests that run beside it
 	hostile := 1_000_000
 	if proofOps() > 0 {
 		hostile = 10_000_000

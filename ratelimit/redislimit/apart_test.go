@@ -131,23 +131,28 @@ func TestTrapCrossSlotIsReservedOrRefused(t *testing.T) {
 func TestClientDiesAtAnyStage(t *testing.T) {
 	t.Parallel()
 	rdb := testdb.RedisCluster(t)
-	const lease = 50 * time.Millisecond
+	keys := []string{"user", "ip", "everybody"}
+	die := func(t *testing.T, l ratelimit.Limit, stage string, charged int64, first string) {
+		o := redislimit.Options{Prefix: rand.Text() + ":", ReserveLease: 500 * time.Millisecond}
+		victim, heir := openStore(t, rdb, o), openStore(t, rdb, o)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		victim.Die(stage, cancel)
+		_ = victim.Decide(ctx, []ratelimit.Call{{Ops: spread(l)}})
+		require.NoError(t, victim.Close())
+		pass(o.ReserveLease)
+		for _, key := range append([]string{first}, keys...) {
+			require.EqualValues(t, 10-charged, left(t, heir, l, key), "%s, looked at first: %s", key, first)
+		}
+	}
 	for stage, charged := range map[string]int64{"reserved": 0, "decided": 2, "half settled": 2} {
 		for _, l := range forever(10) {
-			for _, first := range []string{"user", "ip", "everybody"} {
-				o := redislimit.Options{Prefix: rand.Text() + ":", ReserveLease: lease}
-				victim, heir := openStore(t, rdb, o), openStore(t, rdb, o)
-				ctx, cancel := context.WithCancel(t.Context())
-				victim.Die(stage, cancel)
-				_ = victim.Decide(ctx, []ratelimit.Call{{Ops: spread(l)}})
-				cancel()
-				require.NoError(t, victim.Close())
-				pass(lease)
-				require.EqualValues(t, 10-charged, left(t, heir, l, first), "%s %s %s", stage, l.Name, first)
-				for _, key := range []string{"user", "ip", "everybody"} {
-					require.EqualValues(t, 10-charged, left(t, heir, l, key), "%s %s %s", stage, l.Name, key)
+			t.Run(stage+" "+l.Name, func(t *testing.T) {
+				t.Parallel()
+				for _, first := range keys {
+					die(t, l, stage, charged, first)
 				}
-			}
+			})
 		}
 	}
 }
@@ -157,7 +162,7 @@ func TestLapsedReservationCannotBeCommitted(t *testing.T) {
 	t.Parallel()
 	rdb := testdb.RedisCluster(t)
 	l := forever(10)[0]
-	o := redislimit.Options{Prefix: rand.Text() + ":", ReserveLease: 50 * time.Millisecond}
+	o := redislimit.Options{Prefix: rand.Text() + ":", ReserveLease: 500 * time.Millisecond}
 	slow, heir := openStore(t, rdb, o), openStore(t, rdb, o)
 	slow.Pause(func() {
 		require.EqualValues(t, 8, left(t, heir, l, "ip"))

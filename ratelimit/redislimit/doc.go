@@ -1,0 +1,58 @@
+// Package redislimit keeps the counters of rate limits on Redis 6.2 or later: one server, Sentinel, Cluster or Ring.
+//
+//	store, err := redislimit.NewStore(rdb, nil)
+//	limiter, err := ratelimit.New(store, ratelimit.PerSecond(100), nil)
+//	…
+//	err = store.Close() // before the client
+//
+// # What is guaranteed
+//
+// The contract of [ratelimit.Store], on one primary: a call is decided by one script, which Redis runs alone, in whole numbers and by the server's
+// clock. A decision is one round trip, and never an error because others want the same key. What is refused writes nothing, unless the clock was set
+// back by more than a period. Every write sets the expiry, rounded up and a second over, so that no counter is forgotten while it counts, and one that
+// has lost its expiry gets it back with the next write. A limit that changes holds at once: counters carry the limit that they were written under.
+//
+// Callers are joined. Who comes when no flight is under way goes at once; who comes meanwhile goes with the next, which takes all that wait in one
+// script. A caller whose context ends returns at once: its call is not sent if it was still waiting, and may have been carried out or not if it was on
+// its way. So is a call whose connection broke: its error says so, and it is never sent again, whatever the client's MaxRetries, since that would
+// charge twice. A server that has lost the script (restart, failover, SCRIPT FLUSH) gets it again, having done nothing before.
+//
+// # Keys
+//
+// The counter of key "user:7" under the limit named "login" is prefix{user:7}b:login, the letter telling how it is kept. All limits of one key are in
+// one slot of a Cluster. A key that has a hash tag of its own keeps that: "a{tenant}b" becomes prefix + a{tenant}b{b:login, and all keys with
+// {tenant} are in one slot. (Of a key that begins with "}" Redis sees no tag, so its limits are in several slots.) No two counters share a key.
+//
+// # Calls over several slots
+//
+// On one server every call is one script. On a Cluster or Ring a call whose takes are in several slots cannot be, and is decided in two steps, or
+// refused by a [*CrossSlotError] where Options.CrossSlot says so. First each slot's takes are charged as reservations, side by side. If all were
+// admitted, one key, beside the first take's, is set to say that the call is committed; that is the decision, and the caller has its answer
+// after two round trips. The reservations are confirmed or given back behind its back. Then:
+//
+//   - All takes are charged or none is, at whatever moment the client dies, or its connections break. Who comes to a counter with a reservation
+//     older than Options.ReserveLease sets the decision to "aborted" unless it has been made, and carries out there what it is: two round trips more, for
+//     that caller. If the client commits later it finds that it is aborted, gives back what is left, and has an error.
+//   - Never is more admitted than a limit allows: a reservation counts from the start. For as long as it does, others can be refused by a call that is
+//     refused itself in the end: for about a round trip, or after a client's death until the lease is over.
+//   - It is not isolated: a Peek can see one counter charged and another not yet.
+//   - Where the decision's node is down, a lapsed reservation counts as charged until the node is back, or until nothing of it would count any more.
+//   - A place of a Concurrency limit that its holder extends in a call that is refused keeps the extension.
+//
+// What this costs: six scripts for three slots in place of one, and a record of some 100 bytes for the moment. Calls in one slot pay
+// nothing. So give what is decided together one hash tag where one slot can carry the load.
+//
+// # What is not guaranteed
+//
+// Redis loses what it had not yet written to its append-only file (a second, with the usual appendfsync) or copied to the replica that is promoted.
+// What is lost is admitted again; and where it is a decision on a reservation, the call may end charged in part. Evicting policies (maxmemory-policy)
+// other than noeviction forget counters: those that are used least, but also exhausted ones. While a script runs Redis serves nobody else: some
+// microseconds a call, and Options.Batch calls at most. A Return to a SlidingLog rewrites the entries that are younger than what it returns. The clock
+// is the server's: after a failover it is another one's, which counts as a clock that was set.
+//
+// # When Redis is down
+//
+// Callers wait until their context ends, or until the client gives up ([github.com/redis/go-redis/v9.Options] DialTimeout, ReadTimeout), whichever is
+// first, and get an error: [ratelimit.Limiter] then answers by its policy, and asks no more for a while. While flights are stuck at most Options.Queue
+// callers wait, others have [ErrBusy]. On a Cluster a node that hangs holds up the sixteenths of the slots that it has a part of.
+package redislimit
