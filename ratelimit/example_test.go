@@ -34,7 +34,7 @@ func ExampleLimiter_All() {
 	}
 	user := ratelimit.PerMinute(2).Named("user")
 	address := ratelimit.PerMinute(100).Named("address").As(ratelimit.SlidingCounter)
-	everybody := ratelimit.PerMinute(10_000).Named("everybody")
+	everybody := ratelimit.PerHour(10_000).Named("everybody")
 	for range 3 {
 		r, err := limiter.All(context.Background(),
 			ratelimit.Check{Limit: user, Key: "user-7"},

@@ -32,6 +32,7 @@ var sections = []section{
 	{"idempotency", benchIdempotency},
 	{"dotx", benchDoTx},
 	{"ratelimit-memory", benchGates},
+	{"ratelimit-scale", benchScale},
 	{"server", benchServer},
 	{"ratelimit-redis", benchRateLimitRedis},
 }

@@ -1,0 +1,52 @@
+package ratelimit
+
+import (
+	"context"
+	"errors"
+)
+
+// errUnanswered: a store has returned fewer replies than there were calls, which is a fault of the store.
+var errUnanswered = errors.New("ratelimit: store did not answer all calls")
+
+// askAll asks the store several things at once, within the timeout and unless the breaker is open. The error is that of a store that has answered
+// nothing; where it has answered some, the others have theirs in their replies.
+func (l *Limiter) askAll(ctx context.Context, calls []Call) ([]Reply, error) {
+	if l.memory != nil {
+		return l.store.Decide(ctx, calls), nil
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if !l.breaker.enter(l.o.Now()) {
+		return nil, errOpen
+	}
+	asked, cancel := context.WithTimeout(ctx, l.o.Timeout)
+	replies := l.store.Decide(asked, calls)
+	cancel()
+	answered, err := 0, error(nil)
+	if len(replies) != len(calls) {
+		replies, err = make([]Reply, len(calls)), errUnanswered
+	}
+	for i := range replies {
+		switch {
+		case replies[i].Err == nil && len(replies[i].Outcomes) == len(calls[i].Ops):
+			answered++
+		case replies[i].Err == nil:
+			replies[i].Err = errUnanswered
+			fallthrough
+		default:
+			err = replies[i].Err
+		}
+	}
+	failed := answered == 0 && !callers(ctx, err)
+	if err != nil && !callers(ctx, err) && l.o.Hooks.OnStoreError != nil {
+		l.o.Hooks.OnStoreError(err)
+	}
+	if changed, open := l.breaker.leave(failed, ctx.Err() != nil, l.o.Now()); changed {
+		l.breakerIs(open, err)
+	}
+	if answered > 0 {
+		err = nil
+	}
+	return replies, err
+}
