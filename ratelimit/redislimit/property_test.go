@@ -139,10 +139,9 @@ func compare(t *testing.T, a ratelimit.Algorithm, back bool) {
 		now = 1_800_000_000_000_000 + r.Int64N(1_000_000)
 		limits := []ratelimit.Limit{oddLimits(r, a)}
 		other := a
-		switch a {
-		case ratelimit.TokenBucket, ratelimit.GCRA:
+		if a <= ratelimit.GCRA {
 			other = ratelimit.Algorithm(r.IntN(2))
-		case ratelimit.SlidingCounter, ratelimit.FixedWindow:
+		} else if a == ratelimit.SlidingCounter || a == ratelimit.FixedWindow { // they share their counters
 			other = ratelimit.SlidingCounter + ratelimit.Algorithm(r.IntN(2))
 		}
 		if r.IntN(2) == 0 {
