@@ -68,7 +68,13 @@ func (l *Limiter) policy(ctx context.Context, call Call) ([]Outcome, Source) {
 			op.Limit = share(op.Limit, l.o.Share)
 			local.Ops[i] = op
 		}
-		return l.stand.Decide(ctx, []Call{local})[0].Outcomes, FromFallback
+		outcomes := l.stand.Decide(ctx, []Call{local})[0].Outcomes
+		for i := range outcomes {
+			if outcomes[i].Wait == Never && call.Ops[i].N <= call.Ops[i].Limit.Capacity() {
+				outcomes[i].Wait = l.o.Cooldown // the share is too small, the limit is not
+			}
+		}
+		return outcomes, FromFallback
 	}
 	source := FromFailOpen
 	if l.o.OnError == FailClosed {

@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"math"
 	"math/bits"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -118,7 +119,7 @@ func planOf(l Limit) (*plan, error) {
 		return q.(*plan), nil
 	}
 	p.id = uint32(len(known))
-	known = append(known[:len(known):len(known)], p)
+	known = append(slices.Clip(known), p)
 	plans.byID.Store(&known)
 	plans.byLimit.Store(l, p) // from here on others see it: it does not change any more
 	return p, nil

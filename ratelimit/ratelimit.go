@@ -80,18 +80,21 @@ func (r *Results) Tightest() (i int) {
 
 // Allow charges one unit to key if there is room for it. The error is one of the call ([*InvalidError]) or ctx's; what the store's failure means is
 // the policy's business ([Options.OnError]).
-func (l *Limiter) Allow(ctx context.Context, key string) (Result, error) {
-	return l.AllowN(ctx, key, 1)
+func (l *Limiter) Allow(ctx context.Context, key string) (r Result, err error) {
+	err = l.one(ctx, Take, key, 1, &r)
+	return r, err
 }
 
 // AllowN charges n units to key if there is room for all of them. What is refused is not charged.
-func (l *Limiter) AllowN(ctx context.Context, key string, n int64) (Result, error) {
-	return l.one(ctx, Take, key, n)
+func (l *Limiter) AllowN(ctx context.Context, key string, n int64) (r Result, err error) {
+	err = l.one(ctx, Take, key, n, &r)
+	return r, err
 }
 
 // Peek tells what Allow would answer, and writes nothing.
-func (l *Limiter) Peek(ctx context.Context, key string) (Result, error) {
-	return l.one(ctx, Peek, key, 1)
+func (l *Limiter) Peek(ctx context.Context, key string) (r Result, err error) {
+	err = l.one(ctx, Peek, key, 1, &r)
+	return r, err
 }
 
 // Reset forgets what key has used. Unlike the others it fails where the store does.
@@ -133,34 +136,41 @@ func (l *Limiter) planFor(ctx context.Context, key string) (*plan, error) {
 	return planOf(l.o.LimitFor(ctx, key))
 }
 
-// one decides on one op: the way that most calls go.
-func (l *Limiter) one(ctx context.Context, kind Kind, key string, n int64) (r Result, err error) {
-	p := l.limit
-	if l.o.LimitFor != nil {
-		if p, err = planOf(l.o.LimitFor(ctx, key)); err != nil {
-			return r, err
-		}
+// one decides on one op: the way that most calls go. It fills in r, which is too large to be handed on.
+func (l *Limiter) one(ctx context.Context, kind Kind, key string, n int64, r *Result) error {
+	if l.o.LimitFor == nil {
+		return l.oneOf(ctx, l.limit, kind, key, n, r)
 	}
+	p, err := l.planFor(ctx, key)
+	if err != nil {
+		return err
+	}
+	return l.oneOf(ctx, p, kind, key, n, r)
+}
+
+// oneOf is one, of a limit that is known.
+func (l *Limiter) oneOf(ctx context.Context, p *plan, kind Kind, key string, n int64, r *Result) error {
 	if uint(len(key)-1) >= MaxKey || n < 1 || p.Algorithm == Concurrency {
 		if err := faultOf(p, kind, key, n); err != nil {
-			return Result{}, err
+			return err
 		}
 	}
 	if l.memory != nil {
 		var o Outcome
 		l.memory.decideOne(p, kind, key, n, &o)
-		p.result(&o, FromStore, &r)
+		p.result(&o, FromStore, r)
 		if l.o.Hooks.OnDecision != nil {
-			l.o.Hooks.OnDecision(p.Limit, key, r)
+			l.o.Hooks.OnDecision(p.Limit, key, *r)
 		}
-		return r, nil
+		return nil
 	}
 	op := Op{Kind: kind, Limit: p.Limit, Key: key, N: n}
 	results, err := l.decide(ctx, Call{Ops: []Op{op}}, []*plan{p})
 	if err != nil {
-		return Result{}, err
+		return err
 	}
-	return results.Each[0], nil
+	*r = results.Each[0]
+	return nil
 }
 
 func faultOf(p *plan, kind Kind, key string, n int64) error {

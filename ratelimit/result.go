@@ -24,19 +24,19 @@ type Result struct {
 type Source uint8
 
 const (
-	// FromStore: the counter itself.
+	// FromStore is the counter itself.
 	FromStore Source = iota
-	// FromLocal: this process, out of what it has been granted or has not reported yet.
+	// FromLocal is this process, out of what it has been granted or has not reported yet.
 	FromLocal
-	// FromDenyCache: the counter has refused a moment ago, and nothing can have come back since.
+	// FromDenyCache is this process, since the counter has refused a moment ago and nothing can have come back.
 	FromDenyCache
-	// FromFallback: the store failed, and the local limiter that stands in for it has decided.
+	// FromFallback is the local limiter that stands in for a store that fails.
 	FromFallback
-	// FromFailOpen: the store failed, and nothing was counted.
+	// FromFailOpen is nobody: the store failed, and nothing was counted.
 	FromFailOpen
-	// FromFailClosed: the store failed, and so everything is refused.
+	// FromFailClosed is nobody: the store failed, and so everything is refused.
 	FromFailClosed
-	// NotAsked: another check of the same call was in the deny cache, so nobody has looked at this one.
+	// NotAsked is nobody: another check of the same call was in the deny cache, so this one was not looked at.
 	NotAsked
 	sources int = iota
 )

@@ -79,7 +79,7 @@ type Outcome struct {
 	Allowed bool
 	// Charged is how many units were, at most N.
 	Charged int64
-	// Remaining is what is left afterwards; after a Charge it can be negative.
+	// Remaining is what is left afterwards; after a Charge, and where the limit was lowered, it can be negative.
 	Remaining int64
 	// Wait is after what time the same op is admitted if nobody else comes, rounded up to a microsecond: [Never] for more than the
 	// capacity. Of an op that is allowed it is 0, but for what was taken ahead; of what was refused ahead, it is when the units are there.
@@ -113,7 +113,7 @@ func (c *Call) Validate() error {
 
 // Validate returns all faults at once, each an [*InvalidError], or nil.
 func (o *Op) Validate() error {
-	if err := o.Limit.Validate(); err != nil {
+	if _, err := planOf(o.Limit); err != nil { // what was found valid once is not looked at again
 		return err
 	}
 	return o.validate()

@@ -11,7 +11,7 @@ type state interface {
 }
 
 // table keeps the counters of one shard in one piece of memory: open addressing, linear probing, deletion by shifting back. A key is kept as a
-// 64-bit digest with a seed of the process, so two of a million keys share a counter once in 10^7 starts, and nobody can make it happen.
+// 64-bit digest with a seed of the process, so two of a million keys share a counter once in 40 million starts, and nobody can make it happen.
 type table[S state] struct {
 	slots []slot[S]
 	used  int

@@ -283,8 +283,7 @@ func TestLimitsThatCannotBeAreRefused(t *testing.T) {
 }
 
 // Millions of other keys neither fill the memory nor bring back what an exhausted key has used.
-func TestHostileKeysNeitherGrowNorReset(t *testing.T) {
-	t.Parallel()
+func TestHostileKeysNeitherGrowNorReset(t *testing.T) { // alone: the heap is that of all tests that run beside it
 	hostile := 1_000_000
 	if proofOps() > 0 {
 		hostile = 10_000_000
@@ -321,7 +320,7 @@ func TestMemoryFullOfExhaustedKeys(t *testing.T) {
 	}
 	require.InDelta(t, 2560+256, admitted, 300, "one each, and one for each crowd")
 	h.move(2 * time.Hour)
-	for i := range 1000 {
+	for i := range 300 { // of 256 parts none gets more than its 10
 		require.True(t, allow(t, l, fmt.Sprint("y", i)).Allowed)
 		require.False(t, allow(t, l, fmt.Sprint("y", i)).Allowed)
 	}

@@ -58,6 +58,7 @@ func (l *Limiter) reserve(ctx context.Context, p *plan, op Op) (*Reservation, er
 		r.store = l.store
 	case FromFallback:
 		r.store, op.Limit = l.stand, share(op.Limit, l.o.Share)
+	default: // it was counted nowhere
 	}
 	op.Kind, op.At, op.Min, op.Ahead = Return, o.At, 0, 0
 	r.op = op

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/safetill/safetill/examples/internal/breaker"
+	"github.com/safetill/safetill/examples/internal/strictjson"
 	"github.com/safetill/safetill/idempotency"
 	"github.com/safetill/safetill/internal/join"
 	"github.com/safetill/safetill/internal/queue"
@@ -182,7 +183,7 @@ func (a *accepter) divert(ctx context.Context, requests []*request, cause error)
 		accepted[i].first = now
 		p := *r.payment
 		p.AcceptedAt = now
-		bodies = append(bodies, encode(&p))
+		bodies = append(bodies, strictjson.Encode(&p))
 	}
 	err := a.durable(ctx)
 	if err == nil {
@@ -193,15 +194,6 @@ func (a *accepter) divert(ctx context.Context, requests []*request, cause error)
 	}
 	a.m.accepted.WithLabelValues("spilled").Add(float64(len(bodies)))
 	return accepted, nil
-}
-
-// encode is for what always has a form in JSON: text, amounts, the time of now.
-func encode(v any) []byte {
-	body, err := json.Marshal(v)
-	if err != nil {
-		panic(err)
-	}
-	return body
 }
 
 // answer gives each client its answer, which is committed, and then tells the
@@ -221,7 +213,7 @@ func (a *accepter) answer(ctx context.Context, requests []*request, accepted []a
 			due = append(due, []byte(r.Reference))
 		}
 		if r.cached.Outcome == idempotency.Won {
-			done = append(done, idempotency.Completion{Key: r.key(), Token: r.cached.Token, Response: encode(got), TTL: answerKept})
+			done = append(done, idempotency.Completion{Key: r.key(), Token: r.cached.Token, Response: strictjson.Encode(got), TTL: answerKept})
 		}
 	}
 	a.enqueue(ctx, due)

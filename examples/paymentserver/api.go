@@ -11,6 +11,7 @@ import (
 	"github.com/shopspring/decimal"
 
 	"github.com/safetill/safetill/examples/internal/breaker"
+	"github.com/safetill/safetill/examples/internal/limits"
 	"github.com/safetill/safetill/examples/internal/problem"
 	"github.com/safetill/safetill/examples/internal/service"
 	"github.com/safetill/safetill/idempotency"
@@ -35,6 +36,7 @@ type api struct {
 		idempotency.Sweeper
 	}
 	once   func(http.Handler) http.Handler
+	gate   *limits.Gate
 	health service.Health // ready as long as payments can be taken durably by anyone
 }
 
@@ -70,6 +72,10 @@ func (s *api) postPayment(c *gin.Context) (any, error) {
 	// What has arrived whole is taken, also from a client that has gone since.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), requestLimit)
 	defer cancel()
+	if err := s.gate.Admit(ctx, c.Writer.Header(), c.Request, p.CustomerID); err != nil {
+		s.m.accepted.WithLabelValues("limited").Inc()
+		return nil, err
+	}
 	got, err := s.joiner.Do(ctx, p)
 	result := "accepted"
 	switch _, refused := errors.AsType[*problem.Problem](err); {

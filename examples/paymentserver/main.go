@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"github.com/safetill/safetill/examples/internal/cli"
+	"github.com/safetill/safetill/examples/internal/limits"
 	"github.com/safetill/safetill/examples/internal/loadgen"
 )
 
@@ -40,6 +41,7 @@ type options struct {
 	migrate          bool
 	seed             int
 	workers, pgConns int
+	limits           limits.Options
 	level            slog.Level
 }
 
@@ -56,6 +58,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f.IntVar(&o.workers, "workers", 10, "how many workers post payments")
 	f.IntVar(&o.pgConns, "pg-conns", 16, "connections to PostgreSQL at the most")
 	f.TextVar(&o.level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	o.limits.Flags(f)
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
@@ -65,5 +68,6 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f.Demand(o.workers >= 1 && o.workers <= 1000, "workers", "in 1..1000")
 	f.Demand(o.pgConns >= 1 && o.pgConns <= 1000, "pg-conns", "in 1..1000")
 	f.Demand(o.seed >= 0 && o.seed <= maxSeed, "seed", fmt.Sprintf("in 0..%d", maxSeed))
+	o.limits.Demand(f)
 	return o, f.Err()
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"regexp"
 	"time"
 
 	"github.com/shopspring/decimal"
@@ -90,9 +89,6 @@ type paymentBody struct {
 	Reference  *string `json:"transaction_reference"`
 }
 
-// 13 digits of naira keep a payment's kobo within int64 a thousand times over.
-var plainAmount = regexp.MustCompile(`^[0-9]{1,13}(\.[0-9]{1,2})?$`)
-
 // payment returns what the body says, or all that is wrong with it.
 func (b *paymentBody) payment() (*payment, problem.Faults) {
 	var faults problem.Faults
@@ -102,20 +98,10 @@ func (b *paymentBody) payment() (*payment, problem.Faults) {
 		BankStatus: faults.Required("payment_status", b.Status, problem.OneOf(bankStatuses...)),
 		Date:       faults.Required("transaction_date", b.Date, problem.DateTime),
 	}
-	amount := faults.Required("transaction_amount", b.Amount, checkAmount)
+	amount := faults.Required("transaction_amount", b.Amount, problem.Amount)
 	if len(faults) > 0 {
 		return nil, faults
 	}
 	p.Amount, p.State = decimal.RequireFromString(amount), p.firstState()
 	return p, nil
-}
-
-func checkAmount(s string) string {
-	if !plainAmount.MatchString(s) {
-		return "must be a plain decimal number with at most 13 digits and 2 decimals, like 10000 or 99.50"
-	}
-	if decimal.RequireFromString(s).IsZero() {
-		return "must be more than 0"
-	}
-	return ""
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/safetill/safetill/examples/internal/breaker"
 	"github.com/safetill/safetill/examples/internal/connect"
+	"github.com/safetill/safetill/examples/internal/limits"
 	"github.com/safetill/safetill/examples/internal/private"
 	"github.com/safetill/safetill/examples/internal/service"
 	"github.com/safetill/safetill/idempotency"
@@ -21,6 +22,8 @@ import (
 	"github.com/safetill/safetill/internal/queue/redisqueue"
 	"github.com/safetill/safetill/ledger"
 	"github.com/safetill/safetill/ledger/pgledger"
+	"github.com/safetill/safetill/ratelimit"
+	"github.com/safetill/safetill/ratelimit/redislimit"
 )
 
 // queueLease is how long a silent worker keeps what it has claimed.
@@ -29,13 +32,14 @@ const queueLease = 15 * time.Second
 // server is everything that runs.
 type server struct {
 	*api
-	o       *options
-	closers []func() // in the order of opening
+	o        *options
+	counters ratelimit.Store
+	closers  []func() // in the order of opening
 }
 
 // newServer opens the stores that the options ask for.
 func newServer(ctx context.Context, o *options, log *slog.Logger) (_ *server, err error) {
-	s := &server{o: o, api: &api{accepter: &accepter{
+	s := &server{o: o, counters: ratelimit.NewMemory(nil), api: &api{accepter: &accepter{
 		db: breaker.New("database", callLimit, pg.Unavailable), redis: breaker.New("redis", callLimit, func(err error) bool { return err != nil }),
 		durable: func(context.Context) error { return errors.New("no Redis") },
 		wake:    new(queue.Waker), missed: make(chan struct{}, 1), m: newMetrics(), log: log,
@@ -62,6 +66,9 @@ func newServer(ctx context.Context, o *options, log *slog.Logger) (_ *server, er
 	}
 	if err == nil {
 		err = s.protect()
+	}
+	if err == nil {
+		s.gate, err = limits.New(s.counters, &o.limits, log)
 	}
 	if err != nil {
 		return nil, err
@@ -150,6 +157,11 @@ func (s *server) openRedis(ctx context.Context) error {
 	if s.spill, err = redisqueue.New(rdb, "spill", leased); err != nil {
 		return err
 	}
+	counters, err := redislimit.NewStore(rdb, nil)
+	if err != nil {
+		return err
+	}
+	s.counters, s.closers = counters, append(s.closers, func() { _ = counters.Close() })
 	s.health.Watch("redis", func(ctx context.Context) error { return rdb.Ping(ctx).Err() })
 	s.m.Redis(rdb)
 	s.durable = connect.AppendOnly(rdb, callLimit, s.log)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -15,6 +16,7 @@ import (
 	"github.com/safetill/safetill/idempotency/pgidem"
 	"github.com/safetill/safetill/ledger"
 	"github.com/safetill/safetill/ledger/pgledger"
+	"github.com/safetill/safetill/ratelimit"
 )
 
 func Example_ledger() {
@@ -113,4 +115,27 @@ func Example_oneCommit() {
 		return "receipt 1", err // and whatever else you write through tx
 	})
 	fmt.Println(result.Value, result.Replayed, err)
+}
+
+func Example_limits() {
+	limiter, err := ratelimit.New(ratelimit.NewMemory(nil), ratelimit.PerMinute(100), nil)
+	if err != nil {
+		panic(err)
+	}
+	for range 3 {
+		r, err := limiter.All(context.Background(),
+			ratelimit.Check{Limit: ratelimit.PerMinute(2).Named("user"), Key: "user-7"},
+			ratelimit.Check{Limit: ratelimit.PerMinute(60).Named("address").As(ratelimit.SlidingCounter), Key: "192.0.2.1"},
+			ratelimit.Check{Limit: ratelimit.PerSecond(1000).Named("everybody"), Key: "all"},
+		)
+		if err != nil {
+			panic(err)
+		}
+		first := r.Each[r.Tightest()]
+		fmt.Println(r.Allowed, first.Remaining, first.RetryAfter.Round(time.Second))
+	}
+	// Output:
+	// true 1 0s
+	// true 0 0s
+	// false 0 30s
 }

@@ -52,5 +52,5 @@ SELECT fingerprint, completed, status, token, response, held_until, steps_until 
 	// Parameters: key, fingerprint, token, status, since when, until when, response, when the sweep is to look at it.
 	txInsertSQL = `
 INSERT INTO {records} (key, fingerprint, token, completed, status, claimed_at, held_until, response, sweep_at)
-VALUES ($1, $2, $3, true, $4, $5, $6, $7, $8)`
+VALUES ($1::bytea, $2::bytea, $3::bigint, true, $4, $5, $6, $7, $8)`
 )

@@ -366,7 +366,7 @@ func TestMissingTableIsAnErrorAndClosed(t *testing.T) {
 	store := newStore(t, testdb.Postgres(t))
 	missing, ok := errors.AsType[*pgidem.SchemaError](store.CheckSchema(t.Context()))
 	require.True(t, ok)
-	require.Equal(t, &pgidem.SchemaError{Line: "idempotency", Have: 0, Want: 2}, missing)
+	require.Equal(t, &pgidem.SchemaError{Line: "idempotency", Have: 0, Want: 3}, missing)
 	guard, err := idempotency.New(store, nil)
 	require.NoError(t, err)
 	_, err = idempotency.Do(t.Context(), guard, requests(1)[0].Key, idempotency.Fingerprint{},

@@ -48,6 +48,7 @@ var foreign = []string{
 	"github.com/gin-gonic/", "github.com/gin-contrib/", "github.com/prometheus/", "go.opentelemetry.io/", "github.com/sony/gobreaker",
 	"github.com/failsafe-go/", "github.com/formancehq/", "github.com/blnkfinance/", "github.com/tigerbeetle/", "github.com/pgr0ss/",
 	"github.com/go-redis/redis_rate", "github.com/throttled/", "github.com/ulule/limiter", "github.com/go-redsync/",
+	"github.com/sethvargo/go-limiter", "github.com/mennanov/limiters", "golang.org/x/time", "google.golang.org/grpc",
 	"github.com/bsm/redislock", "github.com/hibiken/asynq", "github.com/riverqueue/", "github.com/gofiber/", "go.temporal.io/",
 	"github.com/dmitryikh/leaves", "github.com/anishathalye/porcupine",
 }

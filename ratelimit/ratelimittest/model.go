@@ -238,6 +238,7 @@ func randomLimit(r *rand.Rand, a ratelimit.Algorithm) ratelimit.Limit {
 			l.Burst = pick[int64](r, 0, 1, 2, 5, 10, 77, 1000, 10_000)
 		case ratelimit.SlidingLog:
 			l.Rate = min(l.Rate, 1000)
+		default:
 		}
 		if l.Validate() == nil {
 			return l

@@ -103,3 +103,18 @@ func DateTime(s string) string {
 	}
 	return ""
 }
+
+// 13 digits of naira keep an amount's kobo within int64 a thousand times over.
+var plainAmount = regexp.MustCompile(`^[0-9]{1,13}(\.[0-9]{1,2})?$`)
+
+// Amount says what is wrong with an amount of money. What passes is more than 0
+// and has no sign, exponent or separator.
+func Amount(s string) string {
+	switch {
+	case !plainAmount.MatchString(s):
+		return "must be a plain decimal number with at most 13 digits and 2 decimals, like 10000 or 99.50"
+	case strings.Trim(s, "0.") == "":
+		return "must be more than 0"
+	}
+	return ""
+}

@@ -96,3 +96,13 @@ func TestDateTime(t *testing.T) {
 		require.NotEmpty(t, DateTime(bad), bad)
 	}
 }
+
+func TestAmount(t *testing.T) {
+	t.Parallel()
+	for _, good := range []string{"1", "0.01", "10000", "99.50", "0099.5", "9999999999999.99", "10", "100.00"} {
+		require.Empty(t, Amount(good), good)
+	}
+	for _, bad := range []string{"", "0", "0.00", "000", "-1", "+1", "1e3", "1,000", ".5", "1.", "1.234", "12345678901234", " 1", "1\n", "0x1", "NaN", "٣"} {
+		require.NotEmpty(t, Amount(bad), "%q", bad)
+	}
+}

@@ -81,3 +81,13 @@ func syntaxError(data []byte) error {
 	}
 	return &Error{Reason: "not valid JSON: " + err.Error(), err: err}
 }
+
+// Encode is for what always has a form in JSON: text, amounts, the time of now.
+// It panics for anything else.
+func Encode(v any) []byte {
+	body, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return body
+}

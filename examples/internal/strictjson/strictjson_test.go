@@ -289,3 +289,9 @@ func BenchmarkPayment(b *testing.B) {
 		}
 	})
 }
+
+func TestEncode(t *testing.T) {
+	t.Parallel()
+	require.JSONEq(t, `{"a":"1.50"}`, string(strictjson.Encode(map[string]string{"a": "1.50"})))
+	require.Panics(t, func() { strictjson.Encode(make(chan int)) })
+}

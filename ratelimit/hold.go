@@ -1,0 +1,99 @@
+package ratelimit
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"time"
+)
+
+// Decision is what is said to the client of a request that was held to limits.
+type Decision struct {
+	// Refusal is nil for a request that is admitted.
+	Refusal *Refusal
+	// Quotas are what an [Encoder] tells of each limit, in the order of the checks. Of a request that could not be held to its limits there are none.
+	Quotas []Quota
+}
+
+// Hold holds a request to all of the checks, or to none ([Limiter.All]), and returns what its client is to be told. Middlewares are made of it:
+// [NewMiddleware] that of net/http; those of Gin and gRPC are in examples/ratelimit. Without checks the request is admitted.
+//
+// When the store is down, the limiter's [OnError] decides: under FailClosed the refusal is one with 503.
+//
+// Cost: that of [Limiter.All].
+func Hold(ctx context.Context, l *Limiter, checks ...Check) Decision {
+	if len(checks) == 0 {
+		return Decision{}
+	}
+	results, err := l.All(ctx, checks...)
+	if err != nil {
+		return Decision{Refusal: refusalOf(ctx, err)}
+	}
+	d := Decision{Quotas: make([]Quota, len(checks))}
+	for i := range checks {
+		d.Quotas[i] = Quota{Limit: checks[i].Limit.Normal(), Result: results.Each[i]}
+	}
+	d.judge(l)
+	return d
+}
+
+// holdOne holds a request to the limiter's own limit of a key.
+func holdOne(ctx context.Context, l *Limiter, key string, n int64) Decision {
+	p, err := l.planFor(ctx, key)
+	if err != nil {
+		return Decision{Refusal: misconfigured.because(err)}
+	}
+	d := Decision{Quotas: []Quota{{Limit: p.Limit}}}
+	if err := l.oneOf(ctx, p, Take, key, n, &d.Quotas[0].Result); err != nil {
+		return Decision{Refusal: refusalOf(ctx, err)}
+	}
+	d.judge(l)
+	return d
+}
+
+// judge completes a decision: the refusal is of the longest wait among those that refuse.
+func (d *Decision) judge(l *Limiter) {
+	var violated []string
+	var wait time.Duration
+	failed := false
+	for i := range d.Quotas {
+		q := &d.Quotas[i]
+		if q.counted() {
+			q.Reset = l.untilFull(q.Limit, &q.Result)
+		}
+		if q.Result.Allowed {
+			continue
+		}
+		failed = failed || q.Result.Source == FromFailClosed
+		violated, wait = append(violated, q.Limit.Name), max(wait, q.Result.RetryAfter)
+	}
+	if violated == nil {
+		return
+	}
+	for i := range d.Quotas {
+		d.Quotas[i].Reset = min(d.Quotas[i].Reset, wait)
+	}
+	switch {
+	case failed:
+		d.Refusal = unavailable.because(nil).after(wait)
+	case wait == Never:
+		d.Refusal = costTooHigh.because(nil)
+	default:
+		d.Refusal = limited.because(nil).after(wait)
+	}
+	if !failed {
+		d.Refusal.Violated = violated
+	}
+}
+
+// refusalOf is of a request that could not be held to its limits.
+func refusalOf(ctx context.Context, err error) *Refusal {
+	bad, ok := errors.AsType[*InvalidError](err)
+	switch {
+	case ctx.Err() != nil:
+		return unavailable.because(cmp.Or(context.Cause(ctx), err)).after(time.Second)
+	case ok && bad.Field == "key":
+		return keyInvalid.because(err)
+	}
+	return misconfigured.because(err)
+}
