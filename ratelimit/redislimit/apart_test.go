@@ -142,7 +142,7 @@ func TestClientDiesAtAnyStage(t *testing.T) {
 		require.NoError(t, victim.Close())
 		pass(o.ReserveLease)
 		for _, key := range append([]string{first}, keys...) {
-			require.EqualValues(t, 10-charged, left(t, heir, l, key), "%s, looked at first: %s", key, first)
+			require.Equal(t, 10-charged, left(t, heir, l, key), "%s, looked at first: %s", key, first)
 		}
 	}
 	for stage, charged := range map[string]int64{"reserved": 0, "decided": 2, "half settled": 2} {

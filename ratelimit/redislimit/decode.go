@@ -44,7 +44,7 @@ func (f *form) outcome(op *ratelimit.Op, trial bool, now int64, b []byte) (o rat
 	}
 	switch f.class {
 	case bucketClass:
-		f.bucket(&o, op, span{get64(b[5:]), get32(b[13:])}, n)
+		f.bucket(&o, op, span{get64(b[5:]) - now, get32(b[13:])}, n)
 	case windowClass:
 		w := window{cur: get32(b[5:]) - n, prev: get32(b[9:]), elapsed: now % f.window}
 		if b[13] == 1 { // the clock is in the window before

@@ -74,7 +74,6 @@ func (fs *forms) of(l ratelimit.Limit) (*form, error) {
 	return f, nil
 }
 
-
 const (
 	bucketCode byte = 16 * (iota + 1)
 	windowCode

@@ -2,7 +2,6 @@ package redislimit_test
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -163,7 +162,7 @@ func (d deaf) Write(p []byte) (int, error) {
 		d.cut.Add(1)
 		go func() {
 			_, _ = d.Conn.Read(make([]byte, 1)) // the script has been run
-			_ = d.Conn.Close()
+			_ = d.Close()
 		}()
 	}
 	return n, err
@@ -219,7 +218,8 @@ func TestChild(t *testing.T) {
 		rdb = redis.NewClient(o)
 	}
 	s := openStore(t, rdb, redislimit.Options{Prefix: prefix, ReserveLease: time.Second})
-	fmt.Println("started")
+	_, err := os.Stdout.WriteString("started")
+	require.NoError(t, err)
 	herd(t.Context(), s, "", forever(1_000_000), 1<<40)
 }
 

@@ -46,7 +46,7 @@ func (j *job) free() {
 }
 
 // lane has the calls for one server, or a part of the slots. While a flight is under way those who come wait, and the next takes them all: the busier
-// the server, the more calls a script. A flight that is late is not waited for.
+// the server, the more calls a script. A flight that is late is not waited for, nor does a full one wait.
 type lane struct {
 	mu      sync.Mutex
 	queue   []*job
@@ -71,7 +71,7 @@ func (s *Store) launch(j *job, inside bool) error {
 			return ErrBusy
 		}
 	}
-	if l.flights >= s.o.Flights || l.flights > 0 && time.Since(l.last) < late {
+	if l.flights >= s.o.Flights || l.flights > 0 && len(l.queue)+1 < s.o.Batch && time.Since(l.last) < late {
 		l.queue = append(l.queue, j)
 		l.mu.Unlock()
 		return nil

@@ -97,14 +97,14 @@ return function(key, kind)
         refused = wait > ahead or twice(to, tofrac, full, fullfrac, rate)
       end
       if refused then
-        local answer = pack('>BI4I8I4', 0, 0, us, frac)
+        local answer = pack('>BI4I8I4', 0, 0, now + us, frac)
         if kind == 0 and mended then -- the clock was set back: the bucket is to be full a refill from now, not when the clock is back
           return answer, false, limit .. pack('>I8I4', now + us, frac) .. rest, millis(us + 1)
         end
         return answer, false
       end
       if kind == 2 then -- Peek
-        return pack('>BI4I8I4', 1, n, to, tofrac), true
+        return pack('>BI4I8I4', 1, n, now + to, tofrac), true
       end
     end
     us, frac = to, tofrac
@@ -112,5 +112,5 @@ return function(key, kind)
   if reserve and kind == 0 then
     rest = rest .. reservation(n, now)
   end
-  return pack('>BI4I8I4', 1, n, us, frac), true, limit .. pack('>I8I4', now + us, frac) .. rest, millis(us + 1)
+  return pack('>BI4I8I4', 1, n, now + us, frac), true, limit .. pack('>I8I4', now + us, frac) .. rest, millis(us + 1)
 end

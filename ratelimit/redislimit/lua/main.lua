@@ -23,7 +23,7 @@ end
 local general
 local pos, k = 1, 0
 local TAKE_ONE = '\1\0\21' -- one op, no mode, its code
-local limits = {} -- of such calls, as they are packed
+local limits = {} -- of such calls, by how they are packed
 
 local answers = {pack('>I8', now)}
 for n = 2, 1000000 do
@@ -31,26 +31,28 @@ for n = 2, 1000000 do
     break
   end
   local found
-  if sub(calls, pos, pos + 2) == TAKE_ONE then
-    local packed = sub(calls, pos + 3, pos + 30)
-    local l = limits[packed]
-    if not l then
-      local per, rate, _, full, fullfrac = unpack('>I8I4I4I8I4', packed)
-      l = {sub(packed, 1, 16), rate, full, fullfrac, (per - per % rate) / rate, per % rate}
-      limits[packed] = l
-    end
+  local packed = sub(calls, pos, pos + 30)
+  local l = limits[packed]
+  if not l and sub(packed, 1, 3) == TAKE_ONE then
+    local per, rate, _, full, fullfrac = unpack('>I8I4I4I8I4', packed, 4)
+    l = {sub(packed, 4, 19), rate, full, fullfrac, (per - per % rate) / rate, per % rate}
+    limits[packed] = l
+  end
+  if l then
     local key, full, rate = keys[k + 1], l[3], l[2]
     local state = states[key]
     local us, frac = 0, 0
-    if state and (#state ~= 28 or sub(state, 1, 16) ~= l[1]) then
-      us = -1 -- another limit's, or it has reservations
-    elseif state then
-      us, frac = unpack('>I8I4', state, 17)
-      us = us - now
-      if us < 0 then
-        us, frac = 0, 0
-      elseif us > full then
-        us = -1
+    if state then
+      if #state ~= 28 or sub(state, 1, 16) ~= l[1] then
+        us = -1 -- another limit's, or it has reservations
+      else
+        us, frac = unpack('>I8I4', state, 17)
+        us = us - now
+        if us < 0 then
+          us, frac = 0, 0
+        elseif us > full then
+          us = -1
+        end
       end
     end
     if us >= 0 then
@@ -60,13 +62,14 @@ for n = 2, 1000000 do
         to, tofrac = to + 1, tofrac - rate
       end
       if to > full or to == full and tofrac > l[4] then
-        found = pack('>BI4I8I4', 0, 0, us, frac)
+        found = pack('>BI4I8I4', 0, 0, now + us, frac)
       else
-        found = pack('>BI4I8I4', 1, 1, to, tofrac)
+        local due = pack('>I8I4', now + to, tofrac)
+        found = '\1\0\0\0\1' .. due
         if ttls[key] == nil then
           changed[#changed + 1] = key
         end
-        states[key], ttls[key] = l[1] .. pack('>I8I4', now + to, tofrac), (to + 1000 - (to + 1000) % 1000) / 1000 + slack
+        states[key], ttls[key] = l[1] .. due, (to + 1000 - (to + 1000) % 1000) / 1000 + slack
       end
     end
   end
@@ -83,7 +86,7 @@ for i = 1, #changed do
   if not state then
     call('DEL', key)
   elseif ttl then
-    call('SET', key, state, 'PX', ttl)
+    call('PSETEX', key, ttl, state)
   else
     call('SET', key, state, 'KEEPTTL')
   end
