@@ -8,7 +8,7 @@ import (
 // Limiter decides on calls by the counters of a store. It is safe for concurrent use. Make one with [New].
 //
 // A counter is kept by the limit's name and the key. When a limit changes, the counter goes on: what was used stays used, as far as the new
-// limit has room for it, and comes back at the new rate, at once. With another [Algorithm] it begins anew.
+// limit has room for it, and comes back at the new rate, at once. With an [Algorithm] of another kind of state it begins anew.
 //
 // Cost: in memory no allocation and no lock that is shared by more than a few keys; else one question to the store, which is one round trip.
 type Limiter struct {

@@ -42,6 +42,9 @@ func (p *plan) adoptWindow(w window, now int64) window {
 		w = window{number: floorDiv(now, p.window), cur: old.used(v, elapsed)}
 	}
 	w.cur, w.prev, w.limit = min(w.cur, p.Rate), min(w.prev, p.Rate), p.id
+	if p.Algorithm == FixedWindow {
+		w.prev = 0 // it was a sliding counter's
+	}
 	return w
 }
 

@@ -134,6 +134,25 @@ func testChangedLimit(t *testing.T, open Open) {
 	}
 }
 
+// testChangedAlgorithm goes on from one kind of window to the other.
+func testChangedAlgorithm(t *testing.T, open Open) {
+	c := newClock()
+	s := open(t, c.now)
+	sliding, fixed := ratelimit.PerMinute(10).As(ratelimit.SlidingCounter), ratelimit.PerMinute(10).As(ratelimit.FixedWindow)
+	for _, change := range [][2]ratelimit.Limit{{sliding, fixed}, {fixed, sliding}} {
+		key := change[0].Algorithm.String()
+		one(t, s, ratelimit.Op{Limit: change[0], Key: key, N: 10})
+		c.move(60_000_000)
+		one(t, s, ratelimit.Op{Limit: change[0], Key: key, N: 1})
+		o := one(t, s, ratelimit.Op{Limit: change[1], Key: key, N: 10})
+		if !o.Allowed && (o.Wait <= 0 || o.Wait > 2*time.Minute) {
+			t.Errorf("from %v to %v: %+v", change[0].Algorithm, change[1].Algorithm, o)
+		}
+		c.move(o.Wait.Microseconds())
+		equal(t, true, one(t, s, ratelimit.Op{Limit: change[1], Key: key, N: 10}).Allowed, key+" after the wait")
+	}
+}
+
 func testHolders(t *testing.T, open Open) {
 	c := newClock()
 	s := open(t, c.now)

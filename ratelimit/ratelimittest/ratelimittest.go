@@ -28,6 +28,7 @@ func Run(t *testing.T, ops int, open Open) {
 		{"a peek and a refusal write nothing", testNothingWritten},
 		{"names and keys have counters of their own", testCounters},
 		{"a changed limit holds at once", testChangedLimit},
+		{"a changed algorithm goes on", testChangedAlgorithm},
 		{"holders hold, extend and let go", testHolders},
 		{"a batch has a reply for each call", testBatch},
 		{"64 callers get what there is and no more", testHerd},

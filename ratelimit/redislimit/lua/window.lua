@@ -31,11 +31,14 @@ local function used(len, prev, cur, elapsed)
   return cur + whole + (rest > 0 and 1 or 0)
 end
 
-local function adoptwindow(state, len, rate, number, prev, cur)
+local function adoptwindow(state, len, rate, algorithm, number, prev, cur)
   local oldlen, oldrate, oldalgorithm = unpack('>I8I4I4', state)
   if oldlen ~= len then
     local _, p, c, elapsed = advance(oldlen, oldrate, oldalgorithm, number, prev, cur)
     number, prev, cur = (now - now % len) / len, 0, used(oldlen, p, c, elapsed)
+  end
+  if algorithm == FIXED then
+    prev = 0 -- it was a sliding counter's
   end
   return number, min(prev, rate), min(cur, rate)
 end
@@ -51,7 +54,7 @@ return function(key, kind)
       rest = tail(state, 32)
     end
     if sub(state, 1, 16) ~= limit then
-      number, prev, cur = adoptwindow(state, len, rate, number, prev, cur)
+      number, prev, cur = adoptwindow(state, len, rate, algorithm, number, prev, cur)
     end
   end
   local mended
