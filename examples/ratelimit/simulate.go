@@ -86,7 +86,7 @@ func parseSimulate(args []string, stderr io.Writer) (s setting, out string, err 
 }
 
 func algorithmNames() (names []string) {
-	for a := ratelimit.TokenBucket; a < ratelimit.Concurrency; a++ {
+	for a := range ratelimit.Concurrency {
 		names = append(names, a.String())
 	}
 	return names
