@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
-	"runtime"
 	"sync"
 	"time"
 )
@@ -16,7 +15,8 @@ var ErrGroupStopped = errors.New("ledger: group is stopped")
 
 // Group joins callers that post one or a few transactions each into batches, so
 // that a commit is shared by all who arrive while others are under way. An idle
-// caller is posted at once; under load batches grow by themselves. It is safe
+// caller is posted at once; under load batches grow by themselves, also by waiting
+// up to 0.3 ms for callers that were just answered. It is safe
 // for concurrent use. [Group.Run] must run meanwhile.
 //
 // What a caller hears is what [Ledger.Post] would have told it alone. Its
@@ -35,6 +35,7 @@ type Group struct {
 
 	mu      sync.Mutex
 	queue   callQueue
+	traffic traffic
 	running bool
 	stopped time.Time // zero: it is not
 }
@@ -45,7 +46,9 @@ type GroupOptions struct {
 	// one with several postings counts as so many. A caller with more has a
 	// commit of its own. Default: 1,000.
 	MaxBatch int
-	// AtOnce is how many commits are under way at most. Default: 2.
+	// AtOnce is how many commits are under way at most. What posts to an account
+	// of one of them waits for its end in the queue, with what stands behind it,
+	// until MaxBatch is reached. Default: 2.
 	AtOnce int
 	// Window is how long the first of a commit waits for others even when
 	// nothing is under way. Default: 0, not at all.
@@ -75,7 +78,7 @@ func NewGroup(l *Ledger, o *GroupOptions) (*Group, error) {
 	if len(faults) > 0 {
 		return nil, errors.Join(faults...)
 	}
-	g := &Group{ledger: l, o: *o, wake: make(chan struct{}, 1)}
+	g := &Group{ledger: l, o: *o, wake: make(chan struct{}, 1), traffic: traffic{busy: map[AccountID]int{}}}
 	if g.o.MaxBatch == 0 {
 		g.o.MaxBatch = 1000
 	}
@@ -149,16 +152,17 @@ func (g *Group) Run(ctx context.Context) error {
 		return errors.New("ledger: Group.Run is called twice")
 	}
 	context.AfterFunc(ctx, g.stop)
-	commit := context.WithoutCancel(ctx) // what was taken is posted
-	slots := make(chan struct{}, g.o.AtOnce)
+	posting := context.WithoutCancel(ctx) // what was taken is posted
 	var commits sync.WaitGroup
-	for g.some() {
-		slots <- struct{}{} // the queue grows meanwhile
+	for g.some() { // the queue grows while there is no room
 		g.gather(ctx)
-		calls := g.take()
+		c := g.take()
 		commits.Go(func() {
-			g.post(commit, calls)
-			<-slots
+			g.post(posting, c.calls)
+			g.mu.Lock()
+			g.traffic.end(c)
+			g.mu.Unlock()
+			g.nudge()
 		})
 	}
 	commits.Wait()
@@ -180,62 +184,54 @@ func (g *Group) nudge() {
 	}
 }
 
-// some waits until there is something in the queue. False: there never will be.
+// some waits until there is something in the queue and room for its commit.
+// False: there never will be.
 func (g *Group) some() bool {
 	for {
 		g.mu.Lock()
-		some, stopped := g.queue.size > 0, !g.stopped.IsZero()
+		some, stopped, room := g.queue.size > 0, !g.stopped.IsZero(), g.traffic.commits < g.o.AtOnce
+		g.traffic.wanted = 0
+		if !room {
+			g.traffic.wanted = g.o.MaxBatch // callers need not wake us, the end of a commit does
+		}
 		g.mu.Unlock()
-		if some || stopped {
+		if some && room || stopped && !some {
 			return some
 		}
 		<-g.wake
 	}
 }
 
-// gather lets the next batch grow for the window, and by those who are about to
-// call: a commit has just answered its callers, the first of them is back with
-// its next transaction, and the others have not had the processor yet. Without
-// this every other batch would be of one.
+// gather lets the next batch grow until it is worth a commit.
 func (g *Group) gather(ctx context.Context) {
-	if g.o.Window > 0 {
-		window := time.NewTimer(g.o.Window)
-		defer window.Stop()
-		for g.size() < g.o.MaxBatch {
-			select {
-			case <-g.wake:
-				continue
-			case <-window.C:
-			case <-ctx.Done():
-			}
-			break
-		}
-	}
-	for before := -1; ; {
-		n := g.size()
-		if n == before || n >= g.o.MaxBatch {
+	notBefore := time.Now().Add(g.o.Window)
+	for ctx.Err() == nil {
+		g.mu.Lock()
+		wait := g.traffic.wait(&g.queue, g.o.MaxBatch, notBefore)
+		g.mu.Unlock()
+		if wait == 0 {
 			return
 		}
-		before = n
-		runtime.Gosched()
+		timer := time.NewTimer(wait)
+		select {
+		case <-g.wake:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
 	}
-}
-
-func (g *Group) size() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.queue.size
 }
 
 // put queues a call. False: the group is stopped.
 func (g *Group) put(c *call) bool {
 	g.mu.Lock()
-	in := g.stopped.IsZero()
+	in, wake := g.stopped.IsZero(), false
 	if in {
 		g.queue.push(c)
+		wake = g.traffic.came(g.queue.size)
 	}
 	g.mu.Unlock()
-	if in {
+	if wake {
 		g.nudge()
 	}
 	return in
@@ -255,21 +251,23 @@ func (g *Group) withdraw(c *call) bool {
 // take takes the next batch out of the queue; it may be empty, if all who were
 // in it have hung up. A chain that its caller has left without an end ends the
 // batch: with another caller behind it, it would go on into that one's.
-func (g *Group) take() (calls []*call) {
+func (g *Group) take() commit {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	var calls []*call
 	for n := 0; ; {
 		c := g.queue.first
 		if c == nil || n > 0 && n+c.size > g.o.MaxBatch {
-			return calls
+			break
 		}
 		n += c.size
 		g.queue.remove(c)
 		calls = append(calls, c)
 		if c.open() {
-			return calls
+			break
 		}
 	}
+	return g.traffic.begin(calls)
 }
 
 // post posts a batch and answers its callers.
@@ -282,14 +280,20 @@ func (g *Group) post(ctx context.Context, calls []*call) {
 	}
 	ctx, cancel := context.WithDeadline(ctx, begin.Add(g.o.Timeout))
 	defer cancel()
-	a := attempts{ledger: g.ledger, patience: bits.Len(uint(len(calls))) + 2}
+	a := attempts{group: g, patience: bits.Len(uint(len(calls))) + 2}
 	a.post(ctx, calls)
+}
+
+func (g *Group) answering(n int) {
+	g.mu.Lock()
+	g.traffic.answer(n)
+	g.mu.Unlock()
 }
 
 // attempts posts a batch, and where that fails its halves, as long as there is
 // hope that the failure is that of some of the callers only.
 type attempts struct {
-	ledger   *Ledger
+	group    *Group
 	failed   int   // posts in a row
 	patience int   // how many of those one bad caller can cause, and two more
 	hopeless error // what all who are left are told
@@ -302,10 +306,11 @@ func (a *attempts) post(ctx context.Context, calls []*call) {
 	var results []Result
 	err := a.hopeless
 	if err == nil {
-		results, err = a.ledger.Post(ctx, joined(calls))
+		results, err = a.group.ledger.Post(ctx, joined(calls))
 	}
 	if err == nil {
 		a.failed = 0
+		a.group.answering(len(calls))
 		for _, c := range calls {
 			n := len(c.txs) // read before c is the caller's again
 			c.answer(results[:n:n], nil)
@@ -318,6 +323,7 @@ func (a *attempts) post(ctx context.Context, calls []*call) {
 		a.hopeless = err
 	}
 	if len(calls) == 1 || a.hopeless != nil {
+		a.group.answering(len(calls))
 		for _, c := range calls {
 			c.answer(nil, err)
 		}

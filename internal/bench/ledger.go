@@ -169,7 +169,16 @@ INSERT INTO plain_accounts SELECT id, 0, 0 FROM ledger_accounts`)
 	return db, err
 }
 
-func account(n int) ledger.AccountID { return ledger.AccountID(fmt.Sprintf("account:%06d", n)) }
+// names are the accounts' ids, made once: what is measured is not fmt.
+var names = sync.OnceValue(func() []ledger.AccountID {
+	ids := make([]ledger.AccountID, accounts+1)
+	for n := range ids {
+		ids[n] = ledger.AccountID(fmt.Sprintf("account:%06d", n))
+	}
+	return ids
+})
+
+func account(n int) ledger.AccountID { return names()[n] }
 
 // pair returns who pays and who is paid; the last account is the hot one.
 func pair(hot bool) (debit, credit int) {

@@ -293,7 +293,7 @@ func TestMissingTables(t *testing.T) {
 	store := pgledger.NewStore(pool, nil)
 	missing, ok := errors.AsType[*pgledger.SchemaError](store.CheckSchema(t.Context()))
 	require.True(t, ok)
-	require.Equal(t, &pgledger.SchemaError{Line: "ledger", Have: 0, Want: 1}, missing)
+	require.Equal(t, &pgledger.SchemaError{Line: "ledger", Have: 0, Want: 2}, missing)
 	_, err := on(t, pool).Post(t.Context(), []ledger.Transaction{move("1", "bank", "a", "1")})
 	require.ErrorContains(t, err, "ledger_accounts")
 	require.NoError(t, pgledger.Migrate(t.Context(), pool, nil))

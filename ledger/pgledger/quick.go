@@ -119,6 +119,7 @@ func (p *posting) guess(ctx context.Context, u *unit, sql *statements) (*guess, 
 		if s == nil {
 			return nil, nil
 		}
+		s.ID = ledger.AccountID(id) // the same text as the cache's key: one piece of memory for the collector
 		g.before[i] = *s
 	}
 	return g, nil

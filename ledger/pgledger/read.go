@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"unique"
 
 	"github.com/jackc/pgx/v5"
 
@@ -82,7 +83,7 @@ func eachState(rows pgx.Rows, f func(*ledger.State), before ...any) error {
 			continue
 		}
 		s := &ledger.State{
-			ID: ledger.AccountID(*id), Currency: *currency, Scale: uint8(*scale), Normal: ledger.Side(*normal), Version: *version,
+			ID: ledger.AccountID(*id), Currency: unique.Make(*currency).Value(), Scale: uint8(*scale), Normal: ledger.Side(*normal), Version: *version,
 		}
 		if err := errors.Join(parse(&s.Debits, debits), parse(&s.Credits, credits),
 			parse(&s.HeldDebits, heldDebits), parse(&s.HeldCredits, heldCredits)); err != nil {

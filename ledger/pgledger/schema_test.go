@@ -9,9 +9,11 @@ import (
 	"io/fs"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/shopspring/decimal"
 	"github.com/stretchr/testify/require"
 
 	"github.com/safetill/safetill/internal/testdb"
@@ -23,7 +25,8 @@ import (
 func TestShippedMigrationsDoNotChange(t *testing.T) {
 	t.Parallel()
 	shipped := map[string]string{
-		"0001_init.sql": "82b4699ed28123756c5c4c036fa46fd2f825a06e50725c90f2bf3ff2d4a1eedf",
+		"0001_init.sql":    "82b4699ed28123756c5c4c036fa46fd2f825a06e50725c90f2bf3ff2d4a1eedf",
+		"0002_domains.sql": "5e27853472f80f5c168ba948774338f4aca2926ee31c81c8b6610b112880fe33",
 	}
 	files := pgledger.Migrations()
 	names, err := fs.Glob(files, "*")
@@ -37,22 +40,30 @@ func TestShippedMigrationsDoNotChange(t *testing.T) {
 	}
 }
 
-// The files alone make a ledger, for those who have a migration tool.
+// The files alone make a ledger, for those who have a migration tool; and one
+// that is in use goes on with the next file.
 func TestMigrationsByAnotherTool(t *testing.T) {
 	t.Parallel()
 	pool := testdb.Postgres(t)
 	files := pgledger.Migrations()
 	names, err := fs.Glob(files, "*.sql")
 	require.NoError(t, err)
-	for _, name := range names {
+	f := fixture{Ledger: on(t, pool), pool: pool}
+	for i, name := range names {
 		text, err := fs.ReadFile(files, name)
 		require.NoError(t, err)
 		exec(t, pool, string(text))
+		pool.Reset()                           // statements are prepared for the tables as they were
+		require.NoError(t, f.Open(t.Context(), // again, but for the first file
+			ledger.Account{ID: "x", Currency: "NGN", Normal: ledger.Debit}, ledger.Account{ID: "y", Currency: "NGN", Normal: ledger.Debit, Floor: new(decimal.NewFromInt(-9))}))
+		hold := move(fmt.Sprint("hold", i), "x", "y", "0.5")
+		hold.Kind, hold.Expires = ledger.KindHold, time.Hour
+		f.want(t, ledger.Posted, move(fmt.Sprint("post", i), "x", "y", "1"), hold)
+		f.want(t, ledger.InsufficientFunds, move(fmt.Sprint("refused", i), "x", "y", "10"))
 	}
-	l := on(t, pool)
-	require.NoError(t, l.Open(t.Context(),
-		ledger.Account{ID: "x", Currency: "NGN", Normal: ledger.Debit}, ledger.Account{ID: "y", Currency: "NGN", Normal: ledger.Debit}))
-	want(t, l, ledger.Posted, move("1", "x", "y", "1"))
+	require.Len(t, names, 2)
+	f.balance(t, "x", "2", 2)
+	require.EqualValues(t, 4, f.verify(t).Entries)
 }
 
 func TestSchemaOfAnyName(t *testing.T) {
@@ -122,6 +133,9 @@ func TestConstraintsRefuseWhatGoRefuses(t *testing.T) {
 		{account("credits = 'NaN'"), check},
 		{account("credits = 'Infinity'"), outOfRange},
 		{account("credits = -1"), check},
+		{account("held_debits = 'NaN'"), check},
+		{account("held_debits = -1"), check},
+		{account("held_credits = 'Infinity'"), outOfRange},
 		{account("credits = " + over), outOfRange},
 		{account("floor = 1"), check},
 		{account("floor = 'NaN'"), check},
@@ -135,6 +149,15 @@ func TestConstraintsRefuseWhatGoRefuses(t *testing.T) {
 		{account("id = 'b'"), unique},
 		{"INSERT INTO ledger_transactions SELECT * FROM ledger_transactions", unique},
 		{"UPDATE ledger_transactions SET fingerprint = ''", check},
+		{"UPDATE ledger_transactions SET id = ''", check},
+		{"UPDATE ledger_transactions SET id = repeat('x', 161)", check},
+		{"UPDATE ledger_transactions SET kind = 5", check},
+		{"UPDATE ledger_transactions SET expires_at = now()", check},
+		{"UPDATE ledger_transactions SET target = 'x'", check},
+		{"UPDATE ledger_transactions SET kind = 2", check},
+		{"INSERT INTO ledger_holds VALUES ('x', 0, 1, 2, 'NaN')", check},
+		{"INSERT INTO ledger_holds VALUES ('x', 0, 1, 2, 0)", check},
+		{"INSERT INTO ledger_holds VALUES ('x', 0, 1, 1, 1)", check},
 		{"INSERT INTO ledger_postings SELECT seq + 1, posting, debit_no, credit_no, debit_version, credit_version + 1, at, amount, 0, 0, 'x' FROM ledger_postings", unique},
 		{"INSERT INTO ledger_postings SELECT seq + 1, posting, debit_no, credit_no, debit_version + 1, credit_version, at, amount, 0, 0, 'x' FROM ledger_postings", unique},
 	} {
@@ -145,4 +168,14 @@ func TestConstraintsRefuseWhatGoRefuses(t *testing.T) {
 	}
 	f.balance(t, "a", "10", 1)
 	f.verify(t)
+}
+
+// PostgreSQL evaluates all checks of a table for each row of an update, and plans
+// them anew for each statement: a check of one column belongs to a domain.
+func TestAPostPaysForNoChecksOfOtherColumns(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	for table, checks := range map[string]int{"ledger_accounts": 1, "ledger_transactions": 1, "ledger_postings": 1, "ledger_holds": 1} {
+		require.Equal(t, checks, count(t, f.pool, "SELECT count(*) FROM pg_constraint WHERE contype = 'c' AND conrelid = '"+table+"'::regclass"), table)
+	}
 }

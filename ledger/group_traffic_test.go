@@ -1,0 +1,115 @@
+package ledger_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/ledger"
+)
+
+func between(id string, debit, credit ledger.AccountID) ledger.Transaction {
+	tx := pay(id)
+	tx.Postings[0].Debit, tx.Postings[0].Credit = debit, credit
+	return tx
+}
+
+// What would wait in the store for a commit under way waits in the queue, where
+// others join it; what shares no account does not wait.
+func TestGroupDoesNotSendABatchToWaitForAnAccount(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &slow{Store: ledger.NewMemory(nil), takes: time.Second}
+		l, g := newGroup(t, s, &ledger.GroupOptions{AtOnce: 3})
+		require.NoError(t, l.Open(t.Context(),
+			ledger.Account{ID: "till", Currency: "NGN", Normal: ledger.Debit}, ledger.Account{ID: "stall", Currency: "NGN", Normal: ledger.Credit}))
+		stop := running(t, g)
+		begin := time.Now()
+		var wg sync.WaitGroup
+		post := func(tx ledger.Transaction, answered time.Duration) { // and at most a moment more, for who may come back
+			wg.Go(func() {
+				if _, err := g.PostOne(t.Context(), tx); err != nil || time.Since(begin).Truncate(time.Millisecond) != answered {
+					t.Errorf("%s after %v: %v", tx.ID, time.Since(begin), err)
+				}
+			})
+			synctest.Wait()
+		}
+		post(pay("1"), time.Second)
+		post(between("2", "till", "stall"), time.Second) // beside the first
+		post(between("3", "till", "shop"), 2*time.Second)
+		time.Sleep(time.Second / 2)
+		post(pay("4"), 2*time.Second)
+		wg.Wait()
+		stop()
+		require.Equal(t, []int{1, 1, 2}, s.posts())
+	})
+}
+
+// A caller that was answered may be back at once, or never: who waits for it
+// does not wait for long.
+func TestGroupDoesNotWaitForWhoStaysAway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &slow{Store: ledger.NewMemory(nil), takes: time.Second}
+		_, g := newGroup(t, s, nil)
+		stop := running(t, g)
+		post := func(id string) {
+			_, err := g.PostOne(t.Context(), pay(id))
+			require.NoError(t, err)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { post("first") })
+		synctest.Wait()
+		for n := range 10 {
+			wg.Go(func() { post(fmt.Sprint(n)) })
+		}
+		wg.Wait()
+		begin := time.Now()
+		post("back")
+		require.Greater(t, time.Since(begin), time.Second)
+		require.Less(t, time.Since(begin), time.Second+time.Millisecond)
+		begin = time.Now()
+		post("alone")
+		require.Equal(t, time.Second, time.Since(begin))
+		require.Equal(t, []int{1, 10, 1, 1}, s.posts())
+		stop()
+	})
+}
+
+// The trap: with all places taken callers need not wake Run, and still need not
+// when it has found the queue empty.
+func TestGroupHearsWhoComesAfterAllPlacesWereTaken(t *testing.T) {
+	t.Parallel()
+	for _, atOnce := range []int{1, 2, 3} {
+		t.Run(fmt.Sprint(atOnce), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				_, g := newGroup(t, &slow{Store: ledger.NewMemory(nil), takes: time.Second}, &ledger.GroupOptions{AtOnce: atOnce})
+				stop := running(t, g)
+				for n := range 5 {
+					time.Sleep(time.Minute)
+					ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+					var wg sync.WaitGroup
+					for k := range atOnce { // without an account in common, so that each has a place
+						wg.Go(func() {
+							tx := between(fmt.Sprint(n, "-", k), ledger.AccountID(fmt.Sprint("debit", k)), ledger.AccountID(fmt.Sprint("credit", k)))
+							if _, err := g.PostOne(ctx, tx); !errors.Is(err, ledger.ErrUnknownAccount) {
+								t.Errorf("%s: %v", tx.ID, err)
+							}
+						})
+						synctest.Wait()
+					}
+					wg.Wait()
+					cancel()
+				}
+				stop()
+			})
+		})
+	}
+}
