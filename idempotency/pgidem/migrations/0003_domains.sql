@@ -1,7 +1,6 @@
 -- PostgreSQL reads and plans the checks of a table anew for each statement, and evaluates them for each row, also those of
--- columns that are not written: three of them cost a fifth of what a key costs. A domain's check is read once a session,
--- and evaluated only where a column of it is written. It refuses the same, by the same code. The table is written anew,
--- which takes as long as that.
+-- columns that are not written. A domain's check is read once a session, and evaluated only where a column of it is written.
+-- It refuses the same, by the same code. The table is written anew, which takes as long as that.
 CREATE DOMAIN idempotency_key         AS bytea  CHECK (octet_length(VALUE) BETWEEN 9 AND 777); -- idempotency.Key.String
 CREATE DOMAIN idempotency_fingerprint AS bytea  CHECK (octet_length(VALUE) = 32);              -- SHA-256 of the payload
 CREATE DOMAIN idempotency_token       AS bigint CHECK (VALUE > 0);                             -- fencing number of the claim

@@ -1,10 +1,10 @@
 -- PostgreSQL evaluates every check of a table for each row that is inserted or
 -- updated, those of columns that are not written too, and reads and plans each
 -- check anew for every statement. An update of two sums paid for the currency's
--- pattern and eight more: a fifth of all that a transfer cost. A domain's check is
--- read once a session, and evaluated only where a column of the domain is written.
--- It refuses the same, by the same code. What compares columns stays a check of
--- the table. The tables are written anew, which takes as long as that.
+-- pattern and eight more. A domain's check is read once a session, and evaluated
+-- only where a column of the domain is written. It refuses the same, by the same
+-- code. What compares columns stays a check of the table. The tables are written
+-- anew, which takes as long as that.
 
 CREATE DOMAIN ledger_sum      AS numeric(38,0) CHECK (VALUE >= 0 AND VALUE < 1e38);
 CREATE DOMAIN ledger_amount   AS numeric(38,0) CHECK (VALUE > 0 AND VALUE < 1e38);
