@@ -11,7 +11,8 @@ import "time"
 //
 // Since nothing is stored but an instant, time that stands still or goes back never gives anything back.
 type bucket struct {
-	full  moment
+	us    int64  // of that instant, in µs
+	frac  uint32 // and in parts of a microsecond: see moment
 	limit uint32 // plan.id of who wrote it
 }
 
@@ -22,10 +23,10 @@ func (p *plan) debt(b bucket, now int64) (debt moment, mended bool) {
 	if b.limit != p.id {
 		b = p.adopt(b, now)
 	}
-	if b.full.us < now {
+	if b.us < now {
 		return moment{}, false
 	}
-	debt = moment{b.full.us - now, b.full.frac}
+	debt = moment{b.us - now, int64(b.frac)}
 	if p.twice(debt) {
 		return p.refill, true
 	}
@@ -40,15 +41,15 @@ func (p *plan) twice(debt moment) bool {
 // adopt translates a bucket of another limit: what was used stays used, as far as there is room for it, and comes back at the new rate.
 func (p *plan) adopt(b bucket, now int64) bucket {
 	old := planByID(b.limit)
-	if old == nil || p.id == 0 || old.per == p.per && old.rate == p.rate || b.full.us < now {
+	if old == nil || p.id == 0 || old.per == p.per && old.rate == p.rate || b.us < now {
 		return b
 	}
-	used, owed := p.Burst, moment{b.full.us - now, b.full.frac}
+	used, owed := p.Burst, moment{b.us - now, int64(b.frac)}
 	if !old.twice(owed) {
 		used = min(used, old.units(owed))
 	}
-	b.full = p.span(used)
-	b.full.us += now
+	back := p.span(used)
+	b.us, b.frac = now+back.us, uint32(back.frac)
 	return b
 }
 
@@ -108,8 +109,7 @@ func (p *plan) giveBack(b bucket, now, n int64) (bucket, Outcome) {
 }
 
 func (p *plan) due(now int64, debt moment) bucket {
-	debt.us += now
-	return bucket{debt, p.id}
+	return bucket{now + debt.us, uint32(debt.frac), p.id}
 }
 
 // show fills in what a caller sees of a debt.

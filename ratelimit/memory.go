@@ -303,7 +303,7 @@ func (p *plan) unused(now int64) Outcome {
 	return Outcome{Allowed: true, Remaining: p.Burst, At: now}
 }
 
-func (b bucket) idle(now int64) bool { return b.full.us < now || b.full.us == now && b.full.frac == 0 }
+func (b bucket) idle(now int64) bool { return b.us < now || b.us == now && b.frac == 0 }
 
 func (b bucket) load(now int64) int64 {
 	p := planByID(b.limit)

@@ -33,8 +33,8 @@ var sections = []section{
 	{"dotx", benchDoTx},
 	{"ratelimit-memory", benchGates},
 	{"ratelimit-scale", benchScale},
-	{"server", benchServer},
 	{"ratelimit-redis", benchRateLimitRedis},
+	{"server", benchServer},
 }
 
 type settings struct {
