@@ -115,20 +115,17 @@ func (p *plan) digest(key string) uint64 {
 func (m *Memory) decideOne(p *plan, kind Kind, key string, n int64, o *Outcome) {
 	now, d := m.micros(), p.digest(key)
 	s := &m.shards[d%shards]
+	s.mu.Lock()
+	now = s.time(m, now)
 	if p.Algorithm.bucket() && kind == Take {
-		s.mu.Lock()
-		now = s.time(m, now)
 		if i := s.buckets.find(d); i >= 0 {
 			p.take(&s.buckets.slots[i].state, now, n, 0, 0, o)
 			s.mu.Unlock()
 			return
 		}
-		s.mu.Unlock()
 	}
-	op := Op{Kind: kind, N: n}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	*o = s.decide(p, d, s.time(m, now), &op)
+	*o = s.decide(p, d, now, &Op{Kind: kind, N: n})
+	s.mu.Unlock()
 }
 
 // Decide implements [Store]. It never waits and never fails.
