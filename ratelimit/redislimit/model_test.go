@@ -205,6 +205,9 @@ func (m *model) window(now int64, key string, op ratelimit.Op) ratelimit.Outcome
 		}
 		if old.limit != l {
 			w.cur, w.prev = min(w.cur, l.Rate), min(w.prev, l.Rate)
+			if l.Algorithm == ratelimit.FixedWindow {
+				w.prev = 0 // a sliding counter's, of which it knows nothing
+			}
 		}
 	}
 	mended := now/per < w.number-1
