@@ -124,7 +124,7 @@ func Example_limits() {
 	}
 	for range 3 {
 		r, err := limiter.All(context.Background(),
-			ratelimit.Check{Limit: ratelimit.PerMinute(2).Named("user"), Key: "user-7"},
+			ratelimit.Check{Limit: ratelimit.PerHour(2).Named("user"), Key: "user-7"},
 			ratelimit.Check{Limit: ratelimit.PerMinute(60).Named("address").As(ratelimit.SlidingCounter), Key: "192.0.2.1"},
 			ratelimit.Check{Limit: ratelimit.PerSecond(1000).Named("everybody"), Key: "all"},
 		)
@@ -132,10 +132,10 @@ func Example_limits() {
 			panic(err)
 		}
 		first := r.Each[r.Tightest()]
-		fmt.Println(r.Allowed, first.Remaining, first.RetryAfter.Round(time.Second))
+		fmt.Println(r.Allowed, first.Remaining, first.RetryAfter.Round(time.Minute))
 	}
 	// Output:
 	// true 1 0s
 	// true 0 0s
-	// false 0 30s
+	// false 0 30m0s
 }
