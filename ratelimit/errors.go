@@ -6,7 +6,7 @@ import "errors"
 var (
 	// ErrInvalid: a limit, key, number or option is out of bounds. It comes as an [*InvalidError]; nothing was charged.
 	ErrInvalid = errors.New("ratelimit: invalid")
-	// ErrRefused: a wait or a reservation was refused. It comes as a [*RefusedError].
+	// ErrRefused: there is no room within the time that a caller would wait. It comes as a [*RefusedError].
 	ErrRefused = errors.New("ratelimit: refused")
 )
 

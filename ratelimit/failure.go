@@ -101,15 +101,17 @@ func (l *Limiter) blind(op *Op, source Source) Outcome {
 	return o
 }
 
-// share returns the part of a limit, at least one unit.
-func share(l Limit, part float64) Limit {
-	l = l.Normal()
-	if !l.Algorithm.bucket() {
-		l.Burst = 0
-	} else {
-		l.Burst = max(1, int64(float64(l.Burst)*part))
-	}
+// share returns the part of a limit, at least one unit; all of it where the part could not be counted exactly, as of a limit with an odd rate and a
+// huge burst.
+func share(whole Limit, part float64) Limit {
+	l := whole.Normal()
 	l.Rate = max(1, int64(float64(l.Rate)*part))
+	if l.Burst = max(1, int64(float64(l.Burst)*part)); !l.Algorithm.bucket() {
+		l.Burst = 0
+	}
+	if _, err := planOf(l); err != nil {
+		return whole
+	}
 	return l
 }
 

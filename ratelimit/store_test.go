@@ -96,6 +96,21 @@ func TestPoliciesOfAStoreThatFails(t *testing.T) {
 	}
 }
 
+// Half of a limit can be one that cannot be counted exactly. A store that fails must not bring a process down over it.
+func TestShareThatCannotBeCounted(t *testing.T) {
+	t.Parallel()
+	whole := ratelimit.Limit{Rate: 500_000_000, Per: time.Second, Burst: 1_000_000_000}
+	require.NoError(t, whole.Validate())
+	part := whole
+	part.Rate, part.Burst = 166_666_666, 333_333_333
+	require.Error(t, part.Validate())
+	l, store := limiterOn(t, whole, &ratelimit.Options{OnError: ratelimit.FailLocal, Share: 1. / 3})
+	store.down.Store(true)
+	r := allow(t, l, "k")
+	require.True(t, r.Allowed)
+	require.Equal(t, ratelimit.FromFallback, r.Source)
+}
+
 func TestFaultsOfACallAreErrorsUnderEveryPolicy(t *testing.T) {
 	t.Parallel()
 	bad := ratelimit.Limit{}
