@@ -156,14 +156,16 @@ func (l *run) get(ctx context.Context, path string) (r resource, status int, err
 	return r, status, err
 }
 
-// each calls f for 0 to n-1 on 32 goroutines, and returns the first few
-// faults. A goroutine stops at its first, so that a server that hangs cannot
-// hold the check for long.
+const checkers = 32
+
+// each calls f for 0 to n-1 on as many goroutines as there are checkers, and
+// returns the first few faults. A goroutine stops at its first, so that a server
+// that hangs cannot hold the check for long.
 func each(n int, f func(int) error) error {
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	faults := make([]error, n)
-	for range 32 {
+	for range checkers {
 		wg.Go(func() {
 			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
 				if faults[i] = f(i); faults[i] != nil {
