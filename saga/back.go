@@ -21,7 +21,7 @@ func (r *run) back() bool {
 	if p.undoTx != nil {
 		return r.backTx(i)
 	}
-	msgs, err := r.attempt(p, s.Attempts, func(ctx context.Context) error { return p.undo(ctx, r.data) })
+	msgs, err := r.attempt(p, s.Attempts, p.undo, r.data)
 	if err == nil && s.Mark == Maybe && p.verify != nil {
 		err = r.overtaken(i)
 	}
@@ -71,7 +71,7 @@ func (r *run) markUndone(i int) {
 // backTx undoes step i in the transaction of its checkpoint.
 func (r *run) backTx(i int) bool {
 	p := r.parts[i]
-	err, more := r.transact(p, r.rec.Steps[i].Attempts, func(ctx context.Context, tx any) error {
+	more, err := r.transact(p, r.rec.Steps[i].Attempts, func(ctx context.Context, tx any) error {
 		return p.undoTx(ctx, tx, r.data)
 	}, func() { r.markUndone(i) })
 	if err == nil {

@@ -17,7 +17,6 @@ type Call struct {
 	Step       string
 	Attempt    int  // from 1, over all processes
 	Undo       bool // it is the compensation that is called
-
 }
 
 // Key names the effect of this step in this saga, or that of its compensation: it
@@ -65,26 +64,38 @@ func Publish(ctx context.Context, topic string, payload []byte) error {
 	return nil
 }
 
-// callCtx is the context of one attempt. Most steps never ask for its Done
-// channel, so that it and its timer are made by the first who does: this is two
-// thirds of what a step costs in memory.
+// callCtx is the context of one attempt.
 type callCtx struct {
-	context.Context // of the engine: it ends when that gives up waiting
-	call            Call
-	deadline        time.Time
-
-	mu       sync.Mutex
-	inner    context.Context //nolint:containedctx // it is this context, made late
-	cancel   context.CancelCauseFunc
-	cause    error // why it was cancelled
-	messages []Message
+	lazyCtx
+	call     Call
+	messages []Message // guarded by mu
 }
 
-func (c *callCtx) Deadline() (time.Time, bool) { return c.deadline, true }
+func (c *callCtx) Value(key any) any {
+	if key == (callKey{}) {
+		return c
+	}
+	return c.lazyCtx.Value(key)
+}
 
-func (c *callCtx) Done() <-chan struct{} { return c.real().Done() }
+// lazyCtx is a context with a deadline. Most who are given one never ask for its
+// Done channel, so that it and its timer are made for the first who does: they
+// would be two thirds of what a step costs in memory.
+type lazyCtx struct {
+	context.Context // the parent
+	deadline        time.Time
 
-func (c *callCtx) Err() error {
+	mu     sync.Mutex
+	inner  context.Context //nolint:containedctx // it is this context, made late
+	cancel context.CancelCauseFunc
+	cause  error // why it was cancelled
+}
+
+func (c *lazyCtx) Deadline() (time.Time, bool) { return c.deadline, true }
+
+func (c *lazyCtx) Done() <-chan struct{} { return c.real().Done() }
+
+func (c *lazyCtx) Err() error {
 	c.mu.Lock()
 	idle := c.inner == nil && c.cause == nil
 	c.mu.Unlock()
@@ -94,20 +105,17 @@ func (c *callCtx) Err() error {
 	return c.real().Err()
 }
 
-func (c *callCtx) Value(key any) any {
-	if key == (callKey{}) {
-		return c
-	}
+func (c *lazyCtx) Value(key any) any {
 	c.mu.Lock()
 	inner := c.inner
 	c.mu.Unlock()
 	if inner != nil {
-		return inner.Value(key)
+		return inner.Value(key) // where package context finds what to propagate to
 	}
 	return c.Context.Value(key)
 }
 
-func (c *callCtx) real() context.Context {
+func (c *lazyCtx) real() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.inner == nil {
@@ -122,7 +130,7 @@ func (c *callCtx) real() context.Context {
 }
 
 // end cancels it and everything that was made from it.
-func (c *callCtx) end(cause error) {
+func (c *lazyCtx) end(cause error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cause == nil {

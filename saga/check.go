@@ -34,7 +34,7 @@ func (p *program) check() error {
 			fault(field, "is there twice")
 		}
 		seen[s.name] = true
-		for _, reason := range s.faults(i-pivot, i == len(p.parts)-1) {
+		for _, reason := range s.faults(i - pivot) {
 			fault(field, reason)
 		}
 		s.defaults()
@@ -43,7 +43,7 @@ func (p *program) check() error {
 }
 
 // faults tells what is wrong with a step that stands that far behind the pivot.
-func (p *part) faults(behind int, last bool) (faults []string) {
+func (p *part) faults(behind int) (faults []string) {
 	refuse := func(bad bool, reason string) {
 		if bad {
 			faults = append(faults, reason)

@@ -21,19 +21,13 @@ func (r *run) release(due time.Duration) { r.put(true, due, nil) }
 
 func (r *run) put(release bool, due time.Duration, msgs []Message) bool {
 	r.pack(release, due, msgs)
-	r.writes[0] = &r.write
-	return r.persist(func(ctx context.Context) error {
-		if err := r.e.store.Save(ctx, r.writes[:]); err != nil {
-			return err
-		}
-		return r.write.Err
-	})
+	return r.persist(nil)
 }
 
 // pack makes the next checkpoint.
 func (r *run) pack(release bool, due time.Duration, msgs []Message) {
+	r.lately = time.Now()
 	r.rec.Revision++
-	r.rec.Updated = time.Time{}
 	r.write = Write{Record: r.rec, Release: release, Due: due, Seen: r.seen, Events: r.events, Messages: msgs}
 }
 
@@ -48,9 +42,7 @@ func (r *run) pack(release bool, due time.Duration, msgs []Message) {
 // write is fenced.
 func (r *run) persist(write func(context.Context) error) bool {
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.e.hard), storeLimit) // also for the last step before the end
-		err := write(ctx)
-		cancel()
+		err := r.persistOnce(write)
 		switch {
 		case err == nil:
 			return r.written()
@@ -66,9 +58,31 @@ func (r *run) persist(write func(context.Context) error) bool {
 		select {
 		case <-r.e.hard.Done():
 			return false
-		case <-time.After(wait):
+		case r.lately = <-time.After(wait):
 		}
 	}
+}
+
+// persistOnce calls write, or else saves r.write. The engine's end does not cut it
+// short: it may be the result of the last step before it.
+func (r *run) persistOnce(write func(context.Context) error) error {
+	ctx := &r.writing
+	if ctx.inner != nil {
+		ctx = &lazyCtx{Context: r.e.background}
+	}
+	ctx.deadline = r.lately.Add(storeLimit)
+	defer func() {
+		if ctx.inner != nil {
+			ctx.end(context.Canceled)
+		}
+	}()
+	if write != nil {
+		return write(ctx)
+	}
+	if err := r.e.store.Save(ctx, r.writes[:]); err != nil {
+		return err
+	}
+	return r.write.Err
 }
 
 // written is told that the store has the checkpoint.

@@ -17,10 +17,10 @@ func (r *run) child(i int) bool {
 	id := r.rec.ID + "/" + p.name
 	if s.Mark != Waiting {
 		s.Attempts++
-		_, err := r.attempt(p, s.Attempts, func(ctx context.Context) error {
-			_, err := p.start(ctx, r.e, r.rec, r.data)
+		_, err := r.attempt(p, s.Attempts, func(ctx context.Context, data any) error {
+			_, err := p.start(ctx, r.e, r.rec, data)
 			return err
-		})
+		}, r.data)
 		if err != nil {
 			return r.childFailed(i, err)
 		}
@@ -37,7 +37,7 @@ func (r *run) child(i int) bool {
 		r.release(childPoll)
 		return false
 	}
-	_, err = r.attempt(p, max(1, s.Attempts), func(context.Context) error { return p.ended(r.data, rec) })
+	_, err = r.attempt(p, max(1, s.Attempts), func(_ context.Context, data any) error { return p.ended(data, rec) }, r.data)
 	if err != nil {
 		return r.childFailed(i, err)
 	}
@@ -55,11 +55,9 @@ func (r *run) childFailed(i int, err error) bool {
 		r.event(EventRetry, p.name, s.Attempts, text(err))
 		return r.pause(p.retry.delay(s.Attempts))
 	}
-	switch {
-	case v == rejected:
+	s.Mark = Maybe // it may be under way
+	if v == rejected {
 		s.Mark = NotApplied
-	default:
-		s.Mark = Maybe // it may be under way
 	}
 	return r.fail(i, err)
 }

@@ -56,12 +56,13 @@ type Engine struct {
 	names    []string
 	log      *slog.Logger
 
-	running  atomic.Bool
-	stopping chan struct{}   // closed: begin nothing, release what you have
-	nudged   chan string     // ids that are due now
-	hard     context.Context //nolint:containedctx // of the steps: it ends when Drain is over
-	cancel   func()
-	work     sync.WaitGroup
+	running    atomic.Bool
+	stopping   chan struct{}   // closed: begin nothing, release what you have
+	nudged     chan string     // ids that are due now
+	hard       context.Context //nolint:containedctx // of the steps: it ends when Drain is over
+	background context.Context //nolint:containedctx // it never ends
+	cancel     func()
+	work       sync.WaitGroup
 
 	mu   sync.Mutex
 	runs map[string]*run // those in hand
@@ -110,7 +111,8 @@ func New(store Store, o *Options) (*Engine, error) {
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
-	e.hard, e.cancel = context.WithCancel(context.Background())
+	e.background = context.Background()
+	e.hard, e.cancel = context.WithCancel(e.background)
 	return e, nil
 }
 
@@ -238,14 +240,12 @@ func (e *Engine) stopped() bool {
 }
 
 // begin makes a saga durable and, if this engine runs and has room, begins it.
-func (e *Engine) begin(ctx context.Context, p *program, rec *Record, data any) (*run, error) {
-	r := &run{e: e, program: p, parts: p.parts, rec: rec, data: data}
-	owned := e.hold(r)
-	c := Create{Record: rec}
+func (e *Engine) begin(ctx context.Context, r *run) (*run, error) {
+	owned, rec, c := e.hold(r), r.rec, &r.create
+	c.Record = rec
 	if owned {
 		rec.Owner, rec.Token, c.Lease = e.owner, 1, e.o.Lease
 	}
-	r.creates[0] = &c
 	err := e.create(ctx, r.creates[:])
 	if err == nil {
 		err = c.Err

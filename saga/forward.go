@@ -51,7 +51,8 @@ func (r *run) turned(i int) (EventKind, string) {
 
 // step makes one attempt of step i.
 func (r *run) step(i int) bool {
-	t := &trial{i: i, state: r.rec.Steps[i], data: r.data}
+	t := &r.trial
+	*t = trial{i: i, state: r.rec.Steps[i], data: r.data}
 	r.try(t)
 	r.take(t)
 	if t.v == applied {
@@ -147,7 +148,7 @@ func (r *run) stepTx(i int) bool {
 	p := r.parts[i]
 	s := &r.rec.Steps[i]
 	s.Attempts++
-	err, more := r.transact(p, s.Attempts, func(ctx context.Context, tx any) error {
+	more, err := r.transact(p, s.Attempts, func(ctx context.Context, tx any) error {
 		return p.doTx(ctx, tx, r.data)
 	}, func() { r.settle(i) })
 	if err == nil {
@@ -163,7 +164,7 @@ func (r *run) stepTx(i int) bool {
 
 // transact does work and writes the checkpoint that mark makes of it in one
 // transaction. err is that of the work: everything was rolled back.
-func (r *run) transact(p *part, attempt int, work func(ctx context.Context, tx any) error, mark func()) (err error, more bool) { //nolint:revive,staticcheck // the error decides first
+func (r *run) transact(p *part, attempt int, work func(ctx context.Context, tx any) error, mark func()) (more bool, err error) {
 	before, steps := *r.rec, append(Progress(nil), r.rec.Steps...)
 	restore := func() {
 		*r.rec = before
@@ -177,7 +178,7 @@ func (r *run) transact(p *part, attempt int, work func(ctx context.Context, tx a
 			if err := r.decode(); err != nil {
 				return err
 			}
-			msgs, err := r.attempt(p, attempt, func(ctx context.Context) error { return work(ctx, tx) })
+			msgs, err := r.attempt(p, attempt, func(ctx context.Context, _ any) error { return work(ctx, tx) }, nil)
 			if err != nil {
 				return err
 			}
@@ -212,7 +213,7 @@ func (r *run) transact(p *part, attempt int, work func(ctx context.Context, tx a
 			fault = errors.Join(fault, err)
 		}
 	}
-	return fault, more
+	return more, fault
 }
 
 // errRolledBack ends the repetition of a write whose work has failed.
@@ -227,7 +228,7 @@ func (r *run) waiting(i int) bool {
 	}
 	if s.Mark == Open {
 		var d time.Duration
-		_, err := r.attempt(p, 1, func(context.Context) error { d = max(0, p.wait(r.data)); return nil })
+		_, err := r.attempt(p, 1, func(context.Context, any) error { d = max(0, p.wait(r.data)); return nil }, nil)
 		if err != nil {
 			return r.fail(i, err)
 		}
@@ -256,7 +257,7 @@ func (r *run) waiting(i int) bool {
 
 // heard ends an Await with what f makes of the signal, or of its absence.
 func (r *run) heard(i int, f func() error) bool {
-	_, err := r.attempt(r.parts[i], 1, func(context.Context) error { return f() })
+	_, err := r.attempt(r.parts[i], 1, func(context.Context, any) error { return f() }, nil)
 	if err == nil {
 		return r.applied(i, nil)
 	}

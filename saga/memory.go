@@ -38,6 +38,7 @@ type memorySaga struct {
 	rec      Record
 	due      time.Time // the end of its lease, or when it is due; zero: it is not
 	finished time.Time
+	few      [8]StepState // rec.Steps, if they are not more
 }
 
 // NewMemory returns an empty store. nil options are the defaults.
@@ -92,7 +93,7 @@ func (m *Memory) create(c *Create, now time.Time) {
 	}
 	r.Created, r.Updated = now, now
 	s := &memorySaga{rec: *r, due: now}
-	s.rec.Steps = slices.Clone(r.Steps)
+	s.rec.Steps = append(s.few[:0], r.Steps...)
 	if r.Owner != "" {
 		s.due = now.Add(c.Lease)
 	}

@@ -23,7 +23,7 @@ func (r *run) parallel(i int) bool {
 	for j := i; j < len(r.parts) && r.parts[j].group == r.parts[i].group; j++ {
 		if r.rec.Steps[j].ahead() {
 			n++
-			t := &trial{i: j, state: r.rec.Steps[j], data: r.program.fresh()}
+			t := &trial{i: j, state: r.rec.Steps[j], data: r.program.empty()}
 			go func() { // it is waited for below
 				defer func() { trials <- t }()
 				t.v, t.err = unknown, errEnded // of a step that ends its goroutine

@@ -129,7 +129,8 @@ func number(s string) (int64, error) {
 	if s == "" {
 		return 0, nil
 	}
-	return strconv.ParseInt(s, 10, 50) // as microseconds, it fits a time.Duration
+	n, err := strconv.ParseUint(s, 10, 50) // as microseconds, it fits a time.Duration
+	return int64(n), err
 }
 
 // Record is a saga as a [Store] keeps it.
@@ -178,8 +179,8 @@ func (r *Record) at() int {
 	if !r.Undoing {
 		return r.firstAhead()
 	}
-	for i := len(r.Steps) - 1; i >= 0; i-- {
-		if r.Plan[i].Undo && r.Steps[i].happened() {
+	for i, s := range slices.Backward(r.Steps) {
+		if r.Plan[i].Undo && s.happened() {
 			return i
 		}
 	}

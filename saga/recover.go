@@ -67,24 +67,45 @@ func (e *Engine) claim(ctx context.Context, c Claim) int {
 
 // takeUp begins a saga where its last owner has left it.
 func (e *Engine) takeUp(c Claimed) {
-	r := &run{e: e, rec: c.Record, crashed: c.Crashed, seen: len(c.Record.Signals)}
+	p, parts := e.steps(c.Record)
+	r := newRun(e, p)
+	r.rec, r.parts, r.crashed, r.seen = c.Record, parts, c.Crashed, len(c.Record.Signals)
 	r.clock(c.Record.Created, c.Now)
-	r.program, r.parts = e.steps(c.Record)
-	for !e.hold(r) {
-		// There is one of this id in hand: its lease has run out, or it was released
-		// a moment ago and is about to end. It would be refused to write anything.
-		old := e.local(c.Record.ID)
+	if e.hold(r) {
+		e.launch(r)
+		return
+	}
+	e.work.Go(func() {
+		if e.inherit(r) {
+			e.launch(r)
+			return
+		}
+		if r.crashed {
+			r.rec.Crashes-- // it is not the saga's fault
+		}
+		r.release(e.o.Poll)
+	})
+}
+
+// inherit takes a saga in hand as soon as the run that this engine has of it ends:
+// its lease has run out, or it was released a moment ago. The old run is told that it
+// is refused from now on. False: it does not heed its context, or the engine is
+// stopping or full.
+func (e *Engine) inherit(r *run) bool {
+	timer := time.NewTimer(e.o.Lease / 2)
+	defer timer.Stop()
+	for {
+		old := e.local(r.rec.ID)
 		if old == nil {
-			return // the engine is stopping, or full: the lease runs out
+			return e.hold(r)
 		}
 		old.lose()
 		select {
 		case <-old.done:
-		case <-time.After(e.o.Lease / 2):
-			return // it does not heed its context; whoever claims next will see
+		case <-timer.C:
+			return false
 		}
 	}
-	e.launch(r)
 }
 
 // beat renews the leases of the sagas in hand until the last is dropped.

@@ -26,18 +26,31 @@ type run struct {
 	done    chan struct{}
 	final   *Record // once done is closed: the end, if it came here
 
-	local time.Time     // a moment of this process
-	age   time.Duration // of the saga at that moment
+	local  time.Time     // a moment of this process
+	age    time.Duration // of the saga at that moment
+	lately time.Time     // the last look at the clock
 
 	write   Write
 	writes  [1]*Write
+	create  Create
 	creates [1]*Create
+	trial   trial
+	first   Record       // rec, of a saga that was started here
+	few     [8]StepState // its Steps, if they are not more
+	writing lazyCtx      // of writes, until somebody asks for its Done
+	events  []Event      // for the next checkpoint
 
-	mu     sync.Mutex
-	lost   bool     // it belongs to somebody else
-	call   *callCtx // the attempt under way
-	calls  []*callCtx
-	events []Event // for the next checkpoint
+	mu    sync.Mutex
+	lost  bool       // it belongs to somebody else
+	calls []*callCtx // the attempts under way
+	one   [1]*callCtx
+}
+
+// newRun returns a run whose record is empty.
+func newRun(e *Engine, p *program) *run {
+	r := &run{e: e, program: p, writing: lazyCtx{Context: e.background}}
+	r.rec, r.writes[0], r.creates[0] = &r.first, &r.write, &r.create
+	return r
 }
 
 // clock sets the saga's age by two readings of the store's clock.
@@ -47,7 +60,8 @@ func (r *run) clock(created, now time.Time) {
 
 // elapsed is the saga's age.
 func (r *run) elapsed() time.Duration {
-	return (r.age + time.Since(r.local)).Truncate(time.Microsecond)
+	r.lately = time.Now()
+	return (r.age + r.lately.Sub(r.local)).Truncate(time.Microsecond)
 }
 
 // lose is told that the saga has another owner.
@@ -172,7 +186,7 @@ func (r *run) event(kind EventKind, step string, attempt int, text string) {
 // decode reads the data as the last checkpoint has it. A step that failed may have
 // left its copy half changed.
 func (r *run) decode() error {
-	data := r.program.fresh()
+	data := r.program.empty()
 	if err := json.Unmarshal(r.rec.Data, data); err != nil {
 		return err
 	}
@@ -192,12 +206,13 @@ const (
 
 // judge reads an error of a step.
 func judge(err error) verdict {
+	if err == nil {
+		return applied
+	}
 	var timeout net.Error
 	_, doubtful := errors.AsType[*doubt](err)
 	_, refused := errors.AsType[*rejection](err)
 	switch {
-	case err == nil:
-		return applied
 	case refused:
 		return rejected
 	case doubtful, errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.As(err, &timeout) && timeout.Timeout():
@@ -215,9 +230,9 @@ type panicked struct {
 
 func (e *panicked) Error() string { return fmt.Sprintf("panic: %v", e.value) }
 
-// attempt calls f as attempt n of step p, with a time limit.
-func (r *run) attempt(p *part, n int, f func(context.Context) error) (msgs []Message, err error) {
-	c := &callCtx{Context: r.e.hard, deadline: time.Now().Add(p.timeout)}
+// attempt calls f with data as attempt n of step p, with a time limit.
+func (r *run) attempt(p *part, n int, f func(context.Context, any) error, data any) (msgs []Message, err error) {
+	c := &callCtx{lazyCtx: lazyCtx{Context: r.e.hard, deadline: time.Now().Add(p.timeout)}}
 	c.call = Call{
 		SagaID: r.rec.ID, BusinessID: r.rec.BusinessID, Definition: r.rec.Definition,
 		Step: p.name, Attempt: n, Undo: r.rec.Undoing,
@@ -232,9 +247,9 @@ func (r *run) attempt(p *part, n int, f func(context.Context) error) (msgs []Mes
 		}
 	}()
 	if around := r.e.o.Hooks.Around; around != nil {
-		err = around(c, c.call, f)
+		err = around(c, c.call, func(ctx context.Context) error { return f(ctx, data) })
 	} else {
-		err = f(c)
+		err = f(c, data)
 	}
 	return c.messages, err
 }
@@ -242,6 +257,9 @@ func (r *run) attempt(p *part, n int, f func(context.Context) error) (msgs []Mes
 func (r *run) enter(c *callCtx) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.calls == nil {
+		r.calls = r.one[:0]
+	}
 	r.calls = append(r.calls, c)
 	if r.lost {
 		c.end(ErrFenced)

@@ -2,6 +2,7 @@ package saga
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -26,7 +27,7 @@ type program struct {
 	version int
 	parts   []*part
 	plan    Plan
-	fresh   func() any // a new *T
+	empty   func() any // a new *T
 }
 
 // Registered is a *[Definition].
@@ -50,7 +51,7 @@ func (p *program) Plan() Plan { return p.plan }
 // a definition that could come to where it can neither be undone nor finished is
 // refused.
 func Define[T any](name string, version int, steps ...Part[T]) (*Definition[T], error) {
-	d := &Definition[T]{program{name: name, version: version, fresh: func() any { return new(T) }}}
+	d := &Definition[T]{program{name: name, version: version, empty: func() any { return new(T) }}}
 	groups := 0
 	for i, s := range steps {
 		if s == nil {
@@ -108,35 +109,35 @@ func (d *Definition[T]) StartTx(ctx context.Context, e *Engine, tx any, id strin
 	if !ok {
 		return nil, fmt.Errorf("saga: StartTx: the store %T has no transactions", e.store)
 	}
-	rec, err := d.record(e, id, data, o)
+	r, err := d.fresh(e, id, data, o)
 	if err != nil {
 		return nil, err
 	}
-	c := &Create{Record: rec}
-	if err := store.CreateTx(ctx, tx, []*Create{c}); err != nil {
+	r.create.Record = r.rec
+	if err := cmp.Or(store.CreateTx(ctx, tx, r.creates[:]), r.create.Err); err != nil {
 		return nil, fmt.Errorf("saga: start %s: %w", id, err)
 	}
-	return &Handle[T]{id: id, engine: e}, c.Err
+	return &Handle[T]{id: id, engine: e}, nil
 }
 
 func (d *Definition[T]) start(ctx context.Context, e *Engine, id string, data T, o *StartOptions, parent string) (*Handle[T], error) {
-	rec, err := d.record(e, id, data, o)
+	r, err := d.fresh(e, id, data, o)
 	if err != nil {
 		return nil, err
 	}
-	rec.Parent = parent
-	copied := data
-	r, err := e.begin(ctx, &d.program, rec, &copied)
+	r.rec.Parent, r.data = parent, &data
+	r, err = e.begin(ctx, r)
 	if err != nil {
 		return nil, fmt.Errorf("saga: start %s: %w", id, err)
 	}
 	return &Handle[T]{id: id, engine: e, run: r}, nil
 }
 
-// record checks the input and makes the first state of a saga.
-func (d *Definition[T]) record(e *Engine, id string, data T, o *StartOptions) (*Record, error) {
-	if o == nil {
-		o = &StartOptions{}
+// fresh checks the input and makes a saga that has not begun.
+func (d *Definition[T]) fresh(e *Engine, id string, data T, o *StartOptions) (*run, error) {
+	var options StartOptions
+	if o != nil {
+		options = *o
 	}
 	var faults []error
 	refuse := func(bad bool, field, reason string) {
@@ -147,12 +148,12 @@ func (d *Definition[T]) record(e *Engine, id string, data T, o *StartOptions) (*
 	if err := checkID("id", id); err != nil {
 		faults = append(faults, err)
 	}
-	if o.BusinessID != "" {
-		if err := checkID("StartOptions.BusinessID", o.BusinessID); err != nil {
+	if options.BusinessID != "" {
+		if err := checkID("StartOptions.BusinessID", options.BusinessID); err != nil {
 			faults = append(faults, err)
 		}
 	}
-	refuse(o.Deadline < 0, "StartOptions.Deadline", "is negative")
+	refuse(options.Deadline < 0, "StartOptions.Deadline", "is negative")
 	body, err := json.Marshal(data)
 	if err != nil {
 		refuse(true, "data", "does not marshal: "+err.Error())
@@ -164,15 +165,17 @@ func (d *Definition[T]) record(e *Engine, id string, data T, o *StartOptions) (*
 	if !e.knows(&d.program) {
 		return nil, fmt.Errorf("%w: %s version %d", ErrUnknownDefinition, d.name, d.version)
 	}
-	rec := &Record{
-		ID: id, BusinessID: o.BusinessID, Definition: d.name, Version: d.version, Plan: d.plan,
-		Status: Running, Steps: make(Progress, len(d.plan)), Data: body, DeadlineAfter: o.Deadline,
+	r := newRun(e, &d.program)
+	r.parts = d.parts
+	*r.rec = Record{
+		ID: id, BusinessID: options.BusinessID, Definition: d.name, Version: d.version, Plan: d.plan,
+		Status: Running, Steps: r.few[:0], Data: body, DeadlineAfter: options.Deadline,
 	}
-	for i := range rec.Steps {
-		rec.Steps[i].Mark = Open
+	for range d.plan {
+		r.rec.Steps = append(r.rec.Steps, StepState{Mark: Open})
 	}
-	rec.Fingerprint = fingerprint(rec)
-	return rec, nil
+	r.rec.Fingerprint = fingerprint(r.rec)
+	return r, nil
 }
 
 // fingerprint is the same for the same input. A version is not part of it: to start

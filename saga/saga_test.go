@@ -56,7 +56,7 @@ func TestEveryStepOnceInOrder(t *testing.T) {
 		saga.StepTx("book", func(_ context.Context, _ *saga.MemoryTx, o *order) error {
 			o.Seen = append(o.Seen, "book")
 			return nil
-		}).Undo(func(_ context.Context, _ *saga.MemoryTx, o *order) error { return nil }),
+		}).Undo(func(_ context.Context, _ *saga.MemoryTx, _ *order) error { return nil }),
 		saga.Pivot("confirm", note("confirm")),
 		saga.Retriable("notify", note("notify")))
 	e := engine(t, saga.NewMemory(nil), &saga.Options{Definitions: []saga.Registered{def}})

@@ -38,7 +38,7 @@ func (r *run) try(t *trial) {
 			return
 		}
 	}
-	t.msgs, t.err = r.attempt(p, s.Attempts, func(ctx context.Context) error { return p.do(ctx, t.data) })
+	t.msgs, t.err = r.attempt(p, s.Attempts, p.do, t.data)
 	t.v = judge(t.err)
 	switch {
 	case t.v == rejected && (s.Mark == Open || p.idempotent):
@@ -88,10 +88,10 @@ func (r *run) doubtful(t *trial) (verdict, error) {
 
 // verify asks the provider.
 func (r *run) verify(p *part, attempt int, data any) (outcome Outcome, ev Event, err error) {
-	_, err = r.attempt(p, attempt, func(ctx context.Context) (err error) {
+	_, err = r.attempt(p, attempt, func(ctx context.Context, data any) (err error) {
 		outcome, err = p.verify(ctx, data)
 		return err
-	})
+	}, data)
 	ev = Event{Kind: EventVerified, Step: p.name, Attempt: attempt}
 	switch {
 	case err != nil:
