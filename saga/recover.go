@@ -169,10 +169,10 @@ func (e *Engine) await(ctx context.Context, id string, r *run) (*Record, error) 
 			case <-ctx.Done():
 				return nil, ctx.Err()
 			}
-			if r.final != nil {
+			if r.final != nil && r.final.Status != Stuck {
 				return r.final, nil
 			}
-			r = nil // it has gone on elsewhere, or waits
+			r = nil // it has gone on elsewhere, or waits, or a person may have helped it since
 		}
 		rec, err := e.find(ctx, id)
 		if err != nil || rec.Status.Over() {
