@@ -72,7 +72,7 @@ func (s *shop) resolve(t *testing.T, do saga.Action) {
 	require.NoError(t, err)
 }
 
-func flag(t *testing.T, b *atomic.Bool) {
+func set(t *testing.T, b *atomic.Bool) {
 	t.Helper()
 	b.Store(true)
 }
@@ -80,7 +80,7 @@ func flag(t *testing.T, b *atomic.Bool) {
 func TestAPersonRetriesAStepBehindThePivot(t *testing.T) {
 	t.Parallel()
 	s := &shop{}
-	flag(t, &s.notifyFails)
+	set(t, &s.notifyFails)
 	newShop(t, s).wait(t, saga.Stuck)
 	s.resolve(t, saga.ActionRetry)
 	s.wait(t, saga.Stuck)
@@ -106,7 +106,7 @@ func TestAPersonRetriesAStepBehindThePivot(t *testing.T) {
 func TestAPersonSkipsAStep(t *testing.T) {
 	t.Parallel()
 	s := &shop{}
-	flag(t, &s.notifyFails)
+	set(t, &s.notifyFails)
 	newShop(t, s).wait(t, saga.Stuck)
 	s.resolve(t, saga.ActionSkip)
 	require.Equal(t, []string{"reserve", "confirm"}, s.wait(t, saga.Completed).Data.Seen)
@@ -116,7 +116,7 @@ func TestAPersonKnowsWhatBecameOfThePivot(t *testing.T) {
 	t.Parallel()
 	for do, want := range map[saga.Action]saga.Status{saga.ActionForceApplied: saga.Completed, saga.ActionForceNotApplied: saga.Compensated, saga.ActionRetry: saga.Stuck} {
 		s := &shop{}
-		flag(t, &s.confirmFails)
+		set(t, &s.confirmFails)
 		newShop(t, s).wait(t, saga.Stuck)
 		s.resolve(t, do)
 		got := s.wait(t, want)
@@ -136,8 +136,8 @@ func TestAPersonHelpsACompensation(t *testing.T) {
 	t.Parallel()
 	for _, do := range []saga.Action{saga.ActionRetry, saga.ActionForceApplied, saga.ActionSkip} {
 		s := &shop{}
-		flag(t, &s.confirmFails)
-		flag(t, &s.releaseFails)
+		set(t, &s.confirmFails)
+		set(t, &s.releaseFails)
 		newShop(t, s).wait(t, saga.Stuck)
 		s.resolve(t, saga.ActionForceNotApplied)
 		got := s.wait(t, saga.Stuck)
@@ -235,7 +235,7 @@ func (g *gate) Save(ctx context.Context, writes []*saga.Write) error {
 func TestResolveRefuses(t *testing.T) {
 	t.Parallel()
 	s := &shop{}
-	flag(t, &s.notifyFails)
+	set(t, &s.notifyFails)
 	newShop(t, s).wait(t, saga.Stuck)
 	rec, err := s.admin.Inspect(within(t), "o1")
 	require.NoError(t, err)
@@ -276,7 +276,7 @@ func TestResolveRefuses(t *testing.T) {
 func TestResolveTellsThatTheStoreFailed(t *testing.T) {
 	t.Parallel()
 	s := &shop{}
-	flag(t, &s.notifyFails)
+	set(t, &s.notifyFails)
 	newShop(t, s).wait(t, saga.Stuck)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -287,7 +287,7 @@ func TestResolveTellsThatTheStoreFailed(t *testing.T) {
 func TestListIsByStatus(t *testing.T) {
 	t.Parallel()
 	s := &shop{}
-	flag(t, &s.notifyFails)
+	set(t, &s.notifyFails)
 	newShop(t, s).wait(t, saga.Stuck)
 	for status, want := range map[saga.Status]int{saga.Stuck: 1, saga.Running: 0} {
 		n := 0
