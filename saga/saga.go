@@ -226,6 +226,12 @@ func newResult[T any](rec *Record) (Result[T], error) {
 	return r, nil
 }
 
+// Data reads the data of a record, such as [Admin.Inspect] returns.
+func (d *Definition[T]) Data(rec *Record) (T, error) {
+	r, err := newResult[T](rec)
+	return r.Data, err
+}
+
 // Handle is one saga, wherever it runs.
 type Handle[T any] struct {
 	id     string
