@@ -55,7 +55,8 @@ type Mark byte
 const (
 	Open       Mark = 'O' // not begun, or begun by an owner that has died: then nobody knows
 	Waiting    Mark = 'W' // a Sleep, an Await or a Child has begun
-	Maybe      Mark = 'M' // an attempt has failed in a way that leaves open whether it took effect
+	Failed     Mark = 'F' // an attempt has returned an error: it is taken not to have happened, and undone in case it has
+	Maybe      Mark = 'M' // an attempt has ended so that nobody knows whether it took effect
 	Done       Mark = 'D' // it has taken effect
 	NotApplied Mark = 'N' // it has not, and will not
 	Undone     Mark = 'U' // it was compensated
@@ -63,7 +64,7 @@ const (
 )
 
 var marks = map[Mark]string{
-	Open: "open", Waiting: "waiting", Maybe: "maybe applied", Done: "done", NotApplied: "not applied", Undone: "undone", UndoFailed: "undo failed",
+	Open: "open", Waiting: "waiting", Failed: "failed", Maybe: "maybe applied", Done: "done", NotApplied: "not applied", Undone: "undone", UndoFailed: "undo failed",
 }
 
 // String returns the mark in words.
@@ -148,7 +149,9 @@ type Record struct {
 	Error    string   // what is wrong, the latest
 	Crashes  int      // owners that died in a row without finishing a step
 	Data     []byte   // the caller's, as JSON
-	Deadline time.Time
+	// DeadlineAfter is how long after Created the saga goes back if it has not come to
+	// its pivot; 0: never. In microseconds.
+	DeadlineAfter time.Duration
 
 	Revision int64 // grows with each write of its owner, or of a person
 	Token    int64 // grows with each owner
@@ -172,16 +175,24 @@ func (r *Record) Step() string {
 
 // at is the index of that step, or -1.
 func (r *Record) at() int {
-	if r.Undoing {
-		for i := len(r.Steps) - 1; i >= 0; i-- {
-			if r.Plan[i].Undo && (r.Steps[i].Mark == Done || r.Steps[i].Mark == Maybe) {
-				return i
-			}
-		}
-		return -1
+	if !r.Undoing {
+		return slices.IndexFunc(r.Steps, StepState.ahead)
 	}
-	return slices.IndexFunc(r.Steps, func(s StepState) bool { return s.Mark == Open || s.Mark == Waiting || s.Mark == Maybe })
+	for i := len(r.Steps) - 1; i >= 0; i-- {
+		if r.Plan[i].Undo && r.Steps[i].happened() {
+			return i
+		}
+	}
+	return -1
 }
+
+// ahead reports whether the step is still to be done.
+func (s StepState) ahead() bool {
+	return s.Mark == Open || s.Mark == Waiting || s.Mark == Failed || s.Mark == Maybe
+}
+
+// happened reports whether the step has, or may have, an effect that stands.
+func (s StepState) happened() bool { return s.Mark == Done || s.Mark == Failed || s.Mark == Maybe }
 
 // Event is a line of a saga's history. Steps that just succeed leave none: their
 // times are in [Record.Steps].
@@ -220,3 +231,4 @@ type Message struct {
 	Key     string // stable: a message that is delivered again has the same
 	Payload []byte
 }
+
