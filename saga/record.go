@@ -142,13 +142,13 @@ type Record struct {
 	Fingerprint [32]byte
 	Parent      string // id of the saga that waits for this one; empty: none
 
-	Status   Status
-	Undoing  bool     // it goes back, also while it is Suspended or Stuck
-	Steps    Progress // one for each of Plan
-	Failed   string   // the step that made it fail; empty: none has
-	Error    string   // what is wrong, the latest
-	Crashes  int      // owners that died in a row without finishing a step
-	Data     []byte   // the caller's, as JSON
+	Status  Status
+	Undoing bool     // it goes back, also while it is Suspended or Stuck
+	Steps   Progress // one for each of Plan
+	Failed  string   // the step that made it fail; empty: none has
+	Error   string   // what is wrong, the latest
+	Crashes int      // owners that died in a row without finishing a step
+	Data    []byte   // the caller's, as JSON
 	// DeadlineAfter is how long after Created the saga goes back if it has not come to
 	// its pivot; 0: never. In microseconds.
 	DeadlineAfter time.Duration
@@ -231,4 +231,3 @@ type Message struct {
 	Key     string // stable: a message that is delivered again has the same
 	Payload []byte
 }
-

@@ -140,15 +140,27 @@ func (w *writing) queue(b *pgx.Batch) {
 		return
 	}
 	probing(w.db, b, func() {
-		switch {
-		case slices.ContainsFunc(w.saves, func(i *item) bool { return len(i.events)+len(i.messages) > 0 }):
-			b.Queue(sql.saveWith, append(savesColumns(w.saves), extraColumns(w.saves)...)...).Query(w.written)
-		case len(w.saves) == 1:
-			b.Queue(sql.saveOne, saveColumns(w.saves[0])...).Query(w.written)
-		default:
-			b.Queue(sql.saveMany, savesColumns(w.saves)...).Query(w.written)
-		}
+		sql, columns := w.saving()
+		b.Queue(sql, columns...).Query(w.written)
 	})
+}
+
+// saving chooses the cheapest statement that will do.
+func (w *writing) saving() (string, []any) {
+	sql, plain := &w.store.sql, true
+	for _, i := range w.saves {
+		if len(i.events)+len(i.messages) > 0 {
+			return sql.saveWith, append(savesColumns(w.saves), extraColumns(w.saves)...)
+		}
+		plain = plain && i.plain()
+	}
+	switch {
+	case len(w.saves) == 1:
+		return sql.saveOne, saveColumns(w.saves[0])
+	case plain:
+		return sql.savePlain, plainColumns(w.saves)
+	}
+	return sql.saveMany, savesColumns(w.saves)
 }
 
 // probing queues statements that find their rows by index, whenever they were planned.

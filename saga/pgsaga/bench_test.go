@@ -1,6 +1,7 @@
 package pgsaga_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"runtime"
@@ -11,9 +12,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/safetill/safetill/saga"
+	"github.com/safetill/safetill/saga/pgsaga"
 )
 
 // BenchmarkSagas runs sagas of five steps, six writes each, from so many goroutines.
@@ -21,6 +24,8 @@ func BenchmarkSagas(b *testing.B) {
 	for _, callers := range []int{1, 64, 512} {
 		b.Run(fmt.Sprint(callers), func(b *testing.B) {
 			f := open(b)
+			batches := &counting{DB: f.pool}
+			f.Store = pgsaga.NewStore(batches, nil)
 			var n atomic.Int64
 			one := func() {
 				id := fmt.Sprint("order-", n.Add(1))
@@ -44,7 +49,7 @@ func BenchmarkSagas(b *testing.B) {
 			for range 50 {
 				one()
 			}
-			server, client := cpu(b, f), self(b)
+			server, client, sent := cpu(b, f), self(b), batches.n.Load()
 			b.ResetTimer()
 			var left atomic.Int64
 			left.Store(int64(b.N))
@@ -62,11 +67,23 @@ func BenchmarkSagas(b *testing.B) {
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "sagas/s")
 			b.ReportMetric(float64((cpu(b, f)-server).Microseconds())/writes, "server-µs/write")
 			b.ReportMetric(float64((self(b)-client).Microseconds())/writes, "client-µs/write")
+			b.ReportMetric(writes/float64(batches.n.Load()-sent), "writes/batch")
 			f.exec(b, "SELECT pg_stat_force_next_flush()")
 			time.Sleep(1100 * time.Millisecond)
 			b.ReportMetric(float64(f.count(b, "SELECT 100 * n_tup_hot_upd / greatest(n_tup_upd, 1) FROM pg_stat_user_tables WHERE relid = 'sagas'::regclass")), "%hot")
 		})
 	}
+}
+
+// counting counts round trips.
+type counting struct {
+	pgsaga.DB
+	n atomic.Int64
+}
+
+func (c *counting) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	c.n.Add(1)
+	return c.DB.SendBatch(ctx, b)
 }
 
 // cpu is what the server's processes on this pool have used.

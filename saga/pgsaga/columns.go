@@ -65,6 +65,25 @@ func savesColumns(items []*item) []any {
 	}
 }
 
+// plain tells whether a checkpoint has only what plainColumns has. How many signals its
+// owner knows of matters where it is released.
+func (i *item) plain() bool {
+	return !i.undoing && i.failed == "" && i.error == "" && i.crashes == 0 && (i.seen == 0 || i.due < sleep) && len(i.events)+len(i.messages) == 0
+}
+
+// plainColumns are those of savesColumns that differ.
+func plainColumns(items []*item) []any {
+	return []any{
+		column(items, func(i *item) string { return i.id }),
+		column(items, func(i *item) int64 { return i.token }),
+		column(items, func(i *item) int64 { return i.revision }),
+		column(items, func(i *item) string { return i.status }),
+		column(items, func(i *item) string { return i.progress }),
+		column(items, func(i *item) string { return i.data }),
+		column(items, func(i *item) int64 { return i.due }),
+	}
+}
+
 // extraColumns are the events and then the messages of all items, which refer to
 // their saga by its id.
 func extraColumns(items []*item) []any {

@@ -2,6 +2,7 @@ package pgsaga
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -123,14 +124,19 @@ func (g *group) take(c *call) []*item {
 // done tells the callers of a batch, and hands the lead on.
 func (g *group) done(batch []*item) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.handOn()
 	for _, i := range batch {
 		c := i.call
 		if c.open--; c.open == 0 && !c.gone {
 			c.wake <- answered
 		}
 	}
+	g.mu.Unlock()
+	if len(batch) > 1 {
+		runtime.Gosched() // those who were just answered come back first, if they have nothing else to do
+	}
+	g.mu.Lock()
+	g.handOn()
+	g.mu.Unlock()
 }
 
 // handOn makes the caller who has waited longest a leader. Those in the queue are

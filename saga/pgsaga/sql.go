@@ -11,7 +11,8 @@ type statements struct {
 	schema string
 
 	createOne, createMany, created string
-	saveOne, saveMany, saveWith    string
+	saveOne, savePlain             string
+	saveMany, saveWith             string
 	saved                          string
 	claim, claimOf, renew          string
 	deliver, delivered             string
@@ -33,7 +34,8 @@ func newStatements(schema string) statements {
 	return statements{
 		schema:    schema,
 		createOne: from(createSQL, oneBirthSQL), createMany: from(createSQL, manyBirthsSQL), created: names(createdSQL),
-		saveOne: from(saveSQL, oneWriteSQL), saveMany: from(saveSQL, manyWritesSQL), saveWith: from(saveWithSQL, manyWritesSQL), saved: names(savedSQL),
+		saveOne: from(saveSQL, oneWriteSQL), savePlain: from(saveSQL, plainWritesSQL),
+		saveMany: from(saveSQL, manyWritesSQL), saveWith: from(saveWithSQL, manyWritesSQL), saved: names(savedSQL),
 		claim: names(strings.ReplaceAll(claimSQL, "{due}", "due_at")), claimOf: names(strings.ReplaceAll(claimSQL, "{due}", byID)),
 		renew: names(renewSQL), deliver: names(deliverSQL), delivered: names(deliveredSQL),
 		find: names(findSQL), events: names(eventsSQL), fence: names(fenceSQL),
@@ -112,6 +114,11 @@ RETURNING s.id, s.signals`
 	manyWritesSQL = `unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::boolean[], $6::text[],
     $7::text[], $8::text[], $9::int[], $10::json[], $11::bigint[], $12::int[])
     AS u(id, token, revision, status, undoing, progress, failed, error, crashes, data, due, seen)`
+
+	// Most batches are of sagas with which nothing has gone wrong.
+	plainWritesSQL = `(SELECT *, false AS undoing, '' AS failed, '' AS error, 0 AS crashes, 0 AS seen
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::json[], $7::bigint[])
+    AS v(id, token, revision, status, progress, data, due)) AS u`
 
 	// Only what was written has a history, and something to publish.
 	saveWithSQL = `
