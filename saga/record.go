@@ -129,7 +129,8 @@ func number(s string) (int64, error) {
 	if s == "" {
 		return 0, nil
 	}
-	return strconv.ParseInt(s, 10, 50) // as microseconds, it fits a time.Duration
+	n, err := strconv.ParseUint(s, 10, 50) // as microseconds, it fits a time.Duration
+	return int64(n), err
 }
 
 // Record is a saga as a [Store] keeps it.
@@ -176,10 +177,10 @@ func (r *Record) Step() string {
 // at is the index of that step, or -1.
 func (r *Record) at() int {
 	if !r.Undoing {
-		return slices.IndexFunc(r.Steps, StepState.ahead)
+		return r.firstAhead()
 	}
-	for i := len(r.Steps) - 1; i >= 0; i-- {
-		if r.Plan[i].Undo && r.Steps[i].happened() {
+	for i, s := range slices.Backward(r.Steps) {
+		if r.Plan[i].Undo && s.happened() {
 			return i
 		}
 	}
@@ -231,3 +232,6 @@ type Message struct {
 	Key     string // stable: a message that is delivered again has the same
 	Payload []byte
 }
+
+// firstAhead is the index of the first step that is still to be done, or -1.
+func (r *Record) firstAhead() int { return slices.IndexFunc(r.Steps, StepState.ahead) }

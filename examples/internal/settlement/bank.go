@@ -1,0 +1,162 @@
+package settlement
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/shopspring/decimal"
+)
+
+// FakeBank is a bank that fails as banks do. The zero value never does.
+type FakeBank struct {
+	// Book is the file in which it writes what it has paid: a bank does not forget
+	// when we die. Default: it is in memory, and does.
+	Book string
+	// Faults says what happens to each call of Pay in turn; then calls go through.
+	Faults []Fault
+	// Slow is how long a call takes. Default: 0.
+	Slow time.Duration
+
+	mu    sync.Mutex
+	calls int
+	paid  map[string]decimal.Decimal // by key; nil: the book was not read
+}
+
+// payment is a line of the book.
+type payment struct {
+	Key    string          `json:"key"`
+	Amount decimal.Decimal `json:"amount"`
+}
+
+// Fault is one of a bank.
+type Fault uint8
+
+// What can happen to a call.
+const (
+	None     Fault = iota
+	Lost           // it pays, and its answer does not arrive
+	Down           // it does not pay, and there is no answer either
+	Declined       // it says no
+)
+
+var errNoAnswer = errors.New("the bank does not answer")
+
+// Pay implements [Bank].
+func (b *FakeBank) Pay(ctx context.Context, key string, amount decimal.Decimal) (string, error) {
+	select {
+	case <-ctx.Done():
+		return "", ctx.Err()
+	case <-time.After(b.Slow):
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	fault := None
+	if b.calls < len(b.Faults) {
+		fault = b.Faults[b.calls]
+	}
+	b.calls++
+	switch fault {
+	case Down:
+		return "", errNoAnswer
+	case Declined:
+		return "", ErrDeclined
+	default:
+	}
+	if err := b.pay(key, amount); err != nil {
+		return "", err
+	}
+	if fault == Lost {
+		return "", errNoAnswer
+	}
+	return "receipt-" + key, nil
+}
+
+// pay pays once for each key.
+func (b *FakeBank) pay(key string, amount decimal.Decimal) error {
+	if err := b.read(); err != nil {
+		return err
+	}
+	if have, ok := b.paid[key]; ok {
+		if !have.Equal(amount) {
+			return fmt.Errorf("key %s was used for %s", key, have)
+		}
+		return nil
+	}
+	if err := b.write(payment{key, amount}); err != nil {
+		return err
+	}
+	b.paid[key] = amount
+	return nil
+}
+
+// read reads the book, once. Its last line may be half written: that was not paid.
+func (b *FakeBank) read() error {
+	if b.paid != nil {
+		return nil
+	}
+	paid := map[string]decimal.Decimal{}
+	if b.Book != "" {
+		file, err := os.OpenFile(b.Book, os.O_RDONLY|os.O_CREATE, 0o600)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = file.Close() }()
+		lines := bufio.NewScanner(file)
+		for lines.Scan() {
+			var p payment
+			if json.Unmarshal(lines.Bytes(), &p) == nil {
+				paid[p.Key] = p.Amount
+			}
+		}
+		if err := lines.Err(); err != nil {
+			return err
+		}
+	}
+	b.paid = paid
+	return nil
+}
+
+func (b *FakeBank) write(p payment) error {
+	if b.Book == "" {
+		return nil
+	}
+	line, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	file, err := os.OpenFile(b.Book, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(append(append([]byte{'\n'}, line...), '\n'))
+	return errors.Join(err, file.Sync(), file.Close())
+}
+
+// Find implements [Bank].
+func (b *FakeBank) Find(_ context.Context, key string) (string, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.read(); err != nil {
+		return "", err
+	}
+	if _, ok := b.paid[key]; !ok {
+		return "", nil
+	}
+	return "receipt-" + key, nil
+}
+
+// Paid returns what the bank has paid in all, and how often.
+func (b *FakeBank) Paid() (total decimal.Decimal, times int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, amount := range b.paid {
+		total = total.Add(amount)
+	}
+	return total, len(b.paid)
+}

@@ -1,0 +1,123 @@
+package saga
+
+import (
+	"context"
+	"errors"
+)
+
+// errStands is said of a step that its provider knows after it was undone.
+var errStands = errors.New("the provider still says that it took effect")
+
+// back undoes the last step that stands, or may stand. It returns true if the saga
+// goes on here. A compensation that is given up does not keep the others: they
+// are undone first, and then a person is called.
+func (r *run) back() bool {
+	i := r.rec.at()
+	if i < 0 {
+		return r.endBack()
+	}
+	p, s := r.parts[i], &r.rec.Steps[i]
+	s.Attempts++
+	if p.undoTx != nil {
+		return r.backTx(i)
+	}
+	msgs, err := r.attempt(p, s.Attempts, p.undo, r.data)
+	if err == nil && s.Mark == Maybe && p.verify != nil {
+		err = r.overtaken(i)
+	}
+	if err == nil {
+		return r.undone(i, msgs)
+	}
+	if derr := r.decode(); derr != nil {
+		err = errors.Join(err, derr)
+	}
+	return r.undoFailed(i, err)
+}
+
+// overtaken asks the provider whether an attempt of which nobody knew has taken
+// effect after it was undone:
+//
+//	the charge is sent, and slow; its time is up; the refund finds nothing to
+//	refund and succeeds; the charge arrives: the customer has paid for nothing.
+func (r *run) overtaken(i int) error {
+	outcome, ev, _ := r.verify(r.parts[i], r.rec.Steps[i].Attempts, r.data)
+	r.event(ev.Kind, ev.Step, ev.Attempt, ev.Text)
+	if outcome == Applied {
+		return errStands
+	}
+	return nil
+}
+
+func (r *run) undone(i int, msgs []Message) bool {
+	r.markUndone(i)
+	body, err := encode(r.data, r.rec.Data)
+	if err != nil {
+		r.stick(r.parts[i].name, err)
+		return r.save(msgs...)
+	}
+	r.rec.Data = body
+	return r.save(msgs...)
+}
+
+func (r *run) markUndone(i int) {
+	s := &r.rec.Steps[i]
+	s.Mark, s.At = Undone, r.elapsed()
+	r.rec.Crashes = 0
+	if r.rec.at() < 0 && !r.rec.leftovers() {
+		r.rec.Status = Compensated
+	}
+}
+
+// backTx undoes step i in the transaction of its checkpoint.
+func (r *run) backTx(i int) bool {
+	p := r.parts[i]
+	more, err := r.transact(p, r.rec.Steps[i].Attempts, func(ctx context.Context, tx any) error {
+		return p.undoTx(ctx, tx, r.data)
+	}, func() { r.markUndone(i) })
+	if err == nil {
+		return more
+	}
+	return r.undoFailed(i, err)
+}
+
+// undoFailed waits for the next attempt, or gives the compensation up.
+func (r *run) undoFailed(i int, err error) bool {
+	p, s := r.parts[i], &r.rec.Steps[i]
+	if _, ok := errors.AsType[*panicked](err); ok && p.undoTx == nil {
+		r.rec.Crashes++
+	}
+	final := judge(err) == rejected || p.undoRetry.permanent(err) || s.Attempts >= p.undoRetry.Attempts || r.rec.Crashes >= r.e.o.MaxCrashes
+	if !final {
+		r.event(EventRetry, p.name, s.Attempts, text(err))
+		return r.pause(p.undoRetry.delay(s.Attempts))
+	}
+	s.Mark, s.At = UndoFailed, r.elapsed()
+	r.rec.Crashes = 0
+	r.event(EventUndoFailed, p.name, s.Attempts, text(err))
+	if r.rec.at() < 0 {
+		return r.endBack()
+	}
+	return r.save()
+}
+
+// endBack ends a saga of which nothing is left that could be undone.
+func (r *run) endBack() bool {
+	if i := r.rec.leftover(); i >= 0 {
+		r.stick(r.rec.Plan[i].Name, errors.New("its compensation was given up; "+r.rec.Error))
+		return r.save()
+	}
+	r.rec.Status = Compensated
+	return r.save()
+}
+
+// leftover is the index of a step whose compensation was given up, or -1.
+func (r *Record) leftover() int {
+	for i, s := range r.Steps {
+		if s.Mark == UndoFailed {
+			return i
+		}
+	}
+	return -1
+}
+
+func (r *Record) leftovers() bool { return r.leftover() >= 0 }

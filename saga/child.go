@@ -1,0 +1,63 @@
+package saga
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// childPoll is how often a parent looks at a child whose end it was not told of.
+const childPoll = 5 * time.Second
+
+// child starts the child of step i, and waits for its end without an owner. The
+// child has an id of its own that follows from its parent's: to start it twice is to
+// start it once.
+func (r *run) child(i int) bool {
+	p, s := r.parts[i], &r.rec.Steps[i]
+	id := r.rec.ID + "/" + p.name
+	if s.Mark != Waiting {
+		s.Attempts++
+		_, err := r.attempt(p, s.Attempts, func(ctx context.Context, data any) error {
+			_, err := p.start(ctx, r.e, r.rec, data)
+			return err
+		}, r.data)
+		if err != nil {
+			return r.childFailed(i, err)
+		}
+		s.Mark = Waiting
+	}
+	rec, err := r.e.find(context.WithoutCancel(r.e.hard), id)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		s.Mark = Open // it was removed by hand
+		return r.pause(p.retry.First)
+	case err != nil || rec.Status != Completed && rec.Status != Compensated:
+		r.rec.Status = Suspended
+		s.At = r.elapsed() + childPoll
+		r.release(childPoll)
+		return false
+	}
+	_, err = r.attempt(p, max(1, s.Attempts), func(_ context.Context, data any) error { return p.ended(data, rec) }, r.data)
+	if err != nil {
+		return r.childFailed(i, err)
+	}
+	return r.applied(i, nil)
+}
+
+func (r *run) childFailed(i int, err error) bool {
+	p, s := r.parts[i], &r.rec.Steps[i]
+	v := judge(err)
+	if derr := r.decode(); derr != nil {
+		err = errors.Join(err, derr)
+	}
+	if v != rejected && s.Attempts < p.retry.Attempts {
+		s.Attempts++
+		r.event(EventRetry, p.name, s.Attempts, text(err))
+		return r.pause(p.retry.delay(s.Attempts))
+	}
+	s.Mark = Maybe // it may be under way
+	if v == rejected {
+		s.Mark = NotApplied
+	}
+	return r.fail(i, err)
+}

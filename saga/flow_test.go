@@ -1,0 +1,359 @@
+package saga_test
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/saga"
+)
+
+type approval struct{ By string }
+
+func awaiting() *saga.Definition[order] {
+	return saga.MustDefine("order", 1,
+		saga.Step("reserve", note("reserve")).Undo(note("release")),
+		saga.Await("approved", 24*time.Hour, func(o *order, m approval) error {
+			if m.By == "" {
+				return saga.Reject(errors.New("nobody"))
+			}
+			o.Customer = m.By
+			return nil
+		}),
+		saga.Pivot("confirm", note("confirm")))
+}
+
+func TestASignalIsAwaited(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		e, h, end := start(t, store, awaiting(), saga.Options{})
+		defer end()
+		time.Sleep(time.Hour)
+		rec, err := e.Admin().Inspect(t.Context(), "o1")
+		require.NoError(t, err)
+		require.Equal(t, saga.Suspended, rec.Status)
+		require.Empty(t, rec.Owner, "no process has it meanwhile")
+		require.NoError(t, e.Signal(t.Context(), "o1", "approved", approval{"ann"}))
+		require.NoError(t, e.Signal(t.Context(), "o1", "approved", approval{"ann"}), "it may be repeated")
+		require.ErrorIs(t, e.Signal(t.Context(), "o1", "approved", approval{"bob"}), saga.ErrConflict)
+		got := wait(t, h)
+		require.Equal(t, saga.Completed, got.Status)
+		require.Equal(t, "ann", got.Data.Customer)
+		require.ErrorIs(t, e.Signal(t.Context(), "o1", "late", approval{"bob"}), saga.ErrOver)
+		require.ErrorIs(t, e.Signal(t.Context(), "o2", "approved", approval{}), saga.ErrNotFound)
+	})
+}
+
+func TestASignalThatComesFirstIsKept(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		def := saga.MustDefine("order", 1,
+			saga.Sleep("cool-off", func(*order) time.Duration { return time.Hour }),
+			saga.Await("approved", time.Minute, func(o *order, m approval) error { o.Customer = m.By; return nil }))
+		e, h, end := start(t, store, def, saga.Options{})
+		defer end()
+		begun := time.Now()
+		require.NoError(t, e.Signal(t.Context(), "o1", "approved", approval{"ann"}))
+		got := wait(t, h)
+		require.Equal(t, "ann", got.Data.Customer)
+		require.GreaterOrEqual(t, time.Since(begun), time.Hour, "a signal for somebody else does not end a sleep")
+	})
+}
+
+func TestASignalThatDoesNotComeIsANo(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		_, h, end := start(t, store, awaiting(), saga.Options{})
+		defer end()
+		got := wait(t, h)
+		require.Equal(t, saga.Compensated, got.Status)
+		require.Equal(t, "approved", got.Failed)
+		require.Equal(t, []string{"reserve", "release"}, got.Data.Seen)
+	})
+}
+
+func TestOtherwiseIsDoneWithoutTheSignal(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		def := saga.MustDefine("order", 1,
+			saga.Pivot("confirm", noop),
+			saga.Await("received", time.Hour, func(*order, approval) error { return nil }).
+				Otherwise(func(o *order) error { o.Customer = "nobody"; return nil }))
+		_, h, end := start(t, store, def, saga.Options{})
+		defer end()
+		got := wait(t, h)
+		require.Equal(t, saga.Completed, got.Status)
+		require.Equal(t, "nobody", got.Data.Customer)
+	})
+}
+
+func TestCancelGoesBackUntilThePivot(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		e, h, end := start(t, store, awaiting(), saga.Options{})
+		defer end()
+		time.Sleep(time.Hour)
+		require.NoError(t, e.Cancel(t.Context(), "o1"))
+		require.NoError(t, e.Cancel(t.Context(), "o1"))
+		got := wait(t, h)
+		require.Equal(t, saga.Compensated, got.Status)
+		require.Equal(t, []string{"reserve", "release"}, got.Data.Seen)
+		require.ErrorContains(t, got.Err(), "cancelled")
+	})
+	t.Run("not after it", func(t *testing.T) {
+		alone(t, func(t *testing.T, store *saga.Memory) {
+			def := saga.MustDefine("order", 1, saga.Pivot("confirm", noop),
+				saga.Sleep("wait", func(*order) time.Duration { return time.Hour }), saga.Retriable("notify", note("notify")))
+			e, h, end := start(t, store, def, saga.Options{})
+			defer end()
+			time.Sleep(time.Minute)
+			require.NoError(t, e.Cancel(t.Context(), "o1"))
+			require.Equal(t, saga.Completed, wait(t, h).Status)
+		})
+	})
+}
+
+type parcel struct {
+	Label, Route string
+	Weight       int
+}
+
+func TestParallelStepsRunAtTheSameTimeAndMerge(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var tries atomic.Int64
+		def := saga.MustDefine("parcel", 1,
+			saga.Parallel("prepare",
+				saga.Step("label", func(_ context.Context, p *parcel) error { time.Sleep(time.Second); p.Label = "L"; return nil }).Undo(func(context.Context, *parcel) error { return nil }),
+				saga.Pure("weigh", func(_ context.Context, p *parcel) error { time.Sleep(time.Second); p.Weight = 3; return nil }),
+				saga.Step("route", func(_ context.Context, p *parcel) error {
+					time.Sleep(time.Second)
+					p.Route = "R"
+					if tries.Add(1) == 1 {
+						return errors.New("503")
+					}
+					return nil
+				}).Undo(func(context.Context, *parcel) error { return nil })),
+			saga.Pivot("send", func(context.Context, *parcel) error { return nil }))
+		e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- e.Run(ctx) }()
+		begun := time.Now()
+		h, err := def.Start(ctx, e, "p1", parcel{}, nil)
+		require.NoError(t, err)
+		got, err := h.Wait(ctx)
+		require.NoError(t, err)
+		require.NoError(t, got.Err())
+		require.Equal(t, parcel{"L", "R", 3}, got.Data)
+		require.Less(t, time.Since(begun), 4*time.Second)
+		require.EqualValues(t, 2, tries.Load(), "only what failed is repeated")
+		cancel()
+		require.NoError(t, <-done)
+	})
+}
+
+func TestParallelStepsMustNotChangeTheSame(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		set := func(v string) saga.Func[order] {
+			return func(_ context.Context, o *order) error { o.Charge = v; return nil }
+		}
+		def := saga.MustDefine("order", 1, saga.Parallel("both", saga.Step("a", set("a")).Undo(noop), saga.Step("b", set("b")).Undo(noop)))
+		_, h, end := start(t, store, def, saga.Options{})
+		defer end()
+		got := wait(t, h)
+		require.Equal(t, saga.Stuck, got.Status)
+		require.ErrorContains(t, got.Err(), `both change "Charge"`)
+	})
+}
+
+func TestAChildIsWaitedFor(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		fail := false
+		shipping := saga.MustDefine("shipping", 1, saga.Pivot("ship", func(_ context.Context, p *parcel) error {
+			if fail {
+				return saga.Reject(errors.New("too heavy"))
+			}
+			p.Label = "shipped"
+			return nil
+		}))
+		def := saga.MustDefine("order", 1,
+			saga.Step("reserve", note("reserve")).Undo(note("release")),
+			saga.Child("delivery", shipping, func(*order) (parcel, error) { return parcel{Weight: 3}, nil },
+				func(o *order, r saga.Result[parcel]) error {
+					o.Charge = r.Data.Label
+					return saga.Reject(r.Err())
+				}).Undo(note("recall")),
+			saga.Pivot("confirm", note("confirm")))
+		e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def, shipping}})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- e.Run(ctx) }()
+		h, err := def.Start(ctx, e, "o1", order{}, nil)
+		require.NoError(t, err)
+		got := wait(t, h)
+		require.NoError(t, got.Err())
+		require.Equal(t, "shipped", got.Data.Charge)
+		fail = true
+		h, err = def.Start(ctx, e, "o2", order{}, nil)
+		require.NoError(t, err)
+		got = wait(t, h)
+		require.Equal(t, saga.Compensated, got.Status)
+		require.Equal(t, "delivery", got.Failed)
+		require.Equal(t, []string{"reserve", "release"}, got.Data.Seen)
+		cancel()
+		require.NoError(t, <-done)
+	})
+}
+
+// A deploy renames and adds steps: what is under way finishes on the steps it began
+// with, and what nobody knows any more waits for somebody who does.
+func TestSagasFinishOnTheirStoredPlan(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		v1 := saga.MustDefine("order", 1, saga.Sleep("pause", func(*order) time.Duration { return time.Hour }),
+			saga.Step("charge", note("charge")).Undo(noop), saga.Pivot("confirm", note("confirm")))
+		_, _, end := start(t, store, v1, saga.Options{})
+		time.Sleep(time.Minute)
+		end()
+		v2 := saga.MustDefine("order", 2, saga.Sleep("pause", func(*order) time.Duration { return time.Hour }),
+			saga.Step("charge-card", note("v2")).Undo(noop), saga.Pivot("confirm", note("v2")))
+		e2, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{v2}})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- e2.Run(ctx) }()
+		time.Sleep(2 * time.Hour)
+		rec, err := e2.Admin().Inspect(ctx, "o1")
+		require.NoError(t, err)
+		require.Equal(t, saga.Suspended, rec.Status)
+		require.Contains(t, rec.Error, "no version")
+		require.Len(t, rec.Events, 1, "it says so once")
+		cancel()
+		require.NoError(t, <-done)
+		v3 := saga.MustDefine("order", 3, saga.Sleep("pause", func(*order) time.Duration { return time.Hour }),
+			saga.Step("reserve", note("v3")).Undo(noop), saga.Step("charge", note("charge")).Undo(noop), saga.Pivot("confirm", note("confirm")))
+		e3, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{v2, v3}})
+		require.NoError(t, err)
+		ctx, cancel = context.WithCancel(context.Background())
+		go func() { done <- e3.Run(ctx) }()
+		got := wait(t, v3.Handle(e3, "o1"))
+		require.Equal(t, saga.Completed, got.Status)
+		require.Equal(t, []string{"charge", "confirm"}, got.Data.Seen)
+		cancel()
+		require.NoError(t, <-done)
+	})
+}
+
+func TestStartTxIsThereWithTheCommit(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		def := five()
+		e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- e.Run(ctx) }()
+		tx := store.Begin()
+		h, err := def.StartTx(ctx, e, tx, "o1", order{}, nil)
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		_, err = e.Admin().Inspect(ctx, "o1")
+		require.ErrorIs(t, err, saga.ErrNotFound)
+		store.Commit(tx)
+		require.Equal(t, saga.Completed, wait(t, h).Status)
+		_, err = def.StartTx(ctx, e, "no transaction", "o2", order{}, nil)
+		require.ErrorContains(t, err, "not string")
+		cancel()
+		require.NoError(t, <-done)
+	})
+}
+
+// Run ends: the step under way is finished and kept, and the rest left to others at
+// once, without a wait for the lease and without doubt.
+func TestShutdownKeepsWhatIsDone(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var n atomic.Int64
+		def := saga.MustDefine("order", 1,
+			saga.Step("charge", func(context.Context, *order) error { n.Add(1); time.Sleep(5 * time.Second); return nil }).Undo(noop),
+			saga.Pivot("confirm", func(context.Context, *order) error { n.Add(1); return nil }))
+		_, h, end := start(t, store, def, saga.Options{})
+		time.Sleep(time.Second)
+		end()
+		require.EqualValues(t, 1, n.Load())
+		begun := time.Now()
+		e2, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- e2.Run(ctx) }()
+		require.Equal(t, saga.Completed, wait(t, def.Handle(e2, h.ID())).Status)
+		require.EqualValues(t, 2, n.Load())
+		require.Less(t, time.Since(begun), 2*time.Second)
+		cancel()
+		require.NoError(t, <-done)
+	})
+}
+
+// An owner dies without a word: recovery begins within its lease and a poll.
+func TestRecoveryBeginsWithinTheLease(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		def := saga.MustDefine("order", 1, saga.Step("charge", noop).Undo(noop).Idempotent(),
+			saga.Pivot("confirm", note("confirm")).Idempotent())
+		e1, err := saga.New(&dead{Memory: store}, &saga.Options{Definitions: []saga.Registered{def}})
+		require.NoError(t, err)
+		ctx1, cancel1 := context.WithCancel(context.Background())
+		done1 := make(chan error, 1)
+		go func() { done1 <- e1.Run(ctx1) }()
+		synctest.Wait()
+		_, err = def.Start(ctx1, e1, "o1", order{}, nil)
+		require.NoError(t, err)
+		begun := time.Now()
+		e2, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- e2.Run(ctx) }()
+		require.Equal(t, saga.Completed, wait(t, def.Handle(e2, "o1")).Status)
+		require.LessOrEqual(t, time.Since(begun), 17*time.Second)
+		require.GreaterOrEqual(t, time.Since(begun), 14*time.Second)
+		cancel()
+		require.NoError(t, <-done)
+		cancel1()
+		require.NoError(t, <-done1)
+	})
+}
+
+// dead is the store as a process sees it that has just lost its network.
+type dead struct{ *saga.Memory }
+
+var errGone = errors.New("network is unreachable")
+
+func (d *dead) Save(context.Context, []*saga.Write) error { return errGone }
+
+func (d *dead) Renew(context.Context, []*saga.Lease, time.Duration) error { return errGone }
+
+func (d *dead) Claim(context.Context, saga.Claim) ([]saga.Claimed, error) { return nil, errGone }
+
+func TestMessagesArePublishedWithTheirStep(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		tries := 0
+		def := saga.MustDefine("order", 1, saga.Pivot("confirm", func(ctx context.Context, _ *order) error {
+			require.NoError(t, saga.Publish(ctx, "orders", []byte(`1`)))
+			require.NoError(t, saga.Publish(ctx, "orders", []byte(`2`)))
+			if tries++; tries == 1 {
+				return errors.New("503")
+			}
+			return nil
+		}))
+		_, h, end := start(t, store, def, saga.Options{})
+		defer end()
+		wait(t, h)
+		n, err := store.Relay(t.Context(), 10, func(_ context.Context, msgs []saga.Message) error {
+			require.Equal(t, "o1/confirm/1", msgs[1].Key)
+			return nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, 2, n)
+		require.ErrorContains(t, saga.Publish(t.Context(), "orders", nil), "outside of a step")
+	})
+}

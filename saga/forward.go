@@ -1,0 +1,269 @@
+package saga
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// forward does the next step. It returns true if the saga goes on here.
+func (r *run) forward() bool {
+	i := r.rec.at()
+	if i < 0 { // it was resolved by a person, or ended in Pure steps
+		r.rec.Status = Completed
+		return r.save()
+	}
+	if kind, reason := r.turned(i); kind != "" {
+		r.event(kind, "", 0, reason)
+		return r.goBack("", reason)
+	}
+	switch p := r.parts[i]; {
+	case p.group > 0:
+		return r.parallel(i)
+	case p.wait != nil:
+		return r.waiting(i)
+	case p.start != nil:
+		return r.child(i)
+	case p.doTx != nil:
+		return r.stepTx(i)
+	default:
+		return r.step(i)
+	}
+}
+
+// turned tells whether the saga is to go back for another reason than a step. It
+// asks between steps only, so that nothing that was done is forgotten: what a step
+// has done is written first and undone then.
+func (r *run) turned(i int) (EventKind, string) {
+	pivot := r.rec.Plan.pivot()
+	if i > pivot || i == pivot && r.rec.Steps[i].happened() {
+		return "", "" // there is no way back, or perhaps none
+	}
+	if _, ok := r.rec.Signals[cancelSignal]; ok {
+		return EventCancelled, "it was cancelled"
+	}
+	if d := r.rec.DeadlineAfter; d > 0 && r.elapsed() >= d {
+		return EventDeadline, fmt.Sprintf("it took longer than %v", d)
+	}
+	return "", ""
+}
+
+// step makes one attempt of step i.
+func (r *run) step(i int) bool {
+	t := &r.trial
+	*t = trial{i: i, state: r.rec.Steps[i], data: r.data}
+	r.try(t)
+	r.take(t)
+	if t.v == applied {
+		return r.applied(i, t.msgs)
+	}
+	if err := r.decode(); err != nil {
+		t.err = errors.Join(t.err, err)
+	}
+	if r.again(i, t.v, t.err) {
+		return r.pause(r.retrying(i, t.err))
+	}
+	return r.fail(i, t.err)
+}
+
+// retrying notes that step i is attempted again, and returns after which time.
+func (r *run) retrying(i int, err error) time.Duration {
+	p, n := r.parts[i], r.rec.Steps[i].Attempts
+	r.event(EventRetry, p.name, n, text(err))
+	return p.retry.delay(n)
+}
+
+// again reports whether another attempt is to be made.
+func (r *run) again(i int, v verdict, err error) bool {
+	p, s := r.parts[i], r.rec.Steps[i]
+	switch {
+	case r.rec.Crashes >= r.e.o.MaxCrashes, s.Attempts >= p.retry.Attempts, p.retry.permanent(err):
+		return false
+	case v == failed:
+		return true
+	case v == unknown:
+		return p.repeatable() || p.verify != nil
+	}
+	return false
+}
+
+// applied marks step i as done and writes that, together with the end of the saga if
+// it is the last.
+func (r *run) applied(i int, msgs []Message) bool {
+	r.settle(i)
+	if body, err := encode(r.data, r.rec.Data); err == nil {
+		r.rec.Data = body
+	} else {
+		// It has happened: that must be kept, though its data cannot.
+		r.stick(r.parts[i].name, err)
+		return r.save(msgs...)
+	}
+	if r.rec.Status != Completed && r.parts[i].kind == KindPure && len(msgs)+len(r.events) == 0 && !r.e.stopped() {
+		return true
+	}
+	return r.save(msgs...)
+}
+
+// settle marks step i as done, and the saga as completed if it was the last.
+func (r *run) settle(i int) {
+	s := &r.rec.Steps[i]
+	s.Mark, s.At = Done, r.elapsed()
+	r.rec.Crashes = 0
+	r.rec.Error = ""
+	if r.rec.at() < 0 {
+		r.rec.Status = Completed
+	}
+}
+
+// fail gives step i up: the saga goes back, or to a person if it cannot.
+func (r *run) fail(i int, err error) bool {
+	p, pivot := r.parts[i], r.rec.Plan.pivot()
+	r.event(EventFailed, p.name, r.rec.Steps[i].Attempts, text(err))
+	poison := r.rec.Crashes >= r.e.o.MaxCrashes
+	back := i < pivot || i == pivot && r.rec.Steps[i].Mark == NotApplied
+	if !back || poison {
+		r.stick(p.name, err)
+		return r.save()
+	}
+	return r.goBack(p.name, text(err))
+}
+
+// goBack begins to undo. The step that failed is undone with the others if it may
+// have happened.
+func (r *run) goBack(step, reason string) bool {
+	r.rec.Status, r.rec.Undoing, r.rec.Failed, r.rec.Error = Compensating, true, step, reason
+	r.rec.Crashes = 0
+	for i := range r.rec.Steps {
+		r.rec.Steps[i].Attempts = 0
+	}
+	if r.rec.at() < 0 {
+		r.rec.Status = Compensated
+	}
+	return r.save()
+}
+
+// stepTx does step i in the transaction of its checkpoint.
+func (r *run) stepTx(i int) bool {
+	p := r.parts[i]
+	s := &r.rec.Steps[i]
+	s.Attempts++
+	more, err := r.transact(p, s.Attempts, func(ctx context.Context, tx any) error {
+		return p.doTx(ctx, tx, r.data)
+	}, func() { r.settle(i) })
+	if err == nil {
+		return more
+	}
+	v := judge(err)
+	if r.again(i, failed, err) && v != rejected {
+		return r.pause(r.retrying(i, err))
+	}
+	s.Mark = NotApplied // it was rolled back
+	return r.fail(i, err)
+}
+
+// transact does work and writes the checkpoint that mark makes of it in one
+// transaction. err is that of the work: everything was rolled back.
+func (r *run) transact(p *part, attempt int, work func(ctx context.Context, tx any) error, mark func()) (more bool, err error) {
+	before, steps := *r.rec, append(Progress(nil), r.rec.Steps...)
+	restore := func() {
+		*r.rec = before
+		copy(r.rec.Steps, steps)
+	}
+	var fault error
+	more = r.persist(func(ctx context.Context) error {
+		restore()
+		r.pack(false, 0, nil)
+		err := r.e.store.(Transactor).SaveTx(ctx, &r.write, func(_ context.Context, tx any) error {
+			if err := r.decode(); err != nil {
+				return err
+			}
+			msgs, err := r.attempt(p, attempt, func(ctx context.Context, _ any) error { return work(ctx, tx) }, nil)
+			if err != nil {
+				return err
+			}
+			mark()
+			body, err := encode(r.data, r.rec.Data)
+			if err != nil {
+				return err
+			}
+			r.rec.Data = body
+			r.write.Messages = msgs
+			r.write.Release = r.rec.Status.Over() || r.e.stopped()
+			r.write.Due = 0
+			return nil
+		})
+		if _, ok := errors.AsType[*StoreError](err); ok || errors.Is(err, ErrFenced) {
+			return err
+		}
+		fault = err
+		if err != nil {
+			return errRolledBack
+		}
+		return r.write.Err
+	})
+	if fault != nil {
+		events := r.events
+		restore()
+		r.events = events
+		if _, ok := errors.AsType[*panicked](fault); ok {
+			r.rec.Crashes++
+		}
+		if err := r.decode(); err != nil {
+			fault = errors.Join(fault, err)
+		}
+	}
+	return more, fault
+}
+
+// errRolledBack ends the repetition of a write whose work has failed.
+var errRolledBack = &InputError{Field: "step", Reason: "was rolled back"}
+
+// waiting lets the time of a Sleep pass, or that of an Await until its signal comes.
+// No process holds the saga meanwhile.
+func (r *run) waiting(i int) bool {
+	p, s := r.parts[i], &r.rec.Steps[i]
+	if payload, ok := r.rec.Signals[p.name]; ok && p.on != nil {
+		return r.heard(i, func() error { return p.on(r.data, payload) })
+	}
+	if s.Mark == Open {
+		var d time.Duration
+		_, err := r.attempt(p, 1, func(context.Context, any) error { d = max(0, p.wait(r.data)); return nil }, nil)
+		if err != nil {
+			return r.fail(i, err)
+		}
+		s.Mark, s.At = Waiting, r.elapsed()+d.Truncate(time.Microsecond)
+	}
+	if left := s.At - r.elapsed(); left > 0 {
+		r.rec.Status = Suspended
+		if body, err := encode(r.data, r.rec.Data); err == nil { // Pure steps may be before it
+			r.rec.Data = body
+		}
+		if d := r.rec.DeadlineAfter; d > 0 && i < r.rec.Plan.pivot() {
+			left = min(left, max(0, d-r.elapsed()))
+		}
+		r.release(left)
+		return false
+	}
+	switch {
+	case p.on == nil:
+		return r.applied(i, nil)
+	case p.late != nil:
+		return r.heard(i, func() error { return p.late(r.data) })
+	default:
+		return r.heard(i, func() error { return Reject(errors.New("no signal came in time")) })
+	}
+}
+
+// heard ends an Await with what f makes of the signal, or of its absence.
+func (r *run) heard(i int, f func() error) bool {
+	_, err := r.attempt(r.parts[i], 1, func(context.Context, any) error { return f() }, nil)
+	if err == nil {
+		return r.applied(i, nil)
+	}
+	r.rec.Steps[i].Mark = NotApplied
+	if derr := r.decode(); derr != nil {
+		err = errors.Join(err, derr)
+	}
+	return r.fail(i, err)
+}

@@ -1,0 +1,96 @@
+package saga
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+var errEnded = errors.New("the step has ended its goroutine")
+
+// parallel makes one attempt of each step of the group of step i that is not done,
+// all at the same time, and writes each as it ends. Each works on a copy: two steps on
+// the same memory would be a race.
+func (r *run) parallel(i int) bool {
+	base, err := encode(r.data, r.rec.Data)
+	if err != nil {
+		return r.fail(i, err)
+	}
+	r.rec.Data = base
+	trials, n := make(chan *trial), 0
+	for j := i; j < len(r.parts) && r.parts[j].group == r.parts[i].group; j++ {
+		if r.rec.Steps[j].ahead() {
+			n++
+			t := &trial{i: j, state: r.rec.Steps[j], data: r.program.empty()}
+			go func() { // it is waited for below
+				defer func() { trials <- t }()
+				t.v, t.err = unknown, errEnded // of a step that ends its goroutine
+				if err := json.Unmarshal(base, t.data); err != nil {
+					t.v, t.err = failed, err
+					return
+				}
+				r.try(t)
+			}()
+		}
+	}
+	var lost *trial
+	var delay time.Duration
+	taken, more := map[string]string{}, true
+	for range n {
+		t := <-trials
+		r.take(t)
+		switch {
+		case t.v == applied:
+			more = r.merge(t, base, taken) && more
+		case r.again(t.i, t.v, t.err):
+			delay = max(delay, r.retrying(t.i, t.err))
+		case lost == nil:
+			lost = t
+		}
+	}
+	switch {
+	case !more:
+		return false
+	case lost != nil:
+		return r.fail(lost.i, lost.err)
+	case delay > 0:
+		return r.pause(delay)
+	}
+	return true
+}
+
+// merge takes over the fields that a branch has changed, and writes that it is done.
+func (r *run) merge(t *trial, base []byte, taken map[string]string) bool {
+	name := r.parts[t.i].name
+	var before, mine, now map[string]json.RawMessage
+	body, err := encode(t.data, base)
+	err = errors.Join(err, json.Unmarshal(base, &before), json.Unmarshal(body, &mine), json.Unmarshal(r.rec.Data, &now))
+	for field, value := range mine {
+		if bytes.Equal(value, before[field]) {
+			continue
+		}
+		if other := taken[field]; other != "" && err == nil {
+			err = fmt.Errorf("steps %s and %s of a Parallel both change %q", other, name, field)
+		}
+		taken[field] = name
+		now[field] = value
+	}
+	for field := range before {
+		if _, ok := mine[field]; !ok {
+			delete(now, field)
+		}
+	}
+	if err == nil {
+		if body, err = json.Marshal(now); err == nil {
+			r.rec.Data = body
+			err = r.decode()
+		}
+	}
+	r.settle(t.i)
+	if err != nil { // it has happened: that must be kept, though its data cannot
+		r.stick(name, err)
+	}
+	return r.save(t.msgs...)
+}

@@ -1,0 +1,232 @@
+package saga
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// claimMax bounds what one claim takes, so that engines share what is due.
+const claimMax = 100
+
+// storeLimit bounds a call of the store of which no caller waits for the end.
+const storeLimit = 30 * time.Second
+
+// poll takes up what is due, until ctx ends.
+func (e *Engine) poll(ctx context.Context) {
+	ticker := time.NewTicker(e.o.Poll)
+	defer ticker.Stop()
+	e.claimDue(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			e.claimDue(ctx)
+		case id := <-e.nudged:
+			ids := []string{id}
+			for len(ids) < claimMax && len(e.nudged) > 0 {
+				ids = append(ids, <-e.nudged)
+			}
+			e.claim(ctx, Claim{IDs: ids, Limit: len(ids)})
+		}
+	}
+}
+
+// claimDue takes all that is due, as far as there is room.
+func (e *Engine) claimDue(ctx context.Context) {
+	for ctx.Err() == nil {
+		limit := min(claimMax, e.room())
+		if limit <= 0 || e.claim(ctx, Claim{Limit: limit}) < limit {
+			return
+		}
+	}
+}
+
+// claim returns how many it got.
+func (e *Engine) claim(ctx context.Context, c Claim) int {
+	c.Limit = min(c.Limit, e.room())
+	if c.Limit <= 0 || len(e.names) == 0 {
+		return 0
+	}
+	c.Owner, c.Lease, c.Definitions = e.owner, e.o.Lease, e.names
+	ctx, cancel := context.WithTimeout(ctx, storeLimit)
+	defer cancel()
+	claimed, err := e.store.Claim(ctx, c)
+	if err != nil {
+		if ctx.Err() == nil {
+			e.log.Warn("sagas could not be claimed", slog.Any("error", err))
+		}
+		return 0
+	}
+	for _, c := range claimed {
+		e.takeUp(c)
+	}
+	return len(claimed)
+}
+
+// takeUp begins a saga where its last owner has left it.
+func (e *Engine) takeUp(c Claimed) {
+	p, parts := e.steps(c.Record)
+	r := newRun(e, p)
+	r.rec, r.parts, r.crashed, r.seen = c.Record, parts, c.Crashed, len(c.Record.Signals)
+	r.clock(c.Record.Created, c.Now)
+	if e.hold(r) {
+		e.launch(r)
+		return
+	}
+	e.work.Go(func() {
+		if e.inherit(r) {
+			e.launch(r)
+			return
+		}
+		if r.crashed {
+			r.rec.Crashes-- // it is not the saga's fault
+		}
+		r.release(e.o.Poll)
+	})
+}
+
+// inherit takes a saga in hand as soon as the run that this engine has of it ends:
+// its lease has run out, or it was released a moment ago. The old run is told that it
+// is refused from now on. False: it does not heed its context, or the engine is
+// stopping or full.
+func (e *Engine) inherit(r *run) bool {
+	timer := time.NewTimer(e.o.Lease / 2)
+	defer timer.Stop()
+	for {
+		old := e.local(r.rec.ID)
+		if old == nil {
+			return e.hold(r)
+		}
+		old.lose()
+		select {
+		case <-old.done:
+		case <-timer.C:
+			return false
+		}
+	}
+}
+
+// beat renews the leases of the sagas in hand until the last is dropped.
+func (e *Engine) beat(ctx context.Context) {
+	ticker := time.NewTicker(e.o.Lease / 3)
+	defer ticker.Stop()
+	idle := ctx.Done()
+	for {
+		select {
+		case <-idle:
+			idle = nil
+		case <-ticker.C:
+			e.renew(ctx)
+		}
+		if ctx.Err() != nil && (e.room() == e.o.MaxConcurrent || e.hard.Err() != nil) {
+			return
+		}
+	}
+}
+
+// renew leaves out those that are younger than a beat, whose lease is fresh, and
+// those whose step has overrun its timeout by a lease: such a step does not heed its
+// context, so its saga goes to whoever claims it, and is in doubt.
+func (e *Engine) renew(ctx context.Context) {
+	e.mu.Lock()
+	var leases []*Lease
+	var runs []*run
+	for _, r := range e.runs {
+		if r.renewable(time.Now(), e.o.Lease) {
+			runs = append(runs, r)
+			leases = append(leases, &Lease{ID: r.rec.ID, Token: r.token})
+		}
+	}
+	e.mu.Unlock()
+	if len(leases) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.o.Lease/3)
+	defer cancel()
+	if err := e.store.Renew(ctx, leases, e.o.Lease); err != nil {
+		e.log.Warn("leases could not be renewed", slog.Int("sagas", len(leases)), slog.Any("error", err))
+		return
+	}
+	for i, l := range leases {
+		if l.Err != nil {
+			runs[i].lose()
+		}
+	}
+}
+
+// await waits for the end of a saga, here or elsewhere.
+func (e *Engine) await(ctx context.Context, id string, r *run) (*Record, error) {
+	e.nudge(id)
+	for wait := 5 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		if r == nil {
+			r = e.local(id)
+		}
+		if r != nil {
+			select {
+			case <-r.done:
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+			if r.final != nil {
+				return r.final, nil
+			}
+			r = nil // it has gone on elsewhere, or waits
+		}
+		rec, err := e.find(ctx, id)
+		if err != nil || rec.Status.Over() {
+			return rec, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// find reads one saga.
+func (e *Engine) find(ctx context.Context, id string) (*Record, error) {
+	for rec, err := range e.store.Find(ctx, Filter{IDs: []string{id}, Limit: 1}) {
+		return rec, err
+	}
+	return nil, ErrNotFound
+}
+
+// Signal delivers a signal to the [Await] of that name, which may come later. It
+// may be repeated with the same msg; another is [ErrConflict]. See [Store] for the
+// other errors.
+func (e *Engine) Signal(ctx context.Context, id, name string, msg any) error {
+	if err := checkID("id", id); err != nil {
+		return err
+	}
+	if !named(name) {
+		return &InputError{Field: "name", Reason: "is not 1 to 64 letters, digits, dots, dashes and underscores"}
+	}
+	payload, err := encode(msg, nil)
+	if err != nil {
+		return &InputError{Field: "msg", Reason: err.Error()}
+	}
+	return e.deliver(ctx, id, name, payload)
+}
+
+// cancelSignal is no name that an Await can have.
+const cancelSignal = "$cancel"
+
+// Cancel asks a saga to go back. If it has come to its pivot by then it goes on; a
+// step that is under way is finished first. It may be repeated.
+func (e *Engine) Cancel(ctx context.Context, id string) error {
+	if err := checkID("id", id); err != nil {
+		return err
+	}
+	return e.deliver(ctx, id, cancelSignal, []byte("{}"))
+}
+
+func (e *Engine) deliver(ctx context.Context, id, name string, payload []byte) error {
+	if err := e.store.Deliver(ctx, id, name, payload); err != nil {
+		return err
+	}
+	e.nudge(id)
+	return nil
+}

@@ -1,0 +1,280 @@
+package saga
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+)
+
+// run is one saga in the hands of its owner, on one goroutine.
+type run struct {
+	e       *Engine
+	program *program
+	parts   []*part
+	rec     *Record
+	data    any  // the program's *T
+	crashed bool // the last owner did not release it: its step may have happened
+	seen    int  // signals that we know of
+	token   int64
+	done    chan struct{}
+	final   *Record // once done is closed: the end, if it came here
+
+	local  time.Time     // a moment of this process
+	age    time.Duration // of the saga at that moment
+	lately time.Time     // the last look at the clock
+
+	write   Write
+	writes  [1]*Write
+	create  Create
+	creates [1]*Create
+	trial   trial
+	first   Record       // rec, of a saga that was started here
+	few     [8]StepState // its Steps, if they are not more
+	writing lazyCtx      // of writes, until somebody asks for its Done
+	events  []Event      // for the next checkpoint
+
+	mu    sync.Mutex
+	lost  bool       // it belongs to somebody else
+	calls []*callCtx // the attempts under way
+	one   [1]*callCtx
+}
+
+// newRun returns a run whose record is empty.
+func newRun(e *Engine, p *program) *run {
+	r := &run{e: e, program: p, writing: lazyCtx{Context: e.background}}
+	r.rec, r.writes[0], r.creates[0] = &r.first, &r.write, &r.create
+	return r
+}
+
+// clock sets the saga's age by two readings of the store's clock.
+func (r *run) clock(created, now time.Time) {
+	r.local, r.age, r.token = time.Now(), max(0, now.Sub(created)), r.rec.Token
+}
+
+// elapsed is the saga's age.
+func (r *run) elapsed() time.Duration {
+	r.lately = time.Now()
+	return (r.age + r.lately.Sub(r.local)).Truncate(time.Microsecond)
+}
+
+// lose is told that the saga has another owner.
+func (r *run) lose() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lost = true
+	for _, c := range r.calls {
+		c.end(ErrFenced)
+	}
+}
+
+// renewable reports whether the lease is to be renewed.
+func (r *run) renewable(now time.Time, lease time.Duration) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.lost || r.token == 0 || now.Sub(r.local) < lease/4 {
+		return false
+	}
+	for _, c := range r.calls {
+		if now.After(c.deadline.Add(lease)) {
+			return false
+		}
+	}
+	return true
+}
+
+// loop goes on until the saga is over or released.
+func (r *run) loop() {
+	if r.parts == nil {
+		r.park()
+		return
+	}
+	if r.data == nil {
+		if err := r.decode(); err != nil {
+			r.stick("", fmt.Errorf("data of %s does not unmarshal: %w", r.rec.ID, err))
+			r.save()
+			return
+		}
+	}
+	if r.crashed {
+		r.suspect()
+		r.event(EventCrashed, r.rec.Step(), 0, fmt.Sprintf("owner %d in a row", r.rec.Crashes))
+		if r.rec.Crashes >= r.e.o.MaxCrashes {
+			r.stick(r.rec.Step(), fmt.Errorf("%d owners have died of it, or let their lease run out", r.rec.Crashes))
+			r.save()
+			return
+		}
+	}
+	r.rec.Status = Running
+	if r.rec.Undoing {
+		r.rec.Status = Compensating
+	}
+	for more := true; more; {
+		if r.rec.Undoing {
+			more = r.back()
+		} else {
+			more = r.forward()
+		}
+	}
+}
+
+// suspect marks the steps that the last owner may have been at when it died.
+func (r *run) suspect() {
+	first := r.rec.firstAhead()
+	if first < 0 || r.rec.Undoing {
+		return
+	}
+	for i := first; i < len(r.parts) && (i == first || r.parts[i].group > 0 && r.parts[i].group == r.parts[first].group); i++ {
+		if s, p := &r.rec.Steps[i], r.parts[i]; p.do != nil && p.kind != KindPure && s.ahead() {
+			s.Mark = Maybe
+		}
+	}
+}
+
+// parked is when a saga whose steps nobody here knows is offered again.
+const parked = 15 * time.Second
+
+// park leaves a saga to a process that knows its steps.
+func (r *run) park() {
+	r.rec.Status = Suspended
+	const reason = "a step of its plan is in no version that this process knows"
+	if r.rec.Error != reason {
+		r.event(EventSuspended, r.rec.Step(), 0, reason)
+	}
+	r.rec.Error = reason
+	r.release(parked)
+}
+
+// stick leaves the saga to a person.
+func (r *run) stick(step string, err error) {
+	r.rec.Status, r.rec.Error = Stuck, text(err)
+	if r.rec.Failed == "" {
+		r.rec.Failed = step
+	}
+	r.event(EventStuck, step, 0, r.rec.Error)
+	r.e.log.Error("a saga is stuck", slog.String("saga", r.rec.ID), slog.String("definition", r.rec.Definition),
+		slog.String("step", step), slog.String("error", r.rec.Error))
+}
+
+// maxText bounds what is kept of an error.
+const maxText = 2000
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	s := err.Error()
+	if len(s) > maxText {
+		s = s[:maxText]
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\x00", "?")
+}
+
+func (r *run) event(kind EventKind, step string, attempt int, text string) {
+	r.events = append(r.events, Event{Kind: kind, Step: step, Attempt: attempt, Text: text})
+	if r.e.o.Hooks.OnEvent != nil {
+		r.e.o.Hooks.OnEvent(r.rec, r.events[len(r.events)-1])
+	}
+}
+
+// decode reads the data as the last checkpoint has it. A step that failed may have
+// left its copy half changed.
+func (r *run) decode() error {
+	data := r.program.empty()
+	if err := json.Unmarshal(r.rec.Data, data); err != nil {
+		return err
+	}
+	r.data = data
+	return nil
+}
+
+// verdict is what an attempt has come to.
+type verdict uint8
+
+const (
+	applied  verdict = iota // it has taken effect
+	rejected                // it has not: a business rule says no
+	failed                  // an error: taken not to have happened
+	unknown                 // nobody knows
+)
+
+// judge reads an error of a step.
+func judge(err error) verdict {
+	if err == nil {
+		return applied
+	}
+	var timeout net.Error
+	_, doubtful := errors.AsType[*doubt](err)
+	_, refused := errors.AsType[*rejection](err)
+	switch {
+	case refused:
+		return rejected
+	case doubtful, errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.As(err, &timeout) && timeout.Timeout():
+		return unknown
+	default:
+		return failed
+	}
+}
+
+// panicked is the error of a step that panics.
+type panicked struct {
+	value any
+	stack []byte
+}
+
+func (e *panicked) Error() string { return fmt.Sprintf("panic: %v", e.value) }
+
+// attempt calls f with data as attempt n of step p, with a time limit.
+func (r *run) attempt(p *part, n int, f func(context.Context, any) error, data any) (msgs []Message, err error) {
+	c := &callCtx{lazyCtx: lazyCtx{Context: r.e.hard, deadline: time.Now().Add(p.timeout)}}
+	c.call = Call{
+		SagaID: r.rec.ID, BusinessID: r.rec.BusinessID, Definition: r.rec.Definition,
+		Step: p.name, Attempt: n, Undo: r.rec.Undoing,
+	}
+	r.enter(c)
+	defer r.leave(c)
+	defer func() {
+		if v := recover(); v != nil {
+			stack := debug.Stack()
+			r.e.log.Error("a step panicked", slog.String("saga", r.rec.ID), slog.String("step", p.name), slog.Any("panic", v), slog.String("stack", string(stack)))
+			err = InDoubt(&panicked{v, stack})
+		}
+	}()
+	if around := r.e.o.Hooks.Around; around != nil {
+		err = around(c, c.call, func(ctx context.Context) error { return f(ctx, data) })
+	} else {
+		err = f(c, data)
+	}
+	return c.messages, err
+}
+
+func (r *run) enter(c *callCtx) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.calls == nil {
+		r.calls = r.one[:0]
+	}
+	r.calls = append(r.calls, c)
+	if r.lost {
+		c.end(ErrFenced)
+	}
+}
+
+func (r *run) leave(c *callCtx) {
+	c.end(context.Canceled)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i, other := range r.calls {
+		if other == c {
+			r.calls[i] = r.calls[len(r.calls)-1]
+			r.calls = r.calls[:len(r.calls)-1]
+			return
+		}
+	}
+}

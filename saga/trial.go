@@ -1,0 +1,107 @@
+package saga
+
+import (
+	"context"
+	"errors"
+)
+
+// trial is one attempt of a step. It touches nothing of its run, so that several can
+// be made at the same time.
+type trial struct {
+	i     int
+	state StepState // of the step: what is known after the trial
+	data  any
+	msgs  []Message
+	v     verdict
+	err   error
+
+	events []Event
+	panics int
+}
+
+// take brings what a trial has found into the record.
+func (r *run) take(t *trial) {
+	r.rec.Steps[t.i] = t.state
+	r.rec.Crashes += t.panics
+	for _, ev := range t.events {
+		r.event(ev.Kind, ev.Step, ev.Attempt, ev.Text)
+	}
+}
+
+// try makes one attempt of a step, once it is clear what became of the last one. It
+// sets the mark and the attempts of the step, but for Done.
+func (r *run) try(t *trial) {
+	p, s := r.parts[t.i], &t.state
+	s.Attempts++
+	if s.Mark == Maybe {
+		if t.v, t.err = r.doubtful(t); t.v != failed {
+			return
+		}
+	}
+	t.msgs, t.err = r.attempt(p, s.Attempts, p.do, t.data)
+	t.v = judge(t.err)
+	switch {
+	case t.v == rejected && (s.Mark == Open || p.idempotent):
+		s.Mark = NotApplied // of a step that is not idempotent, an earlier attempt may have gone through
+	case t.v == failed && s.Mark == Open:
+		s.Mark = Failed
+	case t.v == unknown && p.kind != KindPure:
+		s.Mark = Maybe
+	}
+	if _, ok := errors.AsType[*panicked](t.err); ok {
+		t.panics++
+	}
+}
+
+var errDoubt = errors.New("nobody knows whether it took effect, and it has neither Verify nor Idempotent")
+
+// doubtful is for a step of which nobody knows whether an attempt took effect. This
+// is how a charge would be doubled:
+//
+//	the provider charges the card; its answer is lost, or we die before the
+//	checkpoint; the step is attempted again, and the card charged again.
+//
+// So the provider is asked first. If it does not know, or cannot be asked, only a
+// step that has its effect once per key is attempted again. The verdict is applied,
+// unknown, or failed for one that may be attempted.
+func (r *run) doubtful(t *trial) (verdict, error) {
+	p := r.parts[t.i]
+	if p.verify == nil {
+		if p.repeatable() {
+			return failed, nil
+		}
+		return unknown, errDoubt
+	}
+	outcome, ev, err := r.verify(p, t.state.Attempts, t.data)
+	t.events = append(t.events, ev)
+	switch {
+	case outcome == Applied:
+		return applied, nil
+	case outcome == NeverApplied:
+		t.state.Mark = Open
+		return failed, nil
+	case p.repeatable():
+		return failed, nil
+	}
+	return unknown, errors.Join(errors.New("the provider does not know whether it took effect"), err)
+}
+
+// verify asks the provider.
+func (r *run) verify(p *part, attempt int, data any) (outcome Outcome, ev Event, err error) {
+	_, err = r.attempt(p, attempt, func(ctx context.Context, data any) (err error) {
+		outcome, err = p.verify(ctx, data)
+		return err
+	}, data)
+	ev = Event{Kind: EventVerified, Step: p.name, Attempt: attempt}
+	switch {
+	case err != nil:
+		outcome, ev.Text = Unknown, "the provider could not be asked: "+text(err)
+	case outcome == Applied:
+		ev.Text = "the provider says that it took effect"
+	case outcome == NeverApplied:
+		ev.Text = "the provider says that it took no effect"
+	default:
+		outcome, ev.Text = Unknown, "the provider does not know"
+	}
+	return outcome, ev, err
+}
