@@ -125,7 +125,7 @@ func (a *Admin) Resolve(ctx context.Context, id string, do Action, audit Audit) 
 	if err != nil {
 		return nil, err
 	}
-	w := &Write{Record: next, Seen: len(rec.Signals), Events: []Event{ev}}
+	w := &Write{Record: next, Release: true, Seen: len(rec.Signals), Events: []Event{ev}}
 	if err := a.store.Save(ctx, []*Write{w}); err != nil {
 		return nil, fmt.Errorf("saga: resolve %s: %w", id, err)
 	}

@@ -2,6 +2,7 @@ package saga
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -59,6 +60,17 @@ type line struct {
 
 func timeline(rec *Record) []line {
 	var lines, open []line
+	for _, ev := range rec.Events { // before the steps: at the same time, they are the cause
+		l := line{at: ev.At.Sub(rec.Created).Truncate(time.Microsecond), step: plain(ev.Step), what: "  " + plain(string(ev.Kind)), note: plain(ev.Text)}
+		l.offset = "+" + short(l.at)
+		if ev.Attempt > 0 {
+			l.note = fmt.Sprintf("attempt %d: %s", ev.Attempt, l.note)
+		}
+		if ev.Actor != "" {
+			l.note += " (" + plain(ev.Actor) + ")"
+		}
+		lines = append(lines, l)
+	}
 	for i, s := range rec.Steps {
 		l := line{at: s.At, offset: "+" + short(s.At), step: plain(rec.Plan[i].Name), what: s.Mark.String()}
 		if s.Attempts > 1 {
@@ -76,18 +88,7 @@ func timeline(rec *Record) []line {
 			lines = append(lines, l)
 		}
 	}
-	for _, ev := range rec.Events {
-		l := line{at: ev.At.Sub(rec.Created), step: plain(ev.Step), what: "  " + plain(string(ev.Kind)), note: plain(ev.Text)}
-		l.offset = "+" + short(l.at)
-		if ev.Attempt > 0 {
-			l.note = fmt.Sprintf("attempt %d: %s", ev.Attempt, l.note)
-		}
-		if ev.Actor != "" {
-			l.note += " (" + plain(ev.Actor) + ")"
-		}
-		lines = append(lines, l)
-	}
-	slices.SortStableFunc(lines, func(a, b line) int { return int(a.at - b.at) })
+	slices.SortStableFunc(lines, func(a, b line) int { return cmp.Compare(a.at, b.at) })
 	return append(lines, open...)
 }
 
