@@ -92,10 +92,7 @@ func (r *run) again(i int, v verdict, err error) bool {
 // it is the last.
 func (r *run) applied(i int, msgs []Message) bool {
 	r.settle(i)
-	if body, err := encode(r.data, r.rec.Data); err == nil {
-		r.rec.Data = body
-	} else {
-		// It has happened: that must be kept, though its data cannot.
+	if err := r.encode(); err != nil { // it has happened: that must be kept, though its data cannot
 		r.stick(r.parts[i].name, err)
 		return r.save(msgs...)
 	}
@@ -183,11 +180,9 @@ func (r *run) transact(p *part, attempt int, work func(ctx context.Context, tx a
 				return err
 			}
 			mark()
-			body, err := encode(r.data, r.rec.Data)
-			if err != nil {
+			if err := r.encode(); err != nil {
 				return err
 			}
-			r.rec.Data = body
 			r.write.Messages = msgs
 			r.write.Release = r.rec.Status.Over() || r.e.stopped()
 			r.write.Due = 0
@@ -236,8 +231,8 @@ func (r *run) waiting(i int) bool {
 	}
 	if left := s.At - r.elapsed(); left > 0 {
 		r.rec.Status = Suspended
-		if body, err := encode(r.data, r.rec.Data); err == nil { // Pure steps may be before it
-			r.rec.Data = body
+		if err := r.encode(); err != nil { // Pure steps may be before it
+			return r.fail(i, err)
 		}
 		if d := r.rec.DeadlineAfter; d > 0 && i < r.rec.Plan.pivot() {
 			left = min(left, max(0, d-r.elapsed()))

@@ -14,11 +14,10 @@ var errEnded = errors.New("the step has ended its goroutine")
 // all at the same time, and writes each as it ends. Each works on a copy: two steps on
 // the same memory would be a race.
 func (r *run) parallel(i int) bool {
-	base, err := encode(r.data, r.rec.Data)
-	if err != nil {
+	if err := r.encode(); err != nil {
 		return r.fail(i, err)
 	}
-	r.rec.Data = base
+	base := r.rec.Data
 	trials, n := make(chan *trial), 0
 	for j := i; j < len(r.parts) && r.parts[j].group == r.parts[i].group; j++ {
 		if r.rec.Steps[j].ahead() {

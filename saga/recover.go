@@ -158,7 +158,6 @@ func (e *Engine) renew(ctx context.Context) {
 
 // await waits for the end of a saga, here or elsewhere.
 func (e *Engine) await(ctx context.Context, id string, r *run) (*Record, error) {
-	e.nudge(id)
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		if r == nil {
 			r = e.local(id)
@@ -177,6 +176,9 @@ func (e *Engine) await(ctx context.Context, id string, r *run) (*Record, error) 
 		rec, err := e.find(ctx, id)
 		if err != nil || rec.Status.Over() {
 			return rec, err
+		}
+		if rec.Owner == "" {
+			e.nudge(id) // it may be due
 		}
 		select {
 		case <-ctx.Done():

@@ -20,6 +20,7 @@ type run struct {
 	parts   []*part
 	rec     *Record
 	data    any  // the program's *T
+	kept    any  // the *T that rec.Data is of; nil if that is not known
 	crashed bool // the last owner did not release it: its step may have happened
 	seen    int  // signals that we know of
 	token   int64
@@ -191,6 +192,7 @@ func (r *run) decode() error {
 		return err
 	}
 	r.data = data
+	r.encoded()
 	return nil
 }
 
