@@ -133,10 +133,10 @@ func (e *Engine) renew(ctx context.Context) {
 	e.mu.Lock()
 	var leases []*Lease
 	var runs []*run
-	for _, r := range e.runs {
+	for id, r := range e.runs { // its record belongs to its own goroutine
 		if r.renewable(time.Now(), e.o.Lease) {
 			runs = append(runs, r)
-			leases = append(leases, &Lease{ID: r.rec.ID, Token: r.token})
+			leases = append(leases, &Lease{ID: id, Token: r.token})
 		}
 	}
 	e.mu.Unlock()
