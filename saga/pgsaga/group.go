@@ -1,0 +1,179 @@
+package pgsaga
+
+import (
+	"context"
+	"runtime"
+	"sync"
+	"time"
+)
+
+const (
+	// atOnce is how many batches are under way at most: while one is at the disk, the
+	// next fills.
+	atOnce = 2
+	// maxItems and maxBytes bound a batch.
+	maxItems = 500
+	maxBytes = 4 << 20
+)
+
+// group joins the writes of callers into batches, without a goroutine or a timer of
+// its own. A caller who finds fewer than atOnce batches under way leads: it sends all
+// that is queued, at once. The others wait. A leader whose batch is done makes one of
+// those who wait the next leader, so that nobody works for others for long.
+type group struct {
+	send    func(ctx context.Context, items []*item) // and answers each
+	timeout time.Duration
+
+	mu    sync.Mutex
+	queue []*item // oldest first
+	under int     // leaders
+}
+
+// call is a caller who waits for its items.
+type call struct {
+	open   int          // items without an answer
+	leader bool         // it was made a leader, and does not know yet
+	gone   bool         // it waits no longer
+	wake   chan message // of two: it can be made a leader, and be answered, at once
+}
+
+type message bool
+
+const (
+	lead     message = true
+	answered message = false
+)
+
+// do returns when all items are answered; or with ctx's error when ctx ends, and then
+// some of them may still be written. A caller that leads stays until its batch is
+// answered, or the group's timeout is over.
+func (g *group) do(ctx context.Context, items []*item) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	c := &call{open: len(items), wake: make(chan message, 2)}
+	g.mu.Lock()
+	for _, i := range items {
+		i.call = c
+	}
+	g.queue = append(g.queue, items...)
+	leads := g.under < atOnce
+	if leads {
+		g.under++
+	}
+	g.mu.Unlock()
+	if leads {
+		g.lead(ctx, c)
+	}
+	for {
+		select {
+		case m := <-c.wake:
+			if m == answered {
+				return nil
+			}
+			g.lead(ctx, c)
+		case <-ctx.Done():
+			return g.leave(ctx, c)
+		}
+	}
+}
+
+// lead sends one batch.
+func (g *group) lead(ctx context.Context, c *call) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.timeout) // the batch is others' too
+	defer cancel()
+	batch := g.take(c)
+	defer g.done(batch) // whatever happens: the others wait
+	if len(batch) > 0 {
+		g.send(ctx, batch)
+	}
+}
+
+// take takes the next batch out of the queue. Of two writes of one saga the second
+// waits for the next batch: an UPDATE that finds two new states for a row takes either.
+func (g *group) take(c *call) []*item {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c.leader = false
+	if len(g.queue) == 1 {
+		batch := g.queue
+		g.queue = nil
+		return batch
+	}
+	batch := make([]*item, 0, min(len(g.queue), maxItems))
+	ids := make(map[string]struct{}, cap(batch))
+	rest, bytes := g.queue[:0], 0
+	for n, i := range g.queue {
+		if len(batch) == maxItems || len(batch) > 0 && bytes+i.size > maxBytes {
+			rest = append(rest, g.queue[n:]...)
+			break
+		}
+		if _, twice := ids[i.id]; twice {
+			rest = append(rest, i)
+			continue
+		}
+		ids[i.id] = struct{}{}
+		bytes += i.size
+		batch = append(batch, i)
+	}
+	clear(g.queue[len(rest):])
+	g.queue = rest
+	return batch
+}
+
+// done tells the callers of a batch, and hands the lead on.
+func (g *group) done(batch []*item) {
+	g.mu.Lock()
+	for _, i := range batch {
+		c := i.call
+		if c.open--; c.open == 0 && !c.gone {
+			c.wake <- answered
+		}
+	}
+	g.mu.Unlock()
+	if len(batch) > 1 {
+		runtime.Gosched() // those who were just answered come back first, if they have nothing else to do
+	}
+	g.mu.Lock()
+	g.handOn()
+	g.mu.Unlock()
+}
+
+// handOn makes the caller who has waited longest a leader. Those in the queue are
+// there: who leaves takes its items along.
+func (g *group) handOn() {
+	if len(g.queue) == 0 {
+		g.under--
+		return
+	}
+	for _, i := range g.queue {
+		if !i.call.leader { // not twice: its channel has room for one
+			i.call.leader = true
+			i.call.wake <- lead
+			return
+		}
+	}
+	g.under-- // all who wait are leaders already
+}
+
+// leave withdraws what is not under way yet.
+func (g *group) leave(ctx context.Context, c *call) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if c.leader {
+		defer g.handOn()
+	}
+	if c.open == 0 {
+		return nil
+	}
+	c.gone = true
+	rest := g.queue[:0]
+	for _, i := range g.queue {
+		if i.call != c {
+			rest = append(rest, i)
+		}
+	}
+	clear(g.queue[len(rest):])
+	g.queue = rest
+	return ctx.Err()
+}

@@ -1,0 +1,211 @@
+package pgsaga
+
+import (
+	"strings"
+
+	"github.com/safetill/safetill/internal/pg"
+)
+
+// statements are the store's SQL, with the schema's tables filled in.
+type statements struct {
+	schema string
+
+	createOne, createMany, created string
+	saveOne, savePlain             string
+	saveMany, saveWith             string
+	saved                          string
+	claim, claimOf, renew          string
+	deliver, delivered             string
+	find, events                   string
+	fence, guardedOne, guardedWith string
+	relayLock, outbox, relayed     string
+	sweep                          string
+}
+
+func newStatements(schema string) statements {
+	names := strings.NewReplacer(
+		"{sagas}", pg.Table(schema, "sagas"),
+		"{events}", pg.Table(schema, "saga_events"),
+		"{outbox}", pg.Table(schema, "saga_outbox"),
+		"{outbox name}", strings.ReplaceAll(pg.Table(schema, "saga_outbox"), "'", "''"),
+		"{record}", recordSQL,
+	).Replace
+	from := func(sql, from string) string { return names(strings.ReplaceAll(sql, "{from}", from)) }
+	return statements{
+		schema:    schema,
+		createOne: from(createSQL, oneBirthSQL), createMany: from(createSQL, manyBirthsSQL), created: names(createdSQL),
+		saveOne: from(saveSQL, oneWriteSQL), savePlain: from(saveSQL, plainWritesSQL),
+		saveMany: from(saveSQL, manyWritesSQL), saveWith: from(saveWithSQL, manyWritesSQL), saved: names(savedSQL),
+		claim: names(strings.ReplaceAll(claimSQL, "{due}", "due_at")), claimOf: names(strings.ReplaceAll(claimSQL, "{due}", byID)),
+		renew: names(renewSQL), deliver: names(deliverSQL), delivered: names(deliveredSQL),
+		find: names(findSQL), events: names(eventsSQL),
+		fence: names(fenceSQL), guardedWith: from(saveWithSQL, manyWritesSQL) + guardSQL,
+		guardedOne: "WITH w AS (" + from(saveSQL, oneWriteSQL) + ") SELECT id, updated_at, signals FROM w" + guardSQL,
+		relayLock:  names(relayLockSQL), outbox: names(outboxSQL), relayed: names("DELETE FROM {outbox} WHERE id = ANY($1::bigint[])"),
+		sweep: names(sweepSQL),
+	}
+}
+
+// The driver's statements are prepared, and PostgreSQL keeps their plans. Made while
+// the tables are new and small, these would read all of them, or join the batch with an
+// index from its one end to the other; and stay so for the minutes until the tables,
+// grown meanwhile, are analyzed. These settings leave index probes only, one for each
+// write; and the plan is not made anew for each batch, which takes longer than to write
+// some rows. They end with the transaction; in the caller's own they are restored.
+const (
+	probesOnly = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
+       set_config('enable_mergejoin', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)`
+
+	keepSettings = `SELECT set_config('safetill.seqscan', current_setting('enable_seqscan'), true),
+       set_config('safetill.hashjoin', current_setting('enable_hashjoin'), true),
+       set_config('safetill.mergejoin', current_setting('enable_mergejoin'), true),
+       set_config('safetill.plans', current_setting('plan_cache_mode'), true)`
+	restoreSettings = `SELECT set_config('enable_seqscan', current_setting('safetill.seqscan'), true),
+       set_config('enable_hashjoin', current_setting('safetill.hashjoin'), true),
+       set_config('enable_mergejoin', current_setting('safetill.mergejoin'), true),
+       set_config('plan_cache_mode', current_setting('safetill.plans'), true)`
+)
+
+// The same for a transaction in which others have statements of their own.
+const (
+	scansOff = `SELECT set_config('safetill.seqscan', current_setting('enable_seqscan'), true), set_config('enable_seqscan', 'off', true)`
+	scansOn  = `SELECT set_config('enable_seqscan', current_setting('safetill.seqscan'), true)`
+)
+
+const (
+	// The rows come in the order of their ids, in which all lock them.
+	createSQL = `
+INSERT INTO {sagas} (id, token, revision, due_at, created_at, updated_at, deadline, version, crashes, undoing, status,
+    fingerprint, definition, business_id, parent, owner, plan, progress, failed, error, data)
+SELECT u.id, u.token, 0, statement_timestamp() + u.lease * interval '1 microsecond', statement_timestamp(), statement_timestamp(),
+    u.deadline, u.version, u.crashes, u.undoing, u.status, u.fingerprint, u.definition, u.business_id, u.parent, nullif(u.owner, ''),
+    u.plan, u.progress, u.failed, u.error, u.data
+FROM {from}
+ON CONFLICT (id) DO NOTHING
+RETURNING id, created_at`
+
+	oneBirthSQL = `(SELECT $1::text AS id, $2::bigint AS token, $3::bigint AS lease, $4::bigint AS deadline, $5::int AS version, $6::int AS crashes,
+    $7::boolean AS undoing, $8::text AS status, $9::bytea AS fingerprint, $10::text AS definition, $11::text AS business_id, $12::text AS parent,
+    $13::text AS owner, $14::text AS plan, $15::text AS progress, $16::text AS failed, $17::text AS error, $18::json AS data) AS u`
+	manyBirthsSQL = `unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::int[], $6::int[],
+    $7::boolean[], $8::text[], $9::bytea[], $10::text[], $11::text[], $12::text[],
+    $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::json[])
+    AS u(id, token, lease, deadline, version, crashes, undoing, status, fingerprint, definition, business_id, parent,
+    owner, plan, progress, failed, error, data)`
+
+	createdSQL = `
+SELECT id, fingerprint, coalesce(owner, ''), token, revision, created_at FROM {sagas} WHERE id = ANY($1::text[])`
+
+	// A row whose lock was waited for is looked at again: that is what fences. A time of
+	// wake-up that stays is no change, so that the row stays in its page. What has no
+	// owner is written by a person, who does not wait.
+	saveSQL = `
+UPDATE {sagas} s SET revision = u.revision, status = u.status, undoing = u.undoing, progress = u.progress, failed = u.failed, error = u.error,
+    crashes = u.crashes, data = u.data, updated_at = statement_timestamp(),
+    owner = CASE WHEN u.due = -2 THEN s.owner END,
+    over_at = CASE WHEN u.due = -3 THEN statement_timestamp() END,
+    due_at = CASE WHEN u.due = -2 AND s.owner IS NOT NULL THEN s.due_at
+                  WHEN u.due = -2 THEN statement_timestamp()
+                  WHEN u.due < -2 THEN NULL
+                  WHEN s.signalled > u.seen THEN statement_timestamp()
+                  WHEN u.due >= 0 THEN statement_timestamp() + u.due * interval '1 microsecond' END
+FROM {from}
+WHERE s.id = u.id AND s.token = u.token AND s.revision = u.revision - 1
+RETURNING s.id, s.updated_at, s.signals`
+
+	oneWriteSQL = `(SELECT $1::text AS id, $2::bigint AS token, $3::bigint AS revision, $4::text AS status, $5::boolean AS undoing, $6::text AS progress,
+    $7::text AS failed, $8::text AS error, $9::int AS crashes, $10::json AS data, $11::bigint AS due, $12::int AS seen) AS u`
+	manyWritesSQL = `unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::boolean[], $6::text[],
+    $7::text[], $8::text[], $9::int[], $10::json[], $11::bigint[], $12::int[])
+    AS u(id, token, revision, status, undoing, progress, failed, error, crashes, data, due, seen)`
+
+	// Most batches are of sagas with which nothing has gone wrong.
+	plainWritesSQL = `(SELECT *, false AS undoing, '' AS failed, '' AS error, 0 AS crashes, 0 AS seen
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::json[], $7::bigint[])
+    AS v(id, token, revision, status, progress, data, due)) AS u`
+
+	// Only what was written has a history, and something to publish.
+	saveWithSQL = `
+WITH w AS (` + saveSQL + `, s.revision
+), e AS (
+    INSERT INTO {events} (saga_id, revision, no, at, kind, step, attempt, actor, text)
+    SELECT w.id, w.revision, v.no, statement_timestamp(), v.kind, v.step, v.attempt, v.actor, v.text
+    FROM unnest($13::text[], $14::int[], $15::text[], $16::text[], $17::int[], $18::text[], $19::text[])
+    AS v(id, no, kind, step, attempt, actor, text) JOIN w ON w.id = v.id
+), m AS (
+    INSERT INTO {outbox} (created_at, saga_id, step, topic, key, payload)
+    SELECT statement_timestamp(), w.id, v.step, v.topic, v.key, v.payload
+    FROM unnest($20::text[], $21::text[], $22::text[], $23::text[], $24::bytea[])
+    WITH ORDINALITY AS v(id, step, topic, key, payload, n) JOIN w ON w.id = v.id
+    ORDER BY v.n
+)
+SELECT id, updated_at, signals FROM w`
+
+	savedSQL = `
+SELECT id, token, revision, status, undoing, progress, failed, error, crashes, data::text, updated_at, signals
+FROM {sagas} WHERE id = ANY($1::text[])`
+
+	fenceSQL = `SELECT token, revision FROM {sagas} WHERE id = $1`
+
+	// Behind saveSQL or saveWithSQL, in the transaction of a step. It fails where nothing
+	// was written, so that the COMMIT that comes with it is not reached.
+	guardSQL = `
+UNION ALL SELECT NULL, NULL, NULL WHERE 1 / (SELECT count(*) FROM w) = 0`
+
+	recordSQL = `s.id, s.business_id, s.definition, s.version, s.plan, s.fingerprint, s.parent, s.status, s.undoing, s.progress, s.failed, s.error,
+    s.crashes, s.data::text, s.deadline, s.revision, s.token, coalesce(s.owner, ''), s.created_at, s.updated_at, s.signals`
+
+	// Who is about to be claimed by somebody else is skipped, so that engines do not
+	// wait for each other.
+	claimSQL = `
+WITH due AS MATERIALIZED (
+    SELECT id, due_at, owner IS NOT NULL AS crashed FROM {sagas}
+    WHERE {due} <= statement_timestamp() AND definition = ANY($3::text[])
+    ORDER BY due_at LIMIT $4 FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE {sagas} s SET owner = $1, token = s.token + 1, due_at = statement_timestamp() + $2::bigint * interval '1 microsecond',
+    crashes = s.crashes + due.crashed::int
+FROM due WHERE s.id = due.id
+RETURNING {record}, due.crashed, due.due_at, clock_timestamp()`
+
+	// Certain sagas are found by their ids, and not among all that are due.
+	byID = `id = ANY($5::text[]) AND due_at + interval '0'`
+
+	renewSQL = `
+UPDATE {sagas} s SET due_at = statement_timestamp() + $3::bigint * interval '1 microsecond'
+FROM unnest($1::text[], $2::bigint[]) AS u(id, token)
+WHERE s.id = u.id AND s.token = u.token AND s.owner IS NOT NULL
+RETURNING s.id, s.token`
+
+	// least passes over a null. Who is stuck waits for a person.
+	deliverSQL = `
+UPDATE {sagas} s SET signals = coalesce(s.signals, '{}') || jsonb_build_object($2::text, $3::text), signalled = s.signalled + 1,
+    due_at = CASE WHEN s.owner IS NULL AND s.status <> 'STUCK' THEN least(s.due_at, statement_timestamp()) ELSE s.due_at END
+WHERE s.id = $1 AND s.status NOT IN ('COMPLETED', 'COMPENSATED') AND (s.signals ? $2) IS NOT TRUE
+RETURNING 1`
+
+	deliveredSQL = `
+SELECT status IN ('COMPLETED', 'COMPENSATED'), signals ->> $2 FROM {sagas} WHERE id = $1`
+
+	findSQL = `
+SELECT {record} FROM {sagas} s WHERE s.id > $1 {where} ORDER BY s.id LIMIT $2`
+
+	eventsSQL = `
+SELECT saga_id, at, kind, step, attempt, actor, text FROM {events} WHERE saga_id = ANY($1::text[]) ORDER BY saga_id, revision, no`
+
+	relayLockSQL = `SELECT pg_try_advisory_xact_lock(1935763303, '{outbox name}'::regclass::oid::int)` // "saga"
+
+	outboxSQL = `
+SELECT id, saga_id, step, topic, key, payload FROM {outbox} ORDER BY id LIMIT $1 FOR UPDATE`
+
+	sweepSQL = `
+WITH old AS MATERIALIZED (
+    SELECT id FROM {sagas} WHERE over_at < statement_timestamp() - $1::bigint * interval '1 microsecond'
+    ORDER BY over_at LIMIT $2 FOR UPDATE SKIP LOCKED
+), e AS (
+    DELETE FROM {events} e USING old WHERE e.saga_id = old.id
+), s AS (
+    DELETE FROM {sagas} s USING old WHERE s.id = old.id RETURNING 1
+)
+SELECT count(*) FROM s`
+)
