@@ -34,6 +34,8 @@ type sagaContender struct {
 func sagaContenders() []*sagaContender {
 	return []*sagaContender{
 		{name: "DBOS Transact", loads: []int{1, 64, 512}, open: openDBOS},
+		{name: "safetill", loads: []int{1, 64, 512}, open: openSafetill},
+		{name: "a fenced UPDATE for each step, no engine", loads: []int{1, 64}, open: openBare},
 		{name: "go-workflows, monoprocess", loads: []int{1, 64}, open: openGoWorkflows},
 		{name: "River, a chain of jobs", loads: []int{1, 64}, open: openRiver(0, 0)},
 		{name: "River, 5 ms poll, 1 ms cooldown", loads: []int{1, 64}, open: openRiver(5*time.Millisecond, time.Millisecond)},
@@ -43,7 +45,7 @@ func sagaContenders() []*sagaContender {
 // benchSaga measures the executor of sagas.
 func benchSaga(ctx context.Context, s *settings, w io.Writer) error {
 	for _, table := range []func(context.Context, *settings, io.Writer) error{
-		benchSagaEngines, // a million finished sagas, and the store in memory, are tables to come
+		benchSagaEngines, benchSagaMillion, benchSagaMemory,
 	} {
 		if err := table(ctx, s, w); err != nil {
 			return err
