@@ -196,10 +196,11 @@ func (w *writing) created(rows pgx.Rows) error {
 
 func (w *writing) written(rows pgx.Rows) error {
 	var id string
+	var at time.Time
 	var signals []byte
-	_, err := pgx.ForEachRow(rows, []any{&id, &signals}, func() (err error) {
+	_, err := pgx.ForEachRow(rows, []any{&id, &at, &signals}, func() (err error) {
 		i := find(w.saves, id)
-		i.err = nil
+		i.err, i.at = nil, at
 		i.signals, err = readSignals(signals)
 		return err
 	})
@@ -301,17 +302,22 @@ func (w *writing) existing(rows pgx.Rows) error {
 func (w *writing) before(rows pgx.Rows) error {
 	var is item
 	var signals []byte
-	_, err := pgx.ForEachRow(rows, []any{
-		&is.id, &is.token, &is.revision, &is.status, &is.undoing, &is.progress, &is.failed, &is.error, &is.crashes, &is.data, &signals,
-	}, func() (err error) {
+	_, err := pgx.ForEachRow(rows, is.columns(&signals), func() (err error) {
 		i := find(w.saves, is.id)
 		i.err = saga.ErrFenced
 		if i.token == is.token && i.revision == is.revision && i.status == is.status && i.undoing == is.undoing && i.progress == is.progress &&
 			i.failed == is.failed && i.error == is.error && i.crashes == is.crashes && i.data == is.data {
-			i.err = nil
+			i.err, i.at = nil, is.at
 			i.signals, err = readSignals(signals)
 		}
 		return err
 	})
 	return err
+}
+
+// columns are those of savedSQL.
+func (i *item) columns(signals *[]byte) []any {
+	return []any{
+		&i.id, &i.token, &i.revision, &i.status, &i.undoing, &i.progress, &i.failed, &i.error, &i.crashes, &i.data, &i.at, signals,
+	}
 }

@@ -1,6 +1,7 @@
 package pgsaga
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -29,14 +30,23 @@ func (s *Store) Claim(ctx context.Context, c saga.Claim) ([]saga.Claimed, error)
 	if c.IDs != nil {
 		sql, args = s.sql.claimOf, append(args, c.IDs)
 	}
-	var claimed []saga.Claimed
+	type aged struct {
+		saga.Claimed
+		due time.Time
+	}
+	var all []aged
 	err := s.probe(ctx, func(rows pgx.Rows) error {
-		return eachRecord(rows, func(r *saga.Record, crashed bool, now time.Time) {
-			claimed = append(claimed, saga.Claimed{Record: r, Crashed: crashed, Now: now})
+		return eachRecord(rows, func(r *saga.Record, c claim) {
+			all = append(all, aged{saga.Claimed{Record: r, Crashed: c.crashed, Now: c.now}, c.due})
 		})
 	}, sql, args...)
 	if err != nil {
 		return nil, fail("claim", err)
+	}
+	slices.SortFunc(all, func(a, b aged) int { return cmp.Or(a.due.Compare(b.due), cmp.Compare(a.Record.ID, b.Record.ID)) })
+	claimed := make([]saga.Claimed, len(all))
+	for n, c := range all {
+		claimed[n] = c.Claimed
 	}
 	return claimed, nil
 }

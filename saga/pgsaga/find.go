@@ -51,7 +51,7 @@ func (s *Store) Find(ctx context.Context, f saga.Filter) iter.Seq2[*saga.Record,
 func (s *Store) page(ctx context.Context, f saga.Filter, after string, limit int) (records []*saga.Record, err error) {
 	where, args := where(f, after, limit)
 	err = s.probe(ctx, func(rows pgx.Rows) error {
-		return eachRecord(rows, func(r *saga.Record, _ bool, _ time.Time) { records = append(records, r) })
+		return eachRecord(rows, func(r *saga.Record, _ claim) { records = append(records, r) })
 	}, strings.Replace(s.sql.find, "{where}", where, 1), args...)
 	if err == nil && f.Events {
 		err = s.addEvents(ctx, records)
@@ -109,20 +109,25 @@ func (s *Store) addEvents(ctx context.Context, records []*saga.Record) error {
 	}, s.sql.events, ids)
 }
 
-// eachRecord reads rows of recordSQL, behind which may stand whether the last owner
-// has crashed, and the time.
-func eachRecord(rows pgx.Rows, f func(r *saga.Record, crashed bool, now time.Time)) error {
+// claim is what a claim has found out beside the record.
+type claim struct {
+	crashed  bool
+	due, now time.Time
+}
+
+// eachRecord reads rows of recordSQL, behind which may stand what a claim has found
+// out, and closes them.
+func eachRecord(rows pgx.Rows, f func(*saga.Record, claim)) error {
 	defer rows.Close()
 	for rows.Next() {
 		var r saga.Record
+		var c claim
 		var plan, status, progress string
 		var fingerprint, signals []byte
 		var deadline int64
-		var crashed bool
-		var now time.Time
 		fields := []any{
 			&r.ID, &r.BusinessID, &r.Definition, &r.Version, &plan, &fingerprint, &r.Parent, &status, &r.Undoing, &progress, &r.Failed, &r.Error,
-			&r.Crashes, &r.Data, &deadline, &r.Revision, &r.Token, &r.Owner, &r.Created, &r.Updated, &signals, &crashed, &now,
+			&r.Crashes, &r.Data, &deadline, &r.Revision, &r.Token, &r.Owner, &r.Created, &r.Updated, &signals, &c.crashed, &c.due, &c.now,
 		}
 		if err := rows.Scan(fields[:len(rows.FieldDescriptions())]...); err != nil {
 			return err
@@ -136,7 +141,7 @@ func eachRecord(rows pgx.Rows, f func(r *saga.Record, crashed bool, now time.Tim
 		if err := firstError(r.Plan.UnmarshalText([]byte(plan)), r.Status.UnmarshalText([]byte(status)), r.Steps.UnmarshalText([]byte(progress))); err != nil {
 			return fmt.Errorf("%s: %w", r.ID, err)
 		}
-		f(&r, crashed, now)
+		f(&r, c)
 	}
 	return rows.Err()
 }

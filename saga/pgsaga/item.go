@@ -34,7 +34,7 @@ type item struct {
 	err     error
 	lost    bool // err says nothing about it: its fate is not known
 	mine    bool
-	at      time.Time // when it was created
+	at      time.Time // when it was written
 	signals saga.Signals
 }
 
@@ -91,7 +91,10 @@ func newBirth(c *saga.Create) (*item, error) {
 	i.birth = &birth{
 		business: r.BusinessID, definition: r.Definition, plan: string(plan), parent: r.Parent, owner: r.Owner,
 		version: int64(r.Version), fingerprint: r.Fingerprint,
-		deadline: r.DeadlineAfter.Microseconds(), lease: c.Lease.Microseconds(),
+		deadline: r.DeadlineAfter.Microseconds(),
+	}
+	if r.Owner != "" {
+		i.birth.lease = c.Lease.Microseconds()
 	}
 	err = firstError(i.state(r), checkText("business id", r.BusinessID), checkText("definition", r.Definition),
 		checkText("plan", i.birth.plan), checkText("parent", r.Parent), checkText("owner", r.Owner), i.checkOwner(r))

@@ -17,7 +17,7 @@ type statements struct {
 	claim, claimOf, renew          string
 	deliver, delivered             string
 	find, events                   string
-	fence                          string
+	fence, guardedOne, guardedWith string
 	relayLock, outbox, relayed     string
 	sweep                          string
 }
@@ -38,8 +38,10 @@ func newStatements(schema string) statements {
 		saveMany: from(saveSQL, manyWritesSQL), saveWith: from(saveWithSQL, manyWritesSQL), saved: names(savedSQL),
 		claim: names(strings.ReplaceAll(claimSQL, "{due}", "due_at")), claimOf: names(strings.ReplaceAll(claimSQL, "{due}", byID)),
 		renew: names(renewSQL), deliver: names(deliverSQL), delivered: names(deliveredSQL),
-		find: names(findSQL), events: names(eventsSQL), fence: names(fenceSQL),
-		relayLock: names(relayLockSQL), outbox: names(outboxSQL), relayed: names("DELETE FROM {outbox} WHERE id = ANY($1::bigint[])"),
+		find: names(findSQL), events: names(eventsSQL),
+		fence: names(fenceSQL), guardedWith: from(saveWithSQL, manyWritesSQL) + guardSQL,
+		guardedOne: "WITH w AS (" + from(saveSQL, oneWriteSQL) + ") SELECT id, updated_at, signals FROM w" + guardSQL,
+		relayLock:  names(relayLockSQL), outbox: names(outboxSQL), relayed: names("DELETE FROM {outbox} WHERE id = ANY($1::bigint[])"),
 		sweep: names(sweepSQL),
 	}
 }
@@ -95,19 +97,21 @@ RETURNING id, created_at`
 SELECT id, fingerprint, coalesce(owner, ''), token, revision, created_at FROM {sagas} WHERE id = ANY($1::text[])`
 
 	// A row whose lock was waited for is looked at again: that is what fences. A time of
-	// wake-up that stays is no change, so that the row stays in its page.
+	// wake-up that stays is no change, so that the row stays in its page. What has no
+	// owner is written by a person, who does not wait.
 	saveSQL = `
 UPDATE {sagas} s SET revision = u.revision, status = u.status, undoing = u.undoing, progress = u.progress, failed = u.failed, error = u.error,
     crashes = u.crashes, data = u.data, updated_at = statement_timestamp(),
     owner = CASE WHEN u.due = -2 THEN s.owner END,
     over_at = CASE WHEN u.due = -3 THEN statement_timestamp() END,
-    due_at = CASE WHEN u.due = -2 THEN s.due_at
+    due_at = CASE WHEN u.due = -2 AND s.owner IS NOT NULL THEN s.due_at
+                  WHEN u.due = -2 THEN statement_timestamp()
                   WHEN u.due < -2 THEN NULL
                   WHEN s.signalled > u.seen THEN statement_timestamp()
                   WHEN u.due >= 0 THEN statement_timestamp() + u.due * interval '1 microsecond' END
 FROM {from}
 WHERE s.id = u.id AND s.token = u.token AND s.revision = u.revision - 1
-RETURNING s.id, s.signals`
+RETURNING s.id, s.updated_at, s.signals`
 
 	oneWriteSQL = `(SELECT $1::text AS id, $2::bigint AS token, $3::bigint AS revision, $4::text AS status, $5::boolean AS undoing, $6::text AS progress,
     $7::text AS failed, $8::text AS error, $9::int AS crashes, $10::json AS data, $11::bigint AS due, $12::int AS seen) AS u`
@@ -135,14 +139,18 @@ WITH w AS (` + saveSQL + `, s.revision
     WITH ORDINALITY AS v(id, step, topic, key, payload, n) JOIN w ON w.id = v.id
     ORDER BY v.n
 )
-SELECT id, signals FROM w`
+SELECT id, updated_at, signals FROM w`
 
 	savedSQL = `
-SELECT id, token, revision, status, undoing, progress, failed, error, crashes, data::text, signals FROM {sagas} WHERE id = ANY($1::text[])`
+SELECT id, token, revision, status, undoing, progress, failed, error, crashes, data::text, updated_at, signals
+FROM {sagas} WHERE id = ANY($1::text[])`
 
-	// For one write, in the transaction that will write it.
-	fenceSQL = `
-SELECT token, revision, signals FROM {sagas} WHERE id = $1 FOR NO KEY UPDATE`
+	fenceSQL = `SELECT token, revision FROM {sagas} WHERE id = $1`
+
+	// Behind saveSQL or saveWithSQL, in the transaction of a step. It fails where nothing
+	// was written, so that the COMMIT that comes with it is not reached.
+	guardSQL = `
+UNION ALL SELECT NULL, NULL, NULL WHERE 1 / (SELECT count(*) FROM w) = 0`
 
 	recordSQL = `s.id, s.business_id, s.definition, s.version, s.plan, s.fingerprint, s.parent, s.status, s.undoing, s.progress, s.failed, s.error,
     s.crashes, s.data::text, s.deadline, s.revision, s.token, coalesce(s.owner, ''), s.created_at, s.updated_at, s.signals`
@@ -151,14 +159,14 @@ SELECT token, revision, signals FROM {sagas} WHERE id = $1 FOR NO KEY UPDATE`
 	// wait for each other.
 	claimSQL = `
 WITH due AS MATERIALIZED (
-    SELECT id, owner IS NOT NULL AS crashed FROM {sagas}
+    SELECT id, due_at, owner IS NOT NULL AS crashed FROM {sagas}
     WHERE {due} <= statement_timestamp() AND definition = ANY($3::text[])
     ORDER BY due_at LIMIT $4 FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE {sagas} s SET owner = $1, token = s.token + 1, due_at = statement_timestamp() + $2::bigint * interval '1 microsecond',
     crashes = s.crashes + due.crashed::int
 FROM due WHERE s.id = due.id
-RETURNING {record}, due.crashed, clock_timestamp()`
+RETURNING {record}, due.crashed, due.due_at, clock_timestamp()`
 
 	// Certain sagas are found by their ids, and not among all that are due.
 	byID = `id = ANY($5::text[]) AND due_at + interval '0'`

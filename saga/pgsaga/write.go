@@ -14,20 +14,30 @@ import (
 // checkpoints of others; a second round trip for sagas that exist. It sets the
 // Record's Created and Updated.
 func (s *Store) Create(ctx context.Context, sagas []*saga.Create) error {
-	return each(sagas, s.do(ctx), newBirth, func(c *saga.Create, i *item) { c.Err, c.Mine = i.err, i.mine; born(c, i) })
+	return each(sagas, s.do(ctx), newBirth, born)
 }
 
-// born hands the time of creation to its caller.
+// born answers a caller.
 func born(c *saga.Create, i *item) {
+	c.Err, c.Mine = i.err, i.mine
 	if i.err == nil {
 		c.Record.Created, c.Record.Updated = i.at, i.at
 	}
 }
 
 // Save is [saga.Store.Save]: a share of one round trip and commit, with what others
-// write; a second round trip for those that are not written.
+// write; a second round trip for those that are not written. It sets the Record's
+// Updated.
 func (s *Store) Save(ctx context.Context, writes []*saga.Write) error {
-	return each(writes, s.do(ctx), newWrite, func(w *saga.Write, i *item) { w.Err, w.Signals = i.err, i.signals })
+	return each(writes, s.do(ctx), newWrite, saved)
+}
+
+// saved answers a caller.
+func saved(w *saga.Write, i *item) {
+	w.Err, w.Signals = i.err, i.signals
+	if i.err == nil {
+		w.Record.Updated = i.at
+	}
 }
 
 // do writes items with those of other callers.
@@ -87,5 +97,5 @@ func (s *Store) CreateTx(ctx context.Context, tx any, sagas []*saga.Create) erro
 		in.send(ctx, slices.Clone(items)) // which sorts them
 		return nil
 	}
-	return each(sagas, write, newBirth, func(c *saga.Create, i *item) { c.Err, c.Mine = i.err, i.mine; born(c, i) })
+	return each(sagas, write, newBirth, born)
 }
