@@ -45,6 +45,7 @@ func (r *Record) blocked() (steps []int) {
 	if first < 0 {
 		return nil
 	}
+	first = r.doubted(first)
 	steps = []int{first}
 	for i, p := range r.Plan {
 		if i != first && p.Group > 0 && p.Group == r.Plan[first].Group && (r.Steps[i].ahead() || r.Steps[i].Mark == NotApplied) {
@@ -54,9 +55,24 @@ func (r *Record) blocked() (steps []int) {
 	return steps
 }
 
-// decided reports whether the saga can no longer go back: a step from the pivot on
+// doubted is the step in doubt that stands behind Pure ones which are to be done
+// again, as their owner has died before it wrote them, or else first.
+func (r *Record) doubted(first int) int {
+	for i := first; i < len(r.Steps) && r.Steps[i].ahead(); i++ {
+		if r.Plan[i].Kind == KindPure {
+			continue
+		}
+		if r.Steps[i].Mark == Maybe {
+			return i
+		}
+		break
+	}
+	return first
+}
+
+// irreversible reports whether the saga can no longer go back: a step from the pivot on
 // has been begun, or passed over.
-func (r *Record) decided() bool {
+func (r *Record) irreversible() bool {
 	for _, s := range r.Steps[min(r.Plan.pivot(), len(r.Steps)):] {
 		if s.Mark != Open && s.Mark != NotApplied {
 			return true
@@ -163,7 +179,7 @@ func (re *resolution) forward() string {
 		}
 		failed := re.rec.Error
 		re.set(re.step, NotApplied)
-		if !re.rec.decided() {
+		if !re.rec.irreversible() {
 			re.goBack(re.name(), failed)
 			return ""
 		}
@@ -244,7 +260,7 @@ func (re *resolution) cancel() string {
 	switch {
 	case re.rec.Undoing:
 		return "it goes back already"
-	case re.rec.decided():
+	case re.rec.irreversible():
 		return "it cannot go back any more, as a step from the pivot on has been begun; force-not-applied says that a pivot has not happened"
 	}
 	re.goBack(re.rec.Failed, "it was cancelled: "+re.audit.Reason)

@@ -73,6 +73,15 @@ func TestResolve(t *testing.T) {
 				ActionForceNotApplied: "RUNNING  D1 O O",
 			},
 		},
+		"in doubt behind a pure step whose end was not written": {
+			plan: orderPlan, steps: "O M*3 O O O", failed: "validate",
+			want: map[Action]string{
+				ActionRetry:           "RUNNING  O M O O O",
+				ActionForceApplied:    "RUNNING  O D5000 O O O",
+				ActionForceNotApplied: "COMPENSATING reserve O N5000 O O O",
+				ActionCancel:          "COMPENSATING validate O M O O O",
+			},
+		},
 		"data that could not be kept": {
 			plan: orderPlan, steps: "D1 D2 D3*1 O O", failed: "charge",
 			want: map[Action]string{

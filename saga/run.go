@@ -54,11 +54,13 @@ func newRun(e *Engine, p *program) *run {
 	return r
 }
 
-// clock sets the saga's age by two readings of the store's clock.
-func (r *run) clock(created, now time.Time) {
+// clock sets the saga's age by two readings of the store's clock. asked is when the
+// store was asked for the second: what is timed here is then not before what the
+// store has timed, and no lease is longer than it is there.
+func (r *run) clock(asked, created, now time.Time) {
 	r.mu.Lock() // the engine may be about to renew its leases
 	defer r.mu.Unlock()
-	r.local, r.age, r.token = time.Now(), max(0, now.Sub(created)), r.rec.Token
+	r.local, r.age, r.token = asked, max(0, now.Sub(created)), r.rec.Token
 }
 
 // elapsed is the saga's age.

@@ -1,5 +1,5 @@
-// Package sagaotel traces sagas with OpenTelemetry: a span for each attempt of a step
-// or of a compensation, and one trace for a saga, whichever processes it runs in.
+// Package sagaotel traces sagas with OpenTelemetry: a span for each attempt of a step,
+// of a compensation or of a look-up at the provider, and one trace for a saga, whichever processes it runs in.
 package sagaotel
 
 import (
@@ -20,7 +20,10 @@ import (
 func Around(t trace.Tracer) func(context.Context, saga.Call, func(context.Context) error) error {
 	return func(ctx context.Context, c saga.Call, next func(context.Context) error) error {
 		name := "saga " + c.Step
-		if c.Undo {
+		switch {
+		case c.Verify:
+			name = "saga verify " + c.Step
+		case c.Undo:
 			name = "saga undo " + c.Step
 		}
 		ctx, span := t.Start(trace.ContextWithRemoteSpanContext(ctx, root(c)), name, trace.WithAttributes(
