@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"github.com/safetill/safetill/saga"
 )
@@ -24,7 +25,11 @@ type faults struct {
 var (
 	errProvider = errors.New("the provider answers 502")
 	errNo       = saga.Reject(errors.New("the provider says no"))
+	errSilent   = saga.InDoubt(errors.New("the provider does not answer"))
 )
+
+// patience is how long the shop waits for a provider.
+const patience = 500 * time.Millisecond
 
 // inject returns do with the faults of its name.
 func (f *faults) inject(name string, do saga.Func[Order]) saga.Func[Order] {
@@ -40,8 +45,11 @@ func (f *faults) inject(name string, do saga.Func[Order]) saga.Func[Order] {
 		}
 		switch {
 		case name == f.timeout && f.left.Add(-1) >= 0:
-			<-ctx.Done()
-			return ctx.Err()
+			select {
+			case <-ctx.Done():
+			case <-time.After(patience):
+			}
+			return errSilent
 		case name == f.crash:
 			die()
 		}

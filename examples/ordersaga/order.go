@@ -34,7 +34,7 @@ func (s *shop) define() *saga.Definition[Order] {
 		saga.Step("reserve", do("reserve", s.reserve)).Undo(do("release", s.undo)).Idempotent().
 			Retry(quick).RetryUndo(quick),
 		saga.Step("charge", do("charge", s.charge)).Undo(do("refund", s.undo)).Verify(s.findCharge).
-			Retry(quick).RetryUndo(quick).Timeout(500*time.Millisecond),
+			Retry(quick).RetryUndo(quick),
 		saga.Pivot("confirm", do("confirm", s.confirm)).Idempotent().Retry(quick),
 		saga.Retriable("notify", do("notify", s.notify)).Retry(quick))
 }
