@@ -35,7 +35,8 @@ const (
 	// not for compensations: those are retried or skipped.
 	ActionForceNotApplied Action = "force-not-applied"
 	// ActionCancel makes a saga go back that is not decided yet: whose pivot has not,
-	// and cannot have, taken effect. A step in doubt is undone.
+	// and cannot have, taken effect. A step in doubt is undone. A child that is under
+	// way is cancelled first, and waited for.
 	ActionCancel Action = "cancel"
 )
 
@@ -132,7 +133,15 @@ func (a *Admin) Resolve(ctx context.Context, id string, do Action, audit Audit) 
 	if w.Err != nil {
 		return nil, fmt.Errorf("saga: resolve %s: %w", id, w.Err)
 	}
-	return a.confirmed(ctx, id, len(rec.Events), ev)
+	after, err := a.confirmed(ctx, id, len(rec.Events), ev)
+	if err == nil && do == ActionCancel && !next.Undoing {
+		err = a.store.Deliver(ctx, id, cancelSignal, []byte("{}"))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("saga: resolve %s: %w", id, err)
+	}
+	a.nudge(id)
+	return after, nil
 }
 
 // confirmed reads the saga and looks for the event that was written, behind those
@@ -143,7 +152,6 @@ func (a *Admin) Resolve(ctx context.Context, id string, do Action, audit Audit) 
 //	becomes revision 8. Obi retries it, which would be revision 8 too: the store
 //	answers that it has that. Obi believes that the step is attempted.
 func (a *Admin) confirmed(ctx context.Context, id string, before int, ev Event) (*Record, error) {
-	a.nudge(id)
 	rec, err := a.Inspect(ctx, id)
 	if err != nil {
 		return nil, err
@@ -154,7 +162,7 @@ func (a *Admin) confirmed(ctx context.Context, id string, before int, ev Event) 
 			return rec, nil
 		}
 	}
-	return nil, fmt.Errorf("%w: %s was resolved by somebody else at the same time", ErrFenced, id)
+	return nil, fmt.Errorf("%w: it was resolved by somebody else at the same time", ErrFenced)
 }
 
 const maxReason = 1000

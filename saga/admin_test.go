@@ -173,6 +173,37 @@ func TestAPersonCancelsASagaThatWaits(t *testing.T) {
 	require.Equal(t, "it was cancelled: the customer called", got.Reason)
 }
 
+func TestAPersonCancelsASagaThatWaitsForItsChild(t *testing.T) {
+	t.Parallel()
+	inner := saga.MustDefine("inner", 1,
+		saga.Step("pay", note("pay")).Undo(note("-pay")),
+		saga.Await("approval", time.Hour, func(*order, string) error { return nil }))
+	def := saga.MustDefine("order", 1,
+		saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil }, func(_ *order, r saga.Result[order]) error {
+			return saga.Reject(r.Err())
+		}).Undo(note("-inner")))
+	e := engine(t, saga.NewMemory(nil), &saga.Options{Definitions: []saga.Registered{def, inner}})
+	h, err := def.Start(within(t), e, "o1", order{}, nil)
+	require.NoError(t, err)
+	suspended := func(id string) (rec *saga.Record) {
+		require.Eventually(t, func() bool {
+			rec, err = e.Admin().Inspect(within(t), id)
+			return err == nil && rec.Status == saga.Suspended
+		}, 10*time.Second, time.Millisecond)
+		return rec
+	}
+	suspended("o1/inner")
+	rec := suspended("o1")
+	_, err = e.Admin().Resolve(within(t), "o1", saga.ActionCancel, saga.Audit{Actor: "ada", Reason: "r", ExpectRevision: rec.Revision})
+	require.NoError(t, err)
+	got, err := h.Wait(within(t))
+	require.NoError(t, err)
+	require.Equal(t, saga.Compensated, got.Status)
+	child, err := inner.Handle(e, "o1/inner").Wait(within(t))
+	require.NoError(t, err)
+	require.Equal(t, []string{"pay", "-pay"}, child.Data.Seen)
+}
+
 // TestTwoPeopleResolveTheSameRevision is for a trap: the write of the second is one of
 // the revision that the store has by then, which it takes for a repeat.
 func TestTwoPeopleResolveTheSameRevision(t *testing.T) {

@@ -262,20 +262,29 @@ func (re *resolution) cancel() string {
 		return "it goes back already"
 	case re.rec.irreversible():
 		return "it cannot go back any more, as a step from the pivot on has been begun; force-not-applied says that a pivot has not happened"
+	case re.rec.waitsForChild():
+		re.goOn() // the engine cancels the child first, for which it is sent a signal
+		return ""
 	}
 	re.goBack(re.rec.Failed, "it was cancelled: "+re.audit.Reason)
 	return ""
 }
 
-// goBack makes the saga undo what it has done. A child may have had its effect by
-// now, and is undone in case it has.
+// goBack makes the saga undo what it has done.
 func (re *resolution) goBack(step, reason string) {
 	r := re.rec
 	r.Status, r.Undoing, r.Failed, r.Error = Compensating, true, step, reason
 	for i := range r.Steps {
 		r.Steps[i].Attempts = 0
-		if r.Steps[i].Mark == Waiting && r.Plan[i].Kind == KindChild {
-			r.Steps[i].Mark = Maybe
+	}
+}
+
+// waitsForChild reports whether there is another saga that may be under way for it.
+func (r *Record) waitsForChild() bool {
+	for i, s := range r.Steps {
+		if s.Mark == Waiting && r.Plan[i].Kind == KindChild {
+			return true
 		}
 	}
+	return false
 }

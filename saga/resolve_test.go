@@ -181,9 +181,9 @@ func TestResolve(t *testing.T) {
 				ActionForceNotApplied: "no step is in doubt",
 			},
 		},
-		"waits for a child, whose effects are not to be lost": {
+		"waits for a child, which is to be cancelled first": {
 			plan: "a:cu c:v", steps: "W900*1 O", status: Suspended,
-			want: map[Action]string{ActionCancel: "COMPENSATING  M900 O"},
+			want: map[Action]string{ActionCancel: "RUNNING  W900*1 O", ActionSkip: "RUNNING  S5000 O"},
 		},
 		"waits for a process that knows it": {
 			plan: "a:su b:v", steps: "D1 O", status: Suspended,
