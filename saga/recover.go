@@ -82,6 +82,7 @@ func (e *Engine) takeUp(c Claimed, asked time.Time) {
 			return
 		}
 		if r.crashed {
+			r.suspect()     // whoever takes it up after us is not told again
 			r.rec.Crashes-- // it is not the saga's fault
 		}
 		r.release(e.o.Poll)
