@@ -267,3 +267,51 @@ func TestWhatIsDoneBehindThePivotIsNotTurnedBack(t *testing.T) {
 	got := result(t, def, engine(t, saga.NewMemory(nil), quick(def)))
 	require.Equal(t, saga.Stuck, got.Status, "it went back from what b has done")
 }
+
+// A deploy is under way; the owner of a saga dies; a process of the old version takes it
+// up, does not know its steps and lets it go; the next one of the new version is not
+// told of the death, and charges again.
+func TestAProcessThatDoesNotKnowTheStepsPassesTheDoubtOn(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		charges, asked := 0, 0
+		def := saga.MustDefine("order", 2,
+			saga.Step("charge", func(context.Context, *order) error {
+				if charges++; charges == 1 {
+					runtime.Goexit()
+				}
+				return nil
+			}).Undo(noop).Verify(func(context.Context, *order) (saga.Outcome, error) {
+				asked++
+				return saga.Applied, nil
+			}))
+		old := saga.MustDefine("order", 1, saga.Pivot("other", noop))
+		runs := func(def saga.Registered) (e *saga.Engine, stop func()) {
+			e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+			require.NoError(t, err)
+			ctx, cancel := context.WithCancel(context.Background())
+			done := make(chan error, 1)
+			go func() { done <- e.Run(ctx) }()
+			time.Sleep(time.Second)
+			return e, func() {
+				cancel()
+				require.NoError(t, <-done)
+			}
+		}
+		dies, stop := runs(def)
+		h, err := def.Start(context.Background(), dies, "o1", order{}, nil)
+		require.NoError(t, err)
+		time.Sleep(time.Second)
+		stop()
+		e1, stop := runs(old)
+		time.Sleep(20 * time.Second)
+		stop()
+		rec, err := e1.Admin().Inspect(t.Context(), "o1")
+		require.NoError(t, err)
+		require.Equal(t, saga.Suspended, rec.Status)
+		_, stop = runs(def)
+		require.Equal(t, saga.Completed, wait(t, h).Status)
+		stop()
+		require.Equal(t, 1, charges)
+		require.Equal(t, 1, asked)
+	})
+}
