@@ -62,7 +62,7 @@ func (f *fate) next(label string, possible ...blow) blow {
 	}
 	b := f.strikes[0].blow
 	if !slices.Contains(possible, b) {
-		b = possible[int(b)%len(possible)] // of a second strike, whose event nobody could foresee
+		return spared // the next event that it can befall
 	}
 	f.strikes, f.n = f.strikes[1:], 0
 	f.struck = append(f.struck, fmt.Sprintf("%s %q, event %d", blows[b], label, len(f.events)))

@@ -53,3 +53,8 @@ func TestAStoreWithoutExtras(t *testing.T) {
 	t.Parallel()
 	sagatest.Run(t, func(testing.TB) saga.Store { return plain{saga.NewMemory(nil)} })
 }
+
+func TestEngine(t *testing.T) {
+	t.Parallel()
+	sagatest.RunEngine(t, memory, 0)
+}
