@@ -71,6 +71,9 @@ func (e *Engine) takeUp(c Claimed) {
 	r := newRun(e, p)
 	r.rec, r.parts, r.crashed, r.seen = c.Record, parts, c.Crashed, len(c.Record.Signals)
 	r.clock(c.Record.Created, c.Now)
+	if c.Crashed {
+		r.suspect()
+	}
 	if e.hold(r) {
 		e.launch(r)
 		return

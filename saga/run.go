@@ -104,7 +104,6 @@ func (r *run) loop() {
 		}
 	}
 	if r.crashed {
-		r.suspect()
 		r.event(EventCrashed, r.rec.Step(), 0, fmt.Sprintf("owner %d in a row", r.rec.Crashes))
 		if r.rec.Crashes >= r.e.o.MaxCrashes {
 			r.stick(r.rec.Step(), fmt.Errorf("%d owners have died of it, or let their lease run out", r.rec.Crashes))
@@ -125,8 +124,10 @@ func (r *run) loop() {
 	}
 }
 
-// suspect marks the steps that the last owner may have been at when it died. Pure
-// steps in front of them are not written when they are done:
+// suspect marks the steps that the last owner may have been at when it died. It goes by
+// the plan: also one who does not know the steps, and lets go of the saga again, must
+// write this down, as the next owner is not told of the death. Pure steps in front of
+// them are not written when they are done:
 //
 //	validate is Pure, and done; the card is charged; the owner dies; the next one
 //	finds that validate is still ahead, and takes the charge for not yet begun.
@@ -134,15 +135,16 @@ func (r *run) suspect() {
 	if r.rec.Undoing {
 		return
 	}
-	for i, group := r.rec.firstAhead(), 0; i >= 0 && i < len(r.parts); i++ {
-		s, p := &r.rec.Steps[i], r.parts[i]
-		if group > 0 && p.group != group {
+	plan := r.rec.Plan
+	for i, group := r.rec.firstAhead(), 0; i >= 0 && i < len(plan); i++ {
+		s, p := &r.rec.Steps[i], plan[i]
+		if group > 0 && p.Group != group {
 			return
 		}
-		if p.do != nil && p.kind != KindPure && s.ahead() {
+		if outside := p.Kind == KindStep || p.Kind == KindPivot || p.Kind == KindRetriable; outside && !p.Tx && s.ahead() {
 			s.Mark = Maybe
 		}
-		if group = p.group; group == 0 && p.kind != KindPure {
+		if group = p.Group; group == 0 && p.Kind != KindPure {
 			return
 		}
 	}
