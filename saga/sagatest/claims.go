@@ -173,7 +173,8 @@ func findSelects(s *suite) {
 	} {
 		s.equal(fmt.Sprintf("%+v", c.f), s.ids(s.find(c.f)), c.want)
 	}
-	for range s.store.Find(s.ctx, saga.Filter{Definition: s.def}) {
+	for _, err := range s.store.Find(s.ctx, saga.Filter{Definition: s.def}) {
+		s.ok(err)
 		break // a reader may have enough
 	}
 	s.equal("after that", len(s.find(saga.Filter{})), 5)

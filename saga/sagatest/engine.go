@@ -168,10 +168,13 @@ func (g *gamble) call(what string, d *dice, script []answer) answer {
 		}
 	}
 	g.calls[d.name] = append(g.calls[d.name], what)
-	if n < len(script) {
-		return script[n]
+	if n >= len(script) {
+		return well
 	}
-	return well
+	if script[n] == no && d.kind != saga.KindStep && d.idempotentEffect() && g.effects[d.name] > 0 {
+		return well // a provider that knows the key does not deny what it has done
+	}
+	return script[n]
 }
 
 func (g *gamble) apply(d *dice) {
@@ -433,7 +436,7 @@ func (m *plainly) run() saga.Status {
 				return saga.Stuck
 			}
 		}
-		if i > pivot || i == pivot && !m.refusedAt(i, j) {
+		if i > pivot || i == pivot && m.marks[i] != saga.NotApplied {
 			return saga.Stuck
 		}
 		return m.back()
@@ -444,10 +447,6 @@ func (m *plainly) run() saga.Status {
 func (m *plainly) stands(k int) bool {
 	return m.marks[k] == saga.Done || m.marks[k] == saga.Failed || m.marks[k] == saga.Maybe
 }
-
-// refusedAt: of the steps from i to j, at the pivot, the first has not taken effect,
-// and no other has been tried for longer.
-func (m *plainly) refusedAt(i, _ int) bool { return m.marks[i] == saga.NotApplied }
 
 // stage does the steps from i to j, each an attempt in its turn, and returns whether
 // all are done.
@@ -507,7 +506,7 @@ func (m *plainly) attempt(k, n int) (done, again bool) {
 		}
 		return false, true
 	case a == no:
-		if m.marks[k] == saga.Open || d.idempotent {
+		if m.marks[k] == saga.Open || d.idempotent && d.kind != saga.KindStep {
 			m.marks[k] = saga.NotApplied
 		}
 		return false, false

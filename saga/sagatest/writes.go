@@ -232,7 +232,7 @@ func saveAnswersSignals(s *suite) {
 	s.ok(s.store.Deliver(s.ctx, r.ID, "paid", []byte(`{"by":"card"}`)))
 	w = next(r)
 	for range 2 { // also to a repeat
-		r = s.saved(w)
+		s.saved(w)
 		if len(w.Signals) != 1 || string(w.Signals["paid"]) != `{"by":"card"}` {
 			s.Fatalf("signals %v", w.Signals)
 		}
