@@ -72,6 +72,9 @@ func (e *Engine) takeUp(c Claimed, asked time.Time) {
 	r := newRun(e, p)
 	r.rec, r.parts, r.crashed, r.seen = c.Record, parts, c.Crashed, len(c.Record.Signals)
 	r.clock(asked, c.Record.Created, c.Now)
+	if c.Crashed { // now: whoever takes it up after us is not told again
+		r.suspect()
+	}
 	if e.hold(r) {
 		e.launch(r)
 		return
