@@ -133,9 +133,12 @@ func deliverAnswers(s *suite) {
 	for _, status := range []saga.Status{saga.Completed, saga.Compensated} {
 		w := next(s.owned(status.String(), "w", long))
 		w.Record.Status = status
+		s.ok(deliver(w.Record.ID, "before", "{}"))
 		s.saved(w)
+		s.ok(deliver(w.Record.ID, "before", "{}")) // again, as the answer was lost
+		s.is(deliver(w.Record.ID, "before", "[]"), saga.ErrOver)
 		s.is(deliver(w.Record.ID, "paid", "{}"), saga.ErrOver)
-		if got := s.one(status.String()); len(got.Signals) > 0 {
+		if got := s.one(status.String()); len(got.Signals) != 1 {
 			s.Fatalf("signals %v", got.Signals)
 		}
 	}

@@ -277,6 +277,7 @@ type ordeal[T any] struct {
 	children []saga.Registered
 	lives    sync.WaitGroup
 	started  bool // the client was told so
+	last     *saga.Record
 	driven   atomic.Bool
 }
 
@@ -318,18 +319,20 @@ func (r *ordeal[T]) live(ctx context.Context) (e *saga.Engine, over bool, err er
 	}
 	for {
 		rec, err := r.find(ctx)
-		if err != nil && ctx.Err() == nil {
-			return e, false, err
-		}
-		if err == nil && rec.Status.Over() {
+		switch {
+		case err == nil && rec.Status.Over():
 			return e, true, nil
+		case err == nil:
+			r.last = rec
+		case ctx.Err() == nil:
+			return e, false, err
 		}
 		select {
 		case <-l.over:
 		case <-time.After(r.Lease):
 		case <-l.ctx.Done():
 			if ctx.Err() != nil {
-				return e, false, fmt.Errorf("it is not over after %v: %s", r.Limit, describe(rec))
+				return e, false, fmt.Errorf("it is not over after %v: %s", r.Limit, describe(r.last))
 			}
 			return e, false, nil
 		}

@@ -149,10 +149,10 @@ func saveTxIsFencedAtTheCommit(s *suite) {
 		}
 		return s.effect(w)(ctx, tx)
 	})
-	if claimed.Load() {
+	if got := s.one("a"); got.Token > 1 { // a claim whose answer did not come in time is one too
 		s.is(either(err, w.Err), saga.ErrFenced)
 		s.effects(r.ID, 0)
-		s.equal("token, revision", []int64{s.one("a").Token, s.one("a").Revision}, []int64{2, 0})
+		s.equal("revision", got.Revision, 0)
 		return
 	}
 	s.ok(either(err, w.Err))
