@@ -396,3 +396,12 @@ func TestABranchThatIsRefusedIsNotForgottenByTheOthers(t *testing.T) {
 	require.Equal(t, saga.Compensated, got.Status, "completed without a charge")
 	require.Equal(t, int64(1), undone.Load())
 }
+
+func TestStepsThatAreRefusedTogetherDecideNothing(t *testing.T) {
+	t.Parallel()
+	for range 50 { // whichever of them is heard of first
+		refused := func(context.Context, *order) error { return saga.Reject(errors.New("no")) }
+		def := saga.MustDefine("order", 1, saga.Parallel("both", saga.Retriable("a", refused), saga.Retriable("b", refused)))
+		require.Equal(t, saga.Compensated, result(t, def, engine(t, saga.NewMemory(nil), quick(def))).Status)
+	}
+}
