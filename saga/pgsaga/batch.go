@@ -59,14 +59,15 @@ func (a *attempts) write(ctx context.Context, items []*item) {
 	a.write(ctx, items[half:])
 }
 
-// ofData tells whether an error may be the fault of one item: PostgreSQL has read
-// the statement, and is well. In the caller's transaction nothing can follow it.
+// ofData tells whether an error may be the fault of one item: PostgreSQL is well, and
+// has understood the statement. In the caller's transaction nothing can follow it.
 func (s *Store) ofData(err error) bool {
 	if _, callers := s.db.(pgx.Tx); callers || pg.Unavailable(err) {
 		return false
 	}
-	_, ok := errors.AsType[*pgconn.PgError](err)
-	return ok
+	const cannotBe = "42" // no such table, no right to it
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && !strings.HasPrefix(e.Code, cannotBe)
 }
 
 // conflicts is how often a batch is written again when PostgreSQL asks for it: under a

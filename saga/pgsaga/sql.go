@@ -193,10 +193,11 @@ SELECT {record} FROM {sagas} s WHERE s.id > $1 {where} ORDER BY s.id LIMIT $2`
 	eventsSQL = `
 SELECT saga_id, at, kind, step, attempt, actor, text FROM {events} WHERE saga_id = ANY($1::text[]) ORDER BY saga_id, revision, no`
 
-	relayLockSQL = `SELECT pg_try_advisory_xact_lock(1935763303, '{outbox name}'::regclass::oid::int)` // "saga"
+	relayLockSQL = `
+SELECT set_config('safetill.relay', pg_try_advisory_xact_lock(1935763303, '{outbox name}'::regclass::oid::int)::text, true)` // "saga"
 
 	outboxSQL = `
-SELECT id, saga_id, step, topic, key, payload FROM {outbox} ORDER BY id LIMIT $1 FOR UPDATE`
+SELECT id, saga_id, step, topic, key, payload FROM {outbox} WHERE current_setting('safetill.relay')::boolean ORDER BY id LIMIT $1`
 
 	sweepSQL = `
 WITH old AS MATERIALIZED (
