@@ -50,12 +50,9 @@ func (r *run) overtaken(i int) error {
 
 func (r *run) undone(i int, msgs []Message) bool {
 	r.markUndone(i)
-	body, err := encode(r.data, r.rec.Data)
-	if err != nil {
+	if err := r.encode(); err != nil {
 		r.stick(r.parts[i].name, err)
-		return r.save(msgs...)
 	}
-	r.rec.Data = body
 	return r.save(msgs...)
 }
 

@@ -17,6 +17,7 @@ type Call struct {
 	Step       string
 	Attempt    int  // from 1, over all processes
 	Undo       bool // it is the compensation that is called
+	Verify     bool // it is the look-up that is called, about the step, also on the way back
 }
 
 // Key names the effect of this step in this saga, or that of its compensation: it

@@ -37,6 +37,9 @@ func (p *program) check() error {
 		for _, reason := range s.faults(i - pivot) {
 			fault(field, reason)
 		}
+		if i == pivot && i > 0 && s.group > 0 && s.group == p.parts[i-1].group {
+			fault(field, "is in a Parallel with steps that can still fail: the saga could neither go on nor back")
+		}
 		s.defaults()
 	}
 	return errors.Join(faults...)

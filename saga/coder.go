@@ -3,6 +3,8 @@ package saga
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"reflect"
 	"sync"
 	"unicode"
 	"unicode/utf8"
@@ -26,4 +28,69 @@ func printable(s string) bool {
 		}
 	}
 	return utf8.ValidString(s)
+}
+
+// flat reports whether values of type t are equal only if they hold the same: they
+// have nothing behind a pointer.
+func flat(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Struct:
+		for field := range t.Fields() {
+			if !flat(field.Type) {
+				return false
+			}
+		}
+		return true
+	case reflect.Array:
+		return flat(t.Elem())
+	case reflect.Bool, reflect.String:
+		return true
+	default:
+		return t.Kind() >= reflect.Int && t.Kind() <= reflect.Uint64
+	}
+}
+
+// encoded is told that rec.Data is what data is.
+func (r *run) encoded() {
+	if r.program.same == nil {
+		return
+	}
+	if r.kept == nil {
+		r.kept = r.program.empty()
+	}
+	r.program.keep(r.kept, r.data)
+}
+
+// encode brings rec.Data up to date. Most steps leave the data alone, which is seen
+// without making JSON of it, where the type allows.
+func (r *run) encode() error {
+	if r.kept != nil && r.program.same(r.data, r.kept) {
+		return nil
+	}
+	body, err := encode(r.data, r.rec.Data)
+	if err != nil {
+		return err
+	}
+	r.rec.Data = body
+	r.encoded()
+	return nil
+}
+
+// encode returns data as JSON: last itself if nothing has changed, so that a step
+// that leaves the data alone costs no memory.
+func encode(data any, last []byte) ([]byte, error) {
+	c := coders.Get().(*coder)
+	defer coders.Put(c)
+	c.buf.Reset()
+	if err := c.enc.Encode(data); err != nil {
+		return nil, fmt.Errorf("data does not marshal: %w", err)
+	}
+	body := bytes.TrimSuffix(c.buf.Bytes(), []byte("\n"))
+	if len(body) > maxData {
+		return nil, fmt.Errorf("data is %d bytes of JSON, more than %d", len(body), maxData)
+	}
+	if bytes.Equal(body, last) {
+		return last, nil
+	}
+	return bytes.Clone(body), nil
 }

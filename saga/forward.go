@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -36,8 +37,7 @@ func (r *run) forward() bool {
 // asks between steps only, so that nothing that was done is forgotten: what a step
 // has done is written first and undone then.
 func (r *run) turned(i int) (EventKind, string) {
-	pivot := r.rec.Plan.pivot()
-	if i > pivot || i == pivot && r.rec.Steps[i].happened() {
+	if r.decided(i) {
 		return "", "" // there is no way back, or perhaps none
 	}
 	if _, ok := r.rec.Signals[cancelSignal]; ok {
@@ -47,6 +47,17 @@ func (r *run) turned(i int) (EventKind, string) {
 		return EventDeadline, fmt.Sprintf("it took longer than %v", d)
 	}
 	return "", ""
+}
+
+// decided reports whether the pivot, or what is behind it, has happened or may have,
+// when step i is next. The pivot may have been done by an owner that died before it was written, and with
+// it the Pure steps in front of it, which are to be done again:
+//
+//	the price is computed; the transfer is made; the owner dies; the next one computes
+//	the price again, and finds that the saga was cancelled, or that there is no price.
+func (r *run) decided(i int) bool {
+	pivot := r.rec.Plan.pivot()
+	return i > pivot || slices.ContainsFunc(r.rec.Steps[pivot:], StepState.happened)
 }
 
 // step makes one attempt of step i.
@@ -92,10 +103,7 @@ func (r *run) again(i int, v verdict, err error) bool {
 // it is the last.
 func (r *run) applied(i int, msgs []Message) bool {
 	r.settle(i)
-	if body, err := encode(r.data, r.rec.Data); err == nil {
-		r.rec.Data = body
-	} else {
-		// It has happened: that must be kept, though its data cannot.
+	if err := r.encode(); err != nil { // it has happened: that must be kept, though its data cannot
 		r.stick(r.parts[i].name, err)
 		return r.save(msgs...)
 	}
@@ -118,10 +126,10 @@ func (r *run) settle(i int) {
 
 // fail gives step i up: the saga goes back, or to a person if it cannot.
 func (r *run) fail(i int, err error) bool {
-	p, pivot := r.parts[i], r.rec.Plan.pivot()
+	p := r.parts[i]
 	r.event(EventFailed, p.name, r.rec.Steps[i].Attempts, text(err))
 	poison := r.rec.Crashes >= r.e.o.MaxCrashes
-	back := i < pivot || i == pivot && r.rec.Steps[i].Mark == NotApplied
+	back := !r.decided(i) && (i < r.rec.Plan.pivot() || r.rec.Steps[i].Mark == NotApplied)
 	if !back || poison {
 		r.stick(p.name, err)
 		return r.save()
@@ -171,10 +179,11 @@ func (r *run) transact(p *part, attempt int, work func(ctx context.Context, tx a
 		copy(r.rec.Steps, steps)
 	}
 	var fault error
+	r.pack(false, 0, nil)
 	more = r.persist(func(ctx context.Context) error {
-		restore()
-		r.pack(false, 0, nil)
 		err := r.e.store.(Transactor).SaveTx(ctx, &r.write, func(_ context.Context, tx any) error {
+			restore() // not before: what was committed by a call whose answer was lost is done, and stays so
+			r.rec.Revision++
 			if err := r.decode(); err != nil {
 				return err
 			}
@@ -183,11 +192,9 @@ func (r *run) transact(p *part, attempt int, work func(ctx context.Context, tx a
 				return err
 			}
 			mark()
-			body, err := encode(r.data, r.rec.Data)
-			if err != nil {
+			if err := r.encode(); err != nil {
 				return err
 			}
-			r.rec.Data = body
 			r.write.Messages = msgs
 			r.write.Release = r.rec.Status.Over() || r.e.stopped()
 			r.write.Due = 0
@@ -236,8 +243,8 @@ func (r *run) waiting(i int) bool {
 	}
 	if left := s.At - r.elapsed(); left > 0 {
 		r.rec.Status = Suspended
-		if body, err := encode(r.data, r.rec.Data); err == nil { // Pure steps may be before it
-			r.rec.Data = body
+		if err := r.encode(); err != nil { // Pure steps may be before it
+			return r.fail(i, err)
 		}
 		if d := r.rec.DeadlineAfter; d > 0 && i < r.rec.Plan.pivot() {
 			left = min(left, max(0, d-r.elapsed()))

@@ -14,11 +14,10 @@ var errEnded = errors.New("the step has ended its goroutine")
 // all at the same time, and writes each as it ends. Each works on a copy: two steps on
 // the same memory would be a race.
 func (r *run) parallel(i int) bool {
-	base, err := encode(r.data, r.rec.Data)
-	if err != nil {
+	if err := r.encode(); err != nil {
 		return r.fail(i, err)
 	}
-	r.rec.Data = base
+	base := r.rec.Data
 	trials, n := make(chan *trial), 0
 	for j := i; j < len(r.parts) && r.parts[j].group == r.parts[i].group; j++ {
 		if r.rec.Steps[j].ahead() {
@@ -27,6 +26,11 @@ func (r *run) parallel(i int) bool {
 			go func() { // it is waited for below
 				defer func() { trials <- t }()
 				t.v, t.err = unknown, errEnded // of a step that ends its goroutine
+				defer func() {
+					if errors.Is(t.err, errEnded) && r.parts[j].kind != KindPure {
+						t.state.Mark = Maybe
+					}
+				}()
 				if err := json.Unmarshal(base, t.data); err != nil {
 					t.v, t.err = failed, err
 					return
@@ -35,15 +39,23 @@ func (r *run) parallel(i int) bool {
 			}()
 		}
 	}
-	var lost *trial
+	var lost, odd *trial // that failed; whose data cannot be kept
 	var delay time.Duration
+	var msgs []Message
 	taken, more := map[string]string{}, true
-	for range n {
+	for ; n > 0; n-- {
 		t := <-trials
 		r.take(t)
 		switch {
 		case t.v == applied:
-			more = r.merge(t, base, taken) && more
+			msgs = append(msgs, t.msgs...)
+			if t.err = r.merge(t, base, taken); t.err != nil && odd == nil {
+				odd = t
+			}
+			if odd == nil {
+				more = r.branchDone(n == 1, msgs) && more
+				msgs = nil
+			}
 		case r.again(t.i, t.v, t.err):
 			delay = max(delay, r.retrying(t.i, t.err))
 		case lost == nil:
@@ -53,6 +65,9 @@ func (r *run) parallel(i int) bool {
 	switch {
 	case !more:
 		return false
+	case odd != nil: // it has happened: that must be kept
+		r.stick(r.parts[odd.i].name, odd.err)
+		return r.save(msgs...)
 	case lost != nil:
 		return r.fail(lost.i, lost.err)
 	case delay > 0:
@@ -61,8 +76,19 @@ func (r *run) parallel(i int) bool {
 	return true
 }
 
-// merge takes over the fields that a branch has changed, and writes that it is done.
-func (r *run) merge(t *trial, base []byte, taken map[string]string) bool {
+// branchDone writes a branch that is done. The saga is not let go of before the last:
+//
+//	the engine is told to end; one branch is done, and the saga is free; another
+//	engine takes it up, and begins the branch that is still under way here.
+func (r *run) branchDone(last bool, msgs []Message) bool {
+	if last {
+		return r.save(msgs...)
+	}
+	return r.put(false, 0, msgs)
+}
+
+// merge takes over the fields that a branch has changed, and marks it as done.
+func (r *run) merge(t *trial, base []byte, taken map[string]string) error {
 	name := r.parts[t.i].name
 	var before, mine, now map[string]json.RawMessage
 	body, err := encode(t.data, base)
@@ -89,8 +115,5 @@ func (r *run) merge(t *trial, base []byte, taken map[string]string) bool {
 		}
 	}
 	r.settle(t.i)
-	if err != nil { // it has happened: that must be kept, though its data cannot
-		r.stick(name, err)
-	}
-	return r.save(t.msgs...)
+	return err
 }

@@ -133,10 +133,10 @@ func (e *Engine) renew(ctx context.Context) {
 	e.mu.Lock()
 	var leases []*Lease
 	var runs []*run
-	for _, r := range e.runs {
+	for id, r := range e.runs { // its record belongs to its own goroutine
 		if r.renewable(time.Now(), e.o.Lease) {
 			runs = append(runs, r)
-			leases = append(leases, &Lease{ID: r.rec.ID, Token: r.token})
+			leases = append(leases, &Lease{ID: id, Token: r.token})
 		}
 	}
 	e.mu.Unlock()
@@ -158,7 +158,6 @@ func (e *Engine) renew(ctx context.Context) {
 
 // await waits for the end of a saga, here or elsewhere.
 func (e *Engine) await(ctx context.Context, id string, r *run) (*Record, error) {
-	e.nudge(id)
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		if r == nil {
 			r = e.local(id)
@@ -177,6 +176,9 @@ func (e *Engine) await(ctx context.Context, id string, r *run) (*Record, error) 
 		rec, err := e.find(ctx, id)
 		if err != nil || rec.Status.Over() {
 			return rec, err
+		}
+		if rec.Owner == "" {
+			e.nudge(id) // it may be due
 		}
 		select {
 		case <-ctx.Done():

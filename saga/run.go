@@ -20,6 +20,7 @@ type run struct {
 	parts   []*part
 	rec     *Record
 	data    any  // the program's *T
+	kept    any  // the *T that rec.Data is of; nil if that is not known
 	crashed bool // the last owner did not release it: its step may have happened
 	seen    int  // signals that we know of
 	token   int64
@@ -55,6 +56,8 @@ func newRun(e *Engine, p *program) *run {
 
 // clock sets the saga's age by two readings of the store's clock.
 func (r *run) clock(created, now time.Time) {
+	r.mu.Lock() // the engine may be about to renew its leases
+	defer r.mu.Unlock()
 	r.local, r.age, r.token = time.Now(), max(0, now.Sub(created)), r.rec.Token
 }
 
@@ -124,15 +127,25 @@ func (r *run) loop() {
 	}
 }
 
-// suspect marks the steps that the last owner may have been at when it died.
+// suspect marks the steps that the last owner may have been at when it died. Pure
+// steps in front of them are not written when they are done:
+//
+//	validate is Pure, and done; the card is charged; the owner dies; the next one
+//	finds that validate is still ahead, and takes the charge for not yet begun.
 func (r *run) suspect() {
-	first := r.rec.firstAhead()
-	if first < 0 || r.rec.Undoing {
+	if r.rec.Undoing {
 		return
 	}
-	for i := first; i < len(r.parts) && (i == first || r.parts[i].group > 0 && r.parts[i].group == r.parts[first].group); i++ {
-		if s, p := &r.rec.Steps[i], r.parts[i]; p.do != nil && p.kind != KindPure && s.ahead() {
+	for i, group := r.rec.firstAhead(), 0; i >= 0 && i < len(r.parts); i++ {
+		s, p := &r.rec.Steps[i], r.parts[i]
+		if group > 0 && p.group != group {
+			return
+		}
+		if p.do != nil && p.kind != KindPure && s.ahead() {
 			s.Mark = Maybe
+		}
+		if group = p.group; group == 0 && p.kind != KindPure {
+			return
 		}
 	}
 }
@@ -191,6 +204,7 @@ func (r *run) decode() error {
 		return err
 	}
 	r.data = data
+	r.encoded()
 	return nil
 }
 
@@ -230,13 +244,16 @@ type panicked struct {
 
 func (e *panicked) Error() string { return fmt.Sprintf("panic: %v", e.value) }
 
-// attempt calls f with data as attempt n of step p, with a time limit.
-func (r *run) attempt(p *part, n int, f func(context.Context, any) error, data any) (msgs []Message, err error) {
-	c := &callCtx{lazyCtx: lazyCtx{Context: r.e.hard, deadline: time.Now().Add(p.timeout)}}
-	c.call = Call{
-		SagaID: r.rec.ID, BusinessID: r.rec.BusinessID, Definition: r.rec.Definition,
-		Step: p.name, Attempt: n, Undo: r.rec.Undoing,
-	}
+// attempt calls f with data as attempt n of step p, or of its compensation, with a
+// time limit.
+func (r *run) attempt(p *part, n int, f func(context.Context, any) error, data any) ([]Message, error) {
+	return r.called(p, Call{Attempt: n, Undo: r.rec.Undoing}, f, data)
+}
+
+// called calls f, which is what call says of step p.
+func (r *run) called(p *part, call Call, f func(context.Context, any) error, data any) (msgs []Message, err error) {
+	call.SagaID, call.BusinessID, call.Definition, call.Step = r.rec.ID, r.rec.BusinessID, r.rec.Definition, p.name
+	c := &callCtx{lazyCtx: lazyCtx{Context: r.e.hard, deadline: time.Now().Add(p.timeout)}, call: call}
 	r.enter(c)
 	defer r.leave(c)
 	defer func() {

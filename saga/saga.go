@@ -1,13 +1,13 @@
 package saga
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"time"
 )
 
@@ -27,7 +27,9 @@ type program struct {
 	version int
 	parts   []*part
 	plan    Plan
-	empty   func() any // a new *T
+	empty   func() any          // a new *T
+	same    func(a, b any) bool // two *T hold the same; nil if only their JSON tells
+	keep    func(to, from any)  // *to = *from
 }
 
 // Registered is a *[Definition].
@@ -52,6 +54,10 @@ func (p *program) Plan() Plan { return p.plan }
 // refused.
 func Define[T any](name string, version int, steps ...Part[T]) (*Definition[T], error) {
 	d := &Definition[T]{program{name: name, version: version, empty: func() any { return new(T) }}}
+	if flat(reflect.TypeFor[T]()) {
+		d.same = func(a, b any) bool { return any(*a.(*T)) == any(*b.(*T)) }
+		d.keep = func(to, from any) { *to.(*T) = *from.(*T) }
+	}
 	groups := 0
 	for i, s := range steps {
 		if s == nil {
@@ -125,7 +131,7 @@ func (d *Definition[T]) start(ctx context.Context, e *Engine, id string, data T,
 	if err != nil {
 		return nil, err
 	}
-	r.rec.Parent, r.data = parent, &data
+	r.rec.Parent = parent
 	r, err = e.begin(ctx, r)
 	if err != nil {
 		return nil, fmt.Errorf("saga: start %s: %w", id, err)
@@ -175,6 +181,8 @@ func (d *Definition[T]) fresh(e *Engine, id string, data T, o *StartOptions) (*r
 		r.rec.Steps = append(r.rec.Steps, StepState{Mark: Open})
 	}
 	r.rec.Fingerprint = fingerprint(r.rec)
+	r.data = &data
+	r.encoded()
 	return r, nil
 }
 
@@ -266,23 +274,4 @@ func checkID(field, id string) error {
 		return &InputError{Field: field, Reason: "is not UTF-8, or has control characters"}
 	}
 	return nil
-}
-
-// encode returns data as JSON: last itself if nothing has changed, so that a step
-// that leaves the data alone costs no memory.
-func encode(data any, last []byte) ([]byte, error) {
-	c := coders.Get().(*coder)
-	defer coders.Put(c)
-	c.buf.Reset()
-	if err := c.enc.Encode(data); err != nil {
-		return nil, fmt.Errorf("data does not marshal: %w", err)
-	}
-	body := bytes.TrimSuffix(c.buf.Bytes(), []byte("\n"))
-	if len(body) > maxData {
-		return nil, fmt.Errorf("data is %d bytes of JSON, more than %d", len(body), maxData)
-	}
-	if bytes.Equal(body, last) {
-		return last, nil
-	}
-	return bytes.Clone(body), nil
 }

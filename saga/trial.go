@@ -86,9 +86,12 @@ func (r *run) doubtful(t *trial) (verdict, error) {
 	return unknown, errors.Join(errors.New("the provider does not know whether it took effect"), err)
 }
 
-// verify asks the provider.
+// verify asks the provider, always by the key of the step:
+//
+//	the charge is in doubt and undone; the provider is asked about the key of the
+//	refund, and has not heard of it: the charge that arrives now is overlooked.
 func (r *run) verify(p *part, attempt int, data any) (outcome Outcome, ev Event, err error) {
-	_, err = r.attempt(p, attempt, func(ctx context.Context, data any) (err error) {
+	_, err = r.called(p, Call{Attempt: attempt, Verify: true}, func(ctx context.Context, data any) (err error) {
 		outcome, err = p.verify(ctx, data)
 		return err
 	}, data)

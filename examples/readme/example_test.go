@@ -4,6 +4,7 @@ package readme_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/safetill/safetill/ledger"
 	"github.com/safetill/safetill/ledger/pgledger"
 	"github.com/safetill/safetill/ratelimit"
+	"github.com/safetill/safetill/saga"
 )
 
 func Example_ledger() {
@@ -138,4 +140,49 @@ func Example_limits() {
 	// true 1 0s
 	// true 0 0s
 	// false 0 30m0s
+}
+
+func Example_saga() {
+	ctx, stop := context.WithCancel(context.Background())
+	type order struct{ Reserved, Charged string }
+	shipping := saga.MustDefine("order", 1,
+		saga.Step("reserve", func(_ context.Context, o *order) error {
+			o.Reserved = "shelf 4"
+			return nil
+		}).Undo(func(_ context.Context, o *order) error {
+			fmt.Println("back to", o.Reserved)
+			return nil
+		}),
+		saga.Step("charge", func(ctx context.Context, o *order) error {
+			o.Charged = saga.CallFrom(ctx).Key() // for the provider: it charges once for each key
+			return nil
+		}).Idempotent().Undo(func(_ context.Context, o *order) error {
+			fmt.Println("refund", o.Charged)
+			return nil
+		}),
+		saga.Pivot("confirm", func(context.Context, *order) error {
+			return saga.Reject(errors.New("the shop has closed"))
+		}))
+	engine, err := saga.New(saga.NewMemory(nil), &saga.Options{Definitions: []saga.Registered{shipping}})
+	if err != nil {
+		panic(err)
+	}
+	done := make(chan error)
+	go func() { done <- engine.Run(ctx) }()
+
+	handle, err := shipping.Start(ctx, engine, "order-42", order{}, nil) // durable from here on
+	if err != nil {
+		panic(err)
+	}
+	result, err := handle.Wait(ctx)
+	fmt.Println(result.Status, result.Err(), err)
+
+	stop()
+	if err := <-done; err != nil {
+		panic(err)
+	}
+	// Output:
+	// refund order-42/charge
+	// back to shelf 4
+	// COMPENSATED saga order-42: COMPENSATED: step confirm: the shop has closed <nil>
 }

@@ -34,6 +34,7 @@ var sections = []section{
 	{"ratelimit-memory", benchGates},
 	{"ratelimit-scale", benchScale},
 	{"ratelimit-redis", benchRateLimitRedis},
+	{"saga", benchSaga},
 	{"server", benchServer},
 }
 
