@@ -129,13 +129,9 @@ type writing struct {
 }
 
 func (w *writing) queue(b *pgx.Batch) {
-	sql := &w.store.sql
-	switch len(w.births) {
-	case 0:
-	case 1:
-		b.Queue(sql.createOne, birthColumns(w.births[0])...).Query(w.created)
-	default:
-		b.Queue(sql.createMany, birthsColumns(w.births)...).Query(w.created)
+	if len(w.births) > 0 {
+		sql, columns := w.creating()
+		b.Queue(sql, columns...).Query(w.created)
 	}
 	if len(w.saves) == 0 {
 		return
@@ -144,6 +140,15 @@ func (w *writing) queue(b *pgx.Batch) {
 		sql, columns := w.saving()
 		b.Queue(sql, columns...).Query(w.written)
 	})
+}
+
+// creating chooses the cheapest statement that will do.
+func (w *writing) creating() (string, []any) {
+	first := w.births[0]
+	if slices.ContainsFunc(w.births, func(i *item) bool { return !i.alike(first) }) {
+		return w.store.sql.createMany, birthsColumns(w.births)
+	}
+	return w.store.sql.createAlike, alikeColumns(w.births)
 }
 
 // saving chooses the cheapest statement that will do.

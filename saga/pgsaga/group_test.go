@@ -71,10 +71,7 @@ func TestTwoWritesOfASagaAreNotInOneBatch(t *testing.T) {
 			come(t, g, t.Context(), &wg, id)
 		}
 		wg.Wait()
-		require.Len(t, batches, 5)
-		require.Equal(t, []string{"a", "b", "c"}, batches[2])
-		require.Equal(t, []string{"a"}, batches[3])
-		require.Equal(t, []string{"a"}, batches[4])
+		require.ElementsMatch(t, [][]string{{"x"}, {"y"}, {"a", "b", "c"}, {"a"}, {"a"}}, batches)
 		require.Zero(t, g.under)
 		require.Empty(t, g.queue)
 	})
@@ -104,7 +101,7 @@ func TestABatchIsBounded(t *testing.T) {
 		for _, b := range batches {
 			sizes = append(sizes, len(b))
 		}
-		require.Equal(t, []int{1, 1, maxItems, maxItems, 1, 1, 1}, sizes)
+		require.ElementsMatch(t, []int{1, 1, maxItems, maxItems, 1, 1, 1}, sizes)
 		require.Zero(t, g.under)
 	})
 }
