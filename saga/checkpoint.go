@@ -26,7 +26,6 @@ func (r *run) put(release bool, due time.Duration, msgs []Message) bool {
 
 // pack makes the next checkpoint.
 func (r *run) pack(release bool, due time.Duration, msgs []Message) {
-	r.lately = time.Now()
 	r.rec.Revision++
 	r.write = Write{Record: r.rec, Release: release, Due: due, Seen: r.seen, Events: r.events, Messages: msgs}
 }
@@ -58,7 +57,7 @@ func (r *run) persist(write func(context.Context) error) bool {
 		select {
 		case <-r.e.hard.Done():
 			return false
-		case r.lately = <-time.After(wait):
+		case <-time.After(wait):
 		}
 	}
 }
@@ -68,9 +67,8 @@ func (r *run) persist(write func(context.Context) error) bool {
 func (r *run) persistOnce(write func(context.Context) error) error {
 	ctx := &r.writing
 	if ctx.inner != nil {
-		ctx = &lazyCtx{Context: r.e.background}
+		ctx = &lazyCtx{Context: r.e.background, limit: storeLimit}
 	}
-	ctx.deadline = r.lately.Add(storeLimit)
 	defer func() {
 		if ctx.inner != nil {
 			ctx.end(context.Canceled)

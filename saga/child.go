@@ -44,6 +44,21 @@ func (r *run) child(i int) bool {
 	return r.applied(i, nil)
 }
 
+// cancelChild cancels the child that step i waits for, and reports whether there is
+// one. Its end decides what there is to undo:
+//
+//	the parent is cancelled, and goes back; the child goes on, and pays.
+func (r *run) cancelChild(i int) bool {
+	p := r.parts[i]
+	if p.start == nil || r.rec.Steps[i].Mark != Waiting {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(r.e.hard, storeLimit)
+	defer cancel()
+	_ = r.e.deliver(ctx, r.rec.ID+"/"+p.name, cancelSignal, []byte("{}")) // it is over, or is told again at the next look
+	return true
+}
+
 func (r *run) childFailed(i int, err error) bool {
 	p, s := r.parts[i], &r.rec.Steps[i]
 	v := judge(err)

@@ -207,6 +207,41 @@ func TestAChildIsWaitedFor(t *testing.T) {
 	})
 }
 
+func TestAChildIsCancelledWithItsParent(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		inner := saga.MustDefine("inner", 1,
+			saga.Step("reserve", func(context.Context, *order) error { return nil }).Undo(note("release")),
+			saga.Sleep("pause", func(*order) time.Duration { return 24 * time.Hour }),
+			saga.Pivot("pay", func(context.Context, *order) error {
+				t.Error("it pays")
+				return nil
+			}))
+		def := saga.MustDefine("order", 1,
+			saga.Step("first", note("first")).Undo(note("-first")),
+			saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil }, func(_ *order, r saga.Result[order]) error {
+				return saga.Reject(r.Err())
+			}).Undo(note("-inner")),
+			saga.Pivot("confirm", note("confirm")))
+		e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def, inner}})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- e.Run(ctx) }()
+		h, err := def.Start(ctx, e, "o1", order{}, nil)
+		require.NoError(t, err)
+		time.Sleep(time.Hour)
+		require.NoError(t, e.Cancel(ctx, "o1"))
+		got := wait(t, h)
+		require.Equal(t, saga.Compensated, got.Status)
+		require.Equal(t, []string{"first", "-first"}, got.Data.Seen)
+		child := wait(t, inner.Handle(e, "o1/inner"))
+		require.Equal(t, saga.Compensated, child.Status)
+		require.Equal(t, []string{"release"}, child.Data.Seen)
+		cancel()
+		require.NoError(t, <-done)
+	})
+}
+
 // A deploy renames and adds steps: what is under way finishes on the steps it began
 // with, and what nobody knows any more waits for somebody who does.
 func TestSagasFinishOnTheirStoredPlan(t *testing.T) {

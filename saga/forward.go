@@ -15,7 +15,7 @@ func (r *run) forward() bool {
 		r.rec.Status = Completed
 		return r.save()
 	}
-	if kind, reason := r.turned(i); kind != "" {
+	if kind, reason := r.turned(i); kind != "" && !r.cancelChild(i) {
 		r.event(kind, "", 0, reason)
 		return r.goBack("", reason)
 	}

@@ -277,8 +277,9 @@ func (s *AwaitPart[T]) Otherwise(f func(data *T) error) *AwaitPart[T] {
 // parent's, a slash and name. input makes its data; ended gets its result and says
 // whether the step has succeeded: a child that is [Compensated] has had no effect,
 // and ended then returns [Reject] of something, or nil. A child that is [Stuck] is
-// waited for until a person has helped it. Undo is as for a [Step]: the child
-// itself is not undone.
+// waited for until a person has helped it. Undo is as for a [Step]: a
+// child that is completed is not undone by itself. One that is under way when the
+// parent is cancelled is cancelled with it, and waited for.
 func Child[T, C any](name string, child *Definition[C], input func(data *T) (C, error), ended func(data *T, r Result[C]) error) *StepPart[T] {
 	s := &StepPart[T]{part{name: name, kind: KindChild}}
 	if child == nil {

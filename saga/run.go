@@ -27,9 +27,8 @@ type run struct {
 	done    chan struct{}
 	final   *Record // once done is closed: the end, if it came here
 
-	local  time.Time     // a moment of this process
-	age    time.Duration // of the saga at that moment
-	lately time.Time     // the last look at the clock
+	local time.Time     // a moment of this process
+	age   time.Duration // of the saga at that moment
 
 	write   Write
 	writes  [1]*Write
@@ -49,7 +48,7 @@ type run struct {
 
 // newRun returns a run whose record is empty.
 func newRun(e *Engine, p *program) *run {
-	r := &run{e: e, program: p, writing: lazyCtx{Context: e.background}}
+	r := &run{e: e, program: p, writing: lazyCtx{Context: e.background, limit: storeLimit}}
 	r.rec, r.writes[0], r.creates[0] = &r.first, &r.write, &r.create
 	return r
 }
@@ -63,8 +62,7 @@ func (r *run) clock(created, now time.Time) {
 
 // elapsed is the saga's age.
 func (r *run) elapsed() time.Duration {
-	r.lately = time.Now()
-	return (r.age + r.lately.Sub(r.local)).Truncate(time.Microsecond)
+	return (r.age + time.Since(r.local)).Truncate(time.Microsecond)
 }
 
 // lose is told that the saga has another owner.

@@ -22,6 +22,7 @@ func (s *api) admin() http.Handler {
 	v1 := r.Group("/api/v1/admin")
 	v1.POST("/seed-customers", problem.Handle(s.seedCustomers))
 	v1.POST("/refunds", problem.Handle(s.refund))
+	s.settling.Routes(v1)
 	v1.GET("/stats", problem.Handle(s.stats))
 	v1.GET("/verify", problem.Handle(s.verify))
 	s.health.Routes(r)
@@ -40,8 +41,8 @@ func (s *api) protect() error {
 		return err
 	}
 	s.once, err = idempotency.NewMiddleware(guard, &idempotency.HandlerOptions{
-		Scope:    func(*http.Request) string { return "operators" },                               // who reaches this port is one
-		Required: func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/refunds") }, // seeding twice does nothing
+		Scope:    func(*http.Request) string { return "operators" },                                       // who reaches this port is one
+		Required: func(r *http.Request) bool { return !strings.HasSuffix(r.URL.Path, "/seed-customers") }, // which does nothing twice
 	})
 	return err
 }
@@ -105,11 +106,8 @@ func (s *api) refund(c *gin.Context) (any, error) {
 
 func (s *api) stats(c *gin.Context) (any, error) {
 	t, err := breaker.Call(c.Request.Context(), s.db, s.store.totals)
-	if err != nil {
-		return nil, err
-	}
 	t.Breakers, t.Depth = s.m.Breakers(), s.m.Depths(c.Request.Context())
-	return t, nil
+	return t, err
 }
 
 func (s *api) verify(c *gin.Context) (any, error) {

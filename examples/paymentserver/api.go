@@ -14,6 +14,7 @@ import (
 	"github.com/safetill/safetill/examples/internal/limits"
 	"github.com/safetill/safetill/examples/internal/problem"
 	"github.com/safetill/safetill/examples/internal/service"
+	"github.com/safetill/safetill/examples/internal/settlement"
 	"github.com/safetill/safetill/idempotency"
 	"github.com/safetill/safetill/internal/join"
 	"github.com/safetill/safetill/ledger"
@@ -35,9 +36,10 @@ type api struct {
 		idempotency.Store
 		idempotency.Sweeper
 	}
-	once   func(http.Handler) http.Handler
-	gate   *limits.Gate
-	health service.Health // ready as long as payments can be taken durably by anyone
+	settling *settlement.Service
+	once     func(http.Handler) http.Handler
+	gate     *limits.Gate
+	health   service.Health // ready as long as payments can be taken durably by anyone
 }
 
 // public is what customers' banks and nginx see.
@@ -154,10 +156,7 @@ func (s *api) getBalance(c *gin.Context) (any, error) {
 	}
 	return breaker.Call(c.Request.Context(), s.db, func(ctx context.Context) (any, error) {
 		found, err := s.customers(ctx, id)
-		if err != nil {
-			return nil, err
-		}
-		return found[0], nil
+		return append(found, customer{})[0], err
 	})
 }
 

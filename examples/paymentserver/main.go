@@ -12,6 +12,7 @@ import (
 	"github.com/safetill/safetill/examples/internal/cli"
 	"github.com/safetill/safetill/examples/internal/limits"
 	"github.com/safetill/safetill/examples/internal/loadgen"
+	"github.com/safetill/safetill/examples/internal/settlement"
 )
 
 func main() { cli.Main("paymentserver", run) }
@@ -42,6 +43,7 @@ type options struct {
 	seed             int
 	workers, pgConns int
 	limits           limits.Options
+	settling         settlement.Options
 	level            slog.Level
 }
 
@@ -59,6 +61,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f.IntVar(&o.pgConns, "pg-conns", 16, "connections to PostgreSQL at the most")
 	f.TextVar(&o.level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	o.limits.Flags(f)
+	o.settling.Flags(f)
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
@@ -69,5 +72,6 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f.Demand(o.pgConns >= 1 && o.pgConns <= 1000, "pg-conns", "in 1..1000")
 	f.Demand(o.seed >= 0 && o.seed <= maxSeed, "seed", fmt.Sprintf("in 0..%d", maxSeed))
 	o.limits.Demand(f)
+	o.settling.Demand(f)
 	return o, f.Err()
 }

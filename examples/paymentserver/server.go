@@ -13,6 +13,7 @@ import (
 	"github.com/safetill/safetill/examples/internal/limits"
 	"github.com/safetill/safetill/examples/internal/private"
 	"github.com/safetill/safetill/examples/internal/service"
+	"github.com/safetill/safetill/examples/internal/settlement"
 	"github.com/safetill/safetill/idempotency"
 	"github.com/safetill/safetill/idempotency/pgidem"
 	"github.com/safetill/safetill/idempotency/redisidem"
@@ -44,6 +45,7 @@ func newServer(ctx context.Context, o *options, log *slog.Logger) (_ *server, er
 		durable: func(context.Context) error { return errors.New("no Redis") },
 		wake:    new(queue.Waker), missed: make(chan struct{}, 1), m: newMetrics(), log: log,
 	}}}
+	o.settling.Log, o.settling.Accounts = log, settlement.Accounts{From: clearing, To: "bank", Currency: currency}
 	s.joiner = join.New(&join.Options{Size: batchSize}, s.accept)
 	defer func() {
 		if err != nil {
@@ -99,7 +101,7 @@ func (s *server) openMemory() (err error) {
 	if s.queue, err = queue.NewMemory(nil); err != nil {
 		return err
 	}
-	s.store, s.keys = newMemoryStore(s.ledger), idempotency.NewMemory(nil)
+	s.store, s.keys, s.settling = newMemoryStore(s.ledger), idempotency.NewMemory(nil), s.o.settling.InMemory(s.ledger)
 	s.health.Watch("memory", func(context.Context) error { return nil })
 	s.log.Warn("everything is in memory and gone when this process ends; -data DIR or -postgres URL keeps it")
 	return nil
@@ -118,7 +120,7 @@ func (s *server) openServers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = prepare(start, pool, keys, s.o.migrate)
+	err = errors.Join(prepare(start, pool, keys, s.o.migrate), settlement.Prepare(start, pool, s.o.migrate))
 	_, old := errors.AsType[*pg.SchemaError](err)
 	switch {
 	case old:
@@ -128,7 +130,7 @@ func (s *server) openServers(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	s.store, s.keys = newPGStore(pool), keys
+	s.store, s.keys, s.settling = newPGStore(pool), keys, s.o.settling.InPostgres(pool)
 	s.health.Watch("postgres", pool.Ping)
 	s.m.Postgres(pool)
 	if s.ledger, err = ledger.New(pgledger.NewStore(pool, nil), nil); err != nil {
@@ -177,7 +179,7 @@ func (s *server) serve(ctx context.Context) error {
 		Addr: s.o.addr, AdminAddr: s.o.adminAddr, Public: s.public(), Admin: s.admin(),
 		Unready: s.health.Drain,
 		Stages: []func(context.Context) error{
-			s.joiner.Run, func(ctx context.Context) error { return s.work(ctx, s.o.workers) }, s.group.Run,
+			s.joiner.Run, func(ctx context.Context) error { return s.work(ctx, s.o.workers) }, s.group.Run, s.settling.Run,
 			service.Every(time.Minute, s.log, "sweep of keys", func(ctx context.Context) error { _, err := s.keys.Sweep(ctx, 1000); return err }),
 		},
 		Log: s.log,

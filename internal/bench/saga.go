@@ -45,7 +45,7 @@ func sagaContenders() []*sagaContender {
 // benchSaga measures the executor of sagas.
 func benchSaga(ctx context.Context, s *settings, w io.Writer) error {
 	for _, table := range []func(context.Context, *settings, io.Writer) error{
-		benchSagaEngines, benchSagaMillion, benchSagaMemory,
+		benchSagaEngines, benchSagaAlone, benchSagaMillion, benchSagaMemory,
 	} {
 		if err := table(ctx, s, w); err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"sync"
 	"time"
@@ -20,12 +21,15 @@ type FakeBank struct {
 	Book string
 	// Faults says what happens to each call of Pay in turn; then calls go through.
 	Faults []Fault
+	// Trouble is the share of the calls of Pay, from 0 to 1, that get no answer; at
+	// every other of them it has paid. Default: 0.
+	Trouble float64
 	// Slow is how long a call takes. Default: 0.
 	Slow time.Duration
 
-	mu    sync.Mutex
-	calls int
-	paid  map[string]decimal.Decimal // by key; nil: the book was not read
+	mu              sync.Mutex
+	calls, troubles int
+	paid            map[string]decimal.Decimal // by key; nil: the book was not read
 }
 
 // payment is a line of the book.
@@ -56,11 +60,7 @@ func (b *FakeBank) Pay(ctx context.Context, key string, amount decimal.Decimal) 
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	fault := None
-	if b.calls < len(b.Faults) {
-		fault = b.Faults[b.calls]
-	}
-	b.calls++
+	fault := b.fault()
 	switch fault {
 	case Down:
 		return "", errNoAnswer
@@ -75,6 +75,21 @@ func (b *FakeBank) Pay(ctx context.Context, key string, amount decimal.Decimal) 
 		return "", errNoAnswer
 	}
 	return "receipt-" + key, nil
+}
+
+// fault says what happens to the next call.
+func (b *FakeBank) fault() Fault {
+	b.calls++
+	if n := b.calls - 1; n < len(b.Faults) {
+		return b.Faults[n]
+	}
+	if rand.Float64() >= b.Trouble {
+		return None
+	}
+	if b.troubles++; b.troubles%2 == 0 {
+		return Lost
+	}
+	return Down
 }
 
 // pay pays once for each key.
