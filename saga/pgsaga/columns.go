@@ -5,6 +5,11 @@ func saveColumns(i *item) []any {
 	return []any{i.id, i.token, i.revision, i.status, i.undoing, i.progress, i.failed, i.error, i.crashes, i.data, i.due, i.seen}
 }
 
+// stepColumns are those of saveColumns that saveStepSQL has.
+func stepColumns(i *item) []any {
+	return []any{i.id, i.token, i.revision, i.status, i.progress, i.data}
+}
+
 // column is an array with one element for each item.
 func column[T any](items []*item, of func(*item) T) []T {
 	values := make([]T, len(items))

@@ -24,8 +24,8 @@
 // Callers of Create and Save share commits. Who finds fewer than two batches under way
 // sends what is there, at once; the others wait for the next. There is no timer and no
 // goroutine: an idle store writes as soon as it is called. A batch is one round trip
-// and one commit, of up to 500 writes. It does not end with the context of the caller who
-// sends it, but with [Options.Timeout].
+// and one commit, of up to 500 writes. One that is of several callers does not end with
+// the context of the one who sends it, but with [Options.Timeout].
 //
 // What PostgreSQL refuses to write fails alone: the batch is written again in halves
 // until the culprit is found. Waits are shared, though. Whoever holds the lock of a

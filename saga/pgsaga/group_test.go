@@ -114,7 +114,7 @@ func TestWhoHangsUpTakesItsItemsAlong(t *testing.T) {
 		var wg sync.WaitGroup
 		g := recorder(&batches)
 		ctx, cancel := context.WithCancel(t.Context())
-		first := come(t, g, ctx, &wg, "leader")
+		first := come(t, g, ctx, &wg, "leader", "of two")
 		come(t, g, t.Context(), &wg, "y")
 		gone := come(t, g, ctx, &wg, "gone", "too")
 		come(t, g, t.Context(), &wg, "stays")
@@ -123,7 +123,7 @@ func TestWhoHangsUpTakesItsItemsAlong(t *testing.T) {
 		require.ErrorIs(t, *gone, context.Canceled)
 		wg.Wait()
 		require.NoError(t, *first, "a leader stays to the end")
-		require.Equal(t, [][]string{{"leader"}, {"y"}, {"stays"}}, batches)
+		require.Equal(t, [][]string{{"leader", "of two"}, {"y"}, {"stays"}}, batches)
 		require.ErrorIs(t, g.do(ctx, items("z")), context.Canceled)
 		require.Zero(t, g.under)
 	})

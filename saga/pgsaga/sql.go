@@ -11,8 +11,8 @@ type statements struct {
 	schema string
 
 	createAlike, createMany, created string
-	saveOne, savePlain               string
-	saveMany, saveWith               string
+	saveStep, saveOne                string
+	savePlain, saveMany, saveWith    string
 	saved                            string
 	claim, claimOf, renew            string
 	deliver, delivered               string
@@ -35,13 +35,13 @@ func newStatements(schema string) statements {
 		schema:      schema,
 		createAlike: from(createSQL, alikeBirthsSQL),
 		createMany:  from(createSQL, manyBirthsSQL), created: names(createdSQL),
-		saveOne: from(saveSQL, oneWriteSQL), savePlain: from(saveSQL, plainWritesSQL),
+		saveStep: names(saveStepSQL), saveOne: from(saveSQL, oneWriteSQL), savePlain: from(saveSQL, plainWritesSQL),
 		saveMany: from(saveSQL, manyWritesSQL), saveWith: from(saveWithSQL, manyWritesSQL), saved: names(savedSQL),
 		claim: names(strings.ReplaceAll(claimSQL, "{due}", "due_at")), claimOf: names(strings.ReplaceAll(claimSQL, "{due}", byID)),
 		renew: names(renewSQL), deliver: names(deliverSQL), delivered: names(deliveredSQL),
 		find: names(findSQL), findFew: names(findFewSQL), events: names(eventsSQL),
 		fence: names(fenceSQL), guardedWith: from(saveWithSQL, manyWritesSQL) + guardSQL,
-		guardedOne: "WITH w AS (" + from(saveSQL, oneWriteSQL) + ") SELECT id, updated_at, signals FROM w" + guardSQL,
+		guardedOne: "WITH w AS (" + from(saveSQL, oneWriteSQL) + ") SELECT id, updated_at, signals, ctid FROM w" + guardSQL,
 		relayLock:  names(relayLockSQL), outbox: names(outboxSQL), relayed: names("DELETE FROM {outbox} WHERE id = ANY($1::bigint[])"),
 		sweep: names(sweepSQL),
 	}
@@ -117,13 +117,20 @@ UPDATE {sagas} s SET revision = u.revision, status = u.status, undoing = u.undoi
                   WHEN u.due >= 0 THEN statement_timestamp() + u.due * interval '1 microsecond' END
 FROM {from}
 WHERE s.id = u.id AND s.token = u.token AND s.revision = u.revision - 1
-RETURNING s.id, s.updated_at, s.signals`
+RETURNING s.id, s.updated_at, s.signals, s.ctid`
 
 	oneWriteSQL = `(SELECT $1::text AS id, $2::bigint AS token, $3::bigint AS revision, $4::text AS status, $5::boolean AS undoing, $6::text AS progress,
     $7::text AS failed, $8::text AS error, $9::int AS crashes, $10::json AS data, $11::bigint AS due, $12::int AS seen) AS u`
 	manyWritesSQL = `unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::boolean[], $6::text[],
     $7::text[], $8::text[], $9::int[], $10::json[], $11::bigint[], $12::int[])
     AS u(id, token, revision, status, undoing, progress, failed, error, crashes, data, due, seen)`
+
+	// Most checkpoints that nobody joins are of a step that has succeeded, and not the last.
+	saveStepSQL = `
+UPDATE {sagas} s SET revision = $3, status = $4, progress = $5, data = $6, undoing = false, failed = '', error = '', crashes = 0,
+    updated_at = statement_timestamp(), due_at = CASE WHEN s.owner IS NULL THEN statement_timestamp() ELSE s.due_at END
+WHERE s.id = $1 AND s.token = $2 AND s.revision = $3 - 1
+RETURNING s.id, s.updated_at, s.signals, s.ctid`
 
 	// Most batches are of sagas with which nothing has gone wrong.
 	plainWritesSQL = `(SELECT *, false AS undoing, '' AS failed, '' AS error, 0 AS crashes, 0 AS seen
@@ -145,7 +152,7 @@ WITH w AS (` + saveSQL + `, s.revision
     WITH ORDINALITY AS v(id, step, topic, key, payload, n) JOIN w ON w.id = v.id
     ORDER BY v.n
 )
-SELECT id, updated_at, signals FROM w`
+SELECT id, updated_at, signals, ctid FROM w`
 
 	savedSQL = `
 SELECT id, token, revision, status, undoing, progress, failed, error, crashes, data::text, updated_at, signals
@@ -156,7 +163,7 @@ FROM {sagas} WHERE id = ANY($1::text[])`
 	// Behind saveSQL or saveWithSQL, in the transaction of a step. It fails where nothing
 	// was written, so that the COMMIT that comes with it is not reached.
 	guardSQL = `
-UNION ALL SELECT NULL, NULL, NULL WHERE 1 / (SELECT count(*) FROM w) = 0`
+UNION ALL SELECT NULL, NULL, NULL, NULL WHERE 1 / (SELECT count(*) FROM w) = 0`
 
 	recordSQL = `s.id, s.business_id, s.definition, s.version, s.plan, s.fingerprint, s.parent, s.status, s.undoing, s.progress, s.failed, s.error,
     s.crashes, s.data::text, s.deadline, s.revision, s.token, coalesce(s.owner, ''), s.created_at, s.updated_at, s.signals`
