@@ -100,7 +100,7 @@ func (r *run) undoFailed(i int, err error) bool {
 // endBack ends a saga of which nothing is left that could be undone.
 func (r *run) endBack() bool {
 	if i := r.rec.leftover(); i >= 0 {
-		r.stick(r.rec.Plan[i].Name, errors.New("its compensation was given up; "+r.rec.Error))
+		r.stick(r.rec.Plan[i].Name, errors.New(gaveUp+r.rec.Error))
 		return r.save()
 	}
 	r.rec.Status = Compensated

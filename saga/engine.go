@@ -246,12 +246,12 @@ func (e *Engine) begin(ctx context.Context, r *run) (*run, error) {
 	if owned {
 		rec.Owner, rec.Token, c.Lease = e.owner, 1, e.o.Lease
 	}
-	err := e.create(ctx, r.creates[:])
+	asked, err := e.create(ctx, r.creates[:])
 	if err == nil {
 		err = c.Err
 	}
 	if err == nil && owned && c.Mine {
-		r.clock(rec.Created, rec.Created)
+		r.clock(asked, rec.Created, rec.Created)
 		if e.o.Hooks.OnStarted != nil {
 			e.o.Hooks.OnStarted(rec)
 		}
@@ -268,17 +268,18 @@ func (e *Engine) begin(ctx context.Context, r *run) (*run, error) {
 }
 
 // create repeats what failed, as long as the caller waits: to create twice is
-// harmless, and he cannot do it himself without losing the time of a lease.
-func (e *Engine) create(ctx context.Context, c []*Create) error {
-	err := e.store.Create(ctx, c)
+// harmless, and he cannot do it himself without losing the time of a lease. It returns
+// when it asked last.
+func (e *Engine) create(ctx context.Context, c []*Create) (asked time.Time, err error) {
+	asked, err = time.Now(), e.store.Create(ctx, c)
 	for wait := 50 * time.Millisecond; err != nil && retryable(err) && ctx.Err() == nil; wait = min(2*wait, time.Second) {
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
-			err = e.store.Create(ctx, c)
+			asked, err = time.Now(), e.store.Create(ctx, c)
 		}
 	}
-	return err
+	return asked, err
 }
 
 func retryable(err error) bool {

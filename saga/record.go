@@ -61,10 +61,12 @@ const (
 	NotApplied Mark = 'N' // it has not, and will not
 	Undone     Mark = 'U' // it was compensated
 	UndoFailed Mark = 'X' // its compensation was given up: a person is needed
+	Skipped    Mark = 'S' // a person has passed over it, or over its compensation: it is left as it is
 )
 
 var marks = map[Mark]string{
 	Open: "open", Waiting: "waiting", Failed: "failed", Maybe: "maybe applied", Done: "done", NotApplied: "not applied", Undone: "undone", UndoFailed: "undo failed",
+	Skipped: "skipped",
 }
 
 // String returns the mark in words.

@@ -52,6 +52,7 @@ func (e *Engine) claim(ctx context.Context, c Claim) int {
 	c.Owner, c.Lease, c.Definitions = e.owner, e.o.Lease, e.names
 	ctx, cancel := context.WithTimeout(ctx, storeLimit)
 	defer cancel()
+	asked := time.Now()
 	claimed, err := e.store.Claim(ctx, c)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -60,17 +61,20 @@ func (e *Engine) claim(ctx context.Context, c Claim) int {
 		return 0
 	}
 	for _, c := range claimed {
-		e.takeUp(c)
+		e.takeUp(c, asked)
 	}
 	return len(claimed)
 }
 
 // takeUp begins a saga where its last owner has left it.
-func (e *Engine) takeUp(c Claimed) {
+func (e *Engine) takeUp(c Claimed, asked time.Time) {
 	p, parts := e.steps(c.Record)
 	r := newRun(e, p)
 	r.rec, r.parts, r.crashed, r.seen = c.Record, parts, c.Crashed, len(c.Record.Signals)
-	r.clock(c.Record.Created, c.Now)
+	r.clock(asked, c.Record.Created, c.Now)
+	if c.Crashed { // now: whoever takes it up after us is not told again
+		r.suspect()
+	}
 	if e.hold(r) {
 		e.launch(r)
 		return
@@ -168,10 +172,10 @@ func (e *Engine) await(ctx context.Context, id string, r *run) (*Record, error) 
 			case <-ctx.Done():
 				return nil, ctx.Err()
 			}
-			if r.final != nil {
+			if r.final != nil && r.final.Status != Stuck {
 				return r.final, nil
 			}
-			r = nil // it has gone on elsewhere, or waits
+			r = nil // it has gone on elsewhere, or waits, or a person may have helped it since
 		}
 		rec, err := e.find(ctx, id)
 		if err != nil || rec.Status.Over() {

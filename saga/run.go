@@ -53,11 +53,13 @@ func newRun(e *Engine, p *program) *run {
 	return r
 }
 
-// clock sets the saga's age by two readings of the store's clock.
-func (r *run) clock(created, now time.Time) {
+// clock sets the saga's age by two readings of the store's clock. asked is when the
+// store was asked for the second: what is timed here is then not before what the
+// store has timed, and no lease is longer than it is there.
+func (r *run) clock(asked, created, now time.Time) {
 	r.mu.Lock() // the engine may be about to renew its leases
 	defer r.mu.Unlock()
-	r.local, r.age, r.token = time.Now(), max(0, now.Sub(created)), r.rec.Token
+	r.local, r.age, r.token = asked, max(0, now.Sub(created)), r.rec.Token
 }
 
 // elapsed is the saga's age.
@@ -92,6 +94,9 @@ func (r *run) renewable(now time.Time, lease time.Duration) bool {
 
 // loop goes on until the saga is over or released.
 func (r *run) loop() {
+	if r.crashed {
+		r.event(EventCrashed, r.rec.Step(), 0, fmt.Sprintf("owner %d in a row", r.rec.Crashes))
+	}
 	if r.parts == nil {
 		r.park()
 		return
@@ -103,14 +108,10 @@ func (r *run) loop() {
 			return
 		}
 	}
-	if r.crashed {
-		r.suspect()
-		r.event(EventCrashed, r.rec.Step(), 0, fmt.Sprintf("owner %d in a row", r.rec.Crashes))
-		if r.rec.Crashes >= r.e.o.MaxCrashes {
-			r.stick(r.rec.Step(), fmt.Errorf("%d owners have died of it, or let their lease run out", r.rec.Crashes))
-			r.save()
-			return
-		}
+	if r.crashed && r.rec.Crashes >= r.e.o.MaxCrashes {
+		r.stick(r.rec.Step(), fmt.Errorf("%d owners have died of it, or let their lease run out", r.rec.Crashes))
+		r.save()
+		return
 	}
 	r.rec.Status = Running
 	if r.rec.Undoing {
@@ -130,19 +131,23 @@ func (r *run) loop() {
 //
 //	validate is Pure, and done; the card is charged; the owner dies; the next one
 //	finds that validate is still ahead, and takes the charge for not yet begun.
+//
+// It goes by the plan: also one who does not know the steps, and lets go of the saga
+// again, must write this down, as the next owner is not told of the death.
 func (r *run) suspect() {
 	if r.rec.Undoing {
 		return
 	}
-	for i, group := r.rec.firstAhead(), 0; i >= 0 && i < len(r.parts); i++ {
-		s, p := &r.rec.Steps[i], r.parts[i]
-		if group > 0 && p.group != group {
+	for i, group := r.rec.firstAhead(), 0; i >= 0 && i < len(r.rec.Plan); i++ {
+		s, p := &r.rec.Steps[i], r.rec.Plan[i]
+		if group > 0 && p.Group != group {
 			return
 		}
-		if p.do != nil && p.kind != KindPure && s.ahead() {
+		effect := p.Kind == KindStep || p.Kind == KindPivot || p.Kind == KindRetriable
+		if effect && !p.Tx && s.ahead() {
 			s.Mark = Maybe
 		}
-		if group = p.group; group == 0 && p.kind != KindPure {
+		if group = p.Group; group == 0 && p.Kind != KindPure {
 			return
 		}
 	}
