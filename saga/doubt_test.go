@@ -347,3 +347,93 @@ func TestAnEngineThatWaitsForItselfPassesTheDoubtOn(t *testing.T) {
 		require.Equal(t, 1, asked)
 	})
 }
+
+func TestANoAfterADoubtIsUndoneAllTheSame(t *testing.T) {
+	t.Parallel()
+	var undone atomic.Int64
+	def := saga.MustDefine("order", 1,
+		saga.Step("charge", func(ctx context.Context, _ *order) error {
+			if saga.CallFrom(ctx).Attempt == 1 {
+				return context.DeadlineExceeded // it has charged
+			}
+			return saga.Reject(errors.New("the offer has expired")) // nobody was asked
+		}).Idempotent().Retry(saga.Retry{First: time.Millisecond}).
+			Undo(func(context.Context, *order) error { undone.Add(1); return nil }))
+	got := result(t, def, engine(t, saga.NewMemory(nil), quick(def)))
+	require.Equal(t, saga.Compensated, got.Status)
+	require.Equal(t, int64(1), undone.Load())
+}
+
+// Who lets go of a saga that has crashed must say so: the next owner is not told.
+func TestADoubtOutlivesAnOwnerThatDoesNotKnowTheSteps(t *testing.T) {
+	t.Parallel()
+	var died atomic.Bool
+	var charges, looks atomic.Int64
+	def := saga.MustDefine("order", 1,
+		saga.Step("charge", func(context.Context, *order) error {
+			charges.Add(1)
+			crash(&died)
+			return nil
+		}).Undo(noop).Verify(func(context.Context, *order) (saga.Outcome, error) {
+			looks.Add(1)
+			return saga.Applied, nil
+		}))
+	var later atomic.Int64
+	store := saga.NewMemory(&saga.MemoryOptions{Now: func() time.Time { return time.Now().Add(time.Duration(later.Load())) }})
+	run := func(o *saga.Options) (e *saga.Engine, stop func()) {
+		e, err := saga.New(store, o)
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- e.Run(ctx) }()
+		return e, func() {
+			cancel()
+			require.NoError(t, <-ended)
+		}
+	}
+	first, stop := run(quick(def))
+	for !died.Load() {
+		_, err := def.Start(within(t), first, "o1", order{}, nil)
+		require.NoError(t, err)
+		time.Sleep(time.Millisecond)
+	}
+	stop()
+	other := saga.MustDefine("order", 2, saga.Step("another", noop).Undo(noop))
+	e, stop := run(quick(other))
+	require.Eventually(t, func() bool {
+		rec, err := e.Admin().Inspect(within(t), "o1")
+		return err == nil && rec.Status == saga.Suspended
+	}, 5*time.Second, time.Millisecond)
+	stop()
+	later.Store(int64(time.Minute))
+	got := result(t, def, engine(t, store, quick(def, other)))
+	require.NoError(t, got.Err())
+	require.Equal(t, int64(1), charges.Load(), "charged again without a look-up")
+	require.Equal(t, int64(1), looks.Load())
+}
+
+func TestABranchThatIsRefusedIsNotForgottenByTheOthers(t *testing.T) {
+	t.Parallel()
+	refused := make(chan struct{})
+	var undone atomic.Int64
+	def := saga.MustDefine("order", 1,
+		saga.Parallel("both",
+			saga.Step("charge", func(context.Context, *order) error {
+				defer time.AfterFunc(20*time.Millisecond, func() { close(refused) })
+				return saga.Reject(errors.New("declined"))
+			}).Undo(noop),
+			saga.Step("reserve", func(context.Context, *order) error { <-refused; return nil }).
+				Undo(func(context.Context, *order) error { undone.Add(1); return nil })))
+	got := result(t, def, engine(t, saga.NewMemory(nil), quick(def)))
+	require.Equal(t, saga.Compensated, got.Status, "completed without a charge")
+	require.Equal(t, int64(1), undone.Load())
+}
+
+func TestStepsThatAreRefusedTogetherDecideNothing(t *testing.T) {
+	t.Parallel()
+	for range 50 { // whichever of them is heard of first
+		refused := func(context.Context, *order) error { return saga.Reject(errors.New("no")) }
+		def := saga.MustDefine("order", 1, saga.Parallel("both", saga.Retriable("a", refused), saga.Retriable("b", refused)))
+		require.Equal(t, saga.Compensated, result(t, def, engine(t, saga.NewMemory(nil), quick(def))).Status)
+	}
+}

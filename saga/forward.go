@@ -49,15 +49,17 @@ func (r *run) turned(i int) (EventKind, string) {
 	return "", ""
 }
 
-// decided reports whether the pivot, or what is behind it, has happened or may have,
-// when step i is next. The pivot may have been done by an owner that died before it was written, and with
-// it the Pure steps in front of it, which are to be done again:
+// decided reports whether the pivot, or what is behind or beside it, has happened or
+// may have, when step i is next. The pivot may have been done by an owner that died
+// before it was written, and with it the Pure steps in front of it, which are to be
+// done again:
 //
 //	the price is computed; the transfer is made; the owner dies; the next one computes
 //	the price again, and finds that the saga was cancelled, or that there is no price.
 func (r *run) decided(i int) bool {
-	pivot := r.rec.Plan.pivot()
-	return i > pivot || slices.ContainsFunc(r.rec.Steps[pivot:], StepState.happened)
+	plan, pivot := r.rec.Plan, r.rec.Plan.pivot()
+	behind := i > pivot && (plan[i].Group == 0 || plan[i].Group != plan[pivot].Group)
+	return behind || slices.ContainsFunc(r.rec.Steps[pivot:], StepState.happened)
 }
 
 // step makes one attempt of step i.

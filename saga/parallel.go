@@ -42,9 +42,18 @@ func (r *run) parallel(i int) bool {
 	var lost, odd *trial // that failed; whose data cannot be kept
 	var delay time.Duration
 	var msgs []Message
+	var no []int // those that have not taken effect, and will not
 	taken, more := map[string]string{}, true
-	for ; n > 0; n-- {
+	for range n {
 		t := <-trials
+		if t.state.Mark == NotApplied {
+			// It is still ahead until the saga turns back:
+			//
+			//	the charge is declined; the other branch is done, and written, and nothing
+			//	is ahead any more: the saga is completed without a charge.
+			no = append(no, t.i)
+			t.state.Mark = Open
+		}
 		r.take(t)
 		switch {
 		case t.v == applied:
@@ -53,7 +62,7 @@ func (r *run) parallel(i int) bool {
 				odd = t
 			}
 			if odd == nil {
-				more = r.branchDone(n == 1, msgs) && more
+				more = r.branchDone(msgs) && more
 				msgs = nil
 			}
 		case r.again(t.i, t.v, t.err):
@@ -61,6 +70,9 @@ func (r *run) parallel(i int) bool {
 		case lost == nil:
 			lost = t
 		}
+	}
+	for _, i := range no {
+		r.rec.Steps[i].Mark = NotApplied
 	}
 	switch {
 	case !more:
@@ -72,19 +84,20 @@ func (r *run) parallel(i int) bool {
 		return r.fail(lost.i, lost.err)
 	case delay > 0:
 		return r.pause(delay)
+	case r.e.stopped():
+		r.release(0)
+		return false
 	}
 	return true
 }
 
-// branchDone writes a branch that is done. The saga is not let go of before the last:
+// branchDone writes a branch that is done. The saga is not let go of while others are
+// under way:
 //
 //	the engine is told to end; one branch is done, and the saga is free; another
 //	engine takes it up, and begins the branch that is still under way here.
-func (r *run) branchDone(last bool, msgs []Message) bool {
-	if last {
-		return r.save(msgs...)
-	}
-	return r.put(false, 0, msgs)
+func (r *run) branchDone(msgs []Message) bool {
+	return r.put(r.rec.Status.Over(), -1, msgs)
 }
 
 // merge takes over the fields that a branch has changed, and marks it as done.

@@ -72,6 +72,9 @@ func (e *Engine) takeUp(c Claimed, asked time.Time) {
 	r := newRun(e, p)
 	r.rec, r.parts, r.crashed, r.seen = c.Record, parts, c.Crashed, len(c.Record.Signals)
 	r.clock(asked, c.Record.Created, c.Now)
+	if c.Crashed { // now: whoever takes it up after us is not told again
+		r.suspect()
+	}
 	if e.hold(r) {
 		e.launch(r)
 		return
@@ -82,7 +85,6 @@ func (e *Engine) takeUp(c Claimed, asked time.Time) {
 			return
 		}
 		if r.crashed {
-			r.suspect()     // whoever takes it up after us is not told again
 			r.rec.Crashes-- // it is not the saga's fault
 		}
 		r.release(e.o.Poll)

@@ -94,8 +94,7 @@ func (r *run) renewable(now time.Time, lease time.Duration) bool {
 
 // loop goes on until the saga is over or released.
 func (r *run) loop() {
-	if r.crashed { // first: whoever takes it up after us is not told again
-		r.suspect()
+	if r.crashed {
 		r.event(EventCrashed, r.rec.Step(), 0, fmt.Sprintf("owner %d in a row", r.rec.Crashes))
 	}
 	if r.parts == nil {
@@ -133,7 +132,8 @@ func (r *run) loop() {
 //	validate is Pure, and done; the card is charged; the owner dies; the next one
 //	finds that validate is still ahead, and takes the charge for not yet begun.
 //
-// It goes by the plan, as the code of the steps may be in another process.
+// It goes by the plan: also one who does not know the steps, and lets go of the saga
+// again, must write this down, as the next owner is not told of the death.
 func (r *run) suspect() {
 	if r.rec.Undoing {
 		return

@@ -41,8 +41,11 @@ func (r *run) try(t *trial) {
 	t.msgs, t.err = r.attempt(p, s.Attempts, p.do, t.data)
 	t.v = judge(t.err)
 	switch {
-	case t.v == rejected && (s.Mark == Open || p.idempotent):
-		s.Mark = NotApplied // of a step that is not idempotent, an earlier attempt may have gone through
+	case t.v == rejected && (s.Mark == Open || p.idempotent && !p.undoable()):
+		// Of a step that is not idempotent, an earlier attempt may have gone through. What
+		// can be undone is undone also where it is: the no may be the caller's own, said
+		// before the provider was asked.
+		s.Mark = NotApplied
 	case t.v == failed && s.Mark == Open:
 		s.Mark = Failed
 	case t.v == unknown && p.kind != KindPure:

@@ -1,17 +1,13 @@
 package pgsaga
 
-// birthColumns are the parameters of a single saga's INSERT.
-func birthColumns(i *item) []any {
-	b := i.birth
-	return []any{
-		i.id, i.token, b.lease, b.deadline, b.version, i.crashes, i.undoing, i.status, b.fingerprint[:], b.definition, b.business, b.parent,
-		b.owner, b.plan, i.progress, i.failed, i.error, i.data,
-	}
-}
-
 // saveColumns are the parameters of a single checkpoint's UPDATE.
 func saveColumns(i *item) []any {
 	return []any{i.id, i.token, i.revision, i.status, i.undoing, i.progress, i.failed, i.error, i.crashes, i.data, i.due, i.seen}
+}
+
+// stepColumns are those of saveColumns that saveStepSQL has.
+func stepColumns(i *item) []any {
+	return []any{i.id, i.token, i.revision, i.status, i.progress, i.data}
 }
 
 // column is an array with one element for each item.
@@ -23,7 +19,7 @@ func column[T any](items []*item, of func(*item) T) []T {
 	return values
 }
 
-// birthsColumns are the same as birthColumns, as arrays.
+// birthsColumns are the parameters of new sagas' INSERT, as arrays.
 func birthsColumns(items []*item) []any {
 	return []any{
 		column(items, func(i *item) string { return i.id }),
@@ -44,6 +40,26 @@ func birthsColumns(items []*item) []any {
 		column(items, func(i *item) string { return i.failed }),
 		column(items, func(i *item) string { return i.error }),
 		column(items, func(i *item) string { return i.data }),
+	}
+}
+
+// alike tells whether two new sagas differ in nothing but what alikeColumns has as
+// arrays.
+func (i *item) alike(o *item) bool {
+	a, b := *i.birth, *o.birth
+	a.business, a.fingerprint, b.business, b.fingerprint = "", [32]byte{}, "", [32]byte{}
+	return a == b && i.token == o.token && i.status == o.status && i.progress == o.progress && i.plain() && o.plain()
+}
+
+// alikeColumns are those of birthsColumns in which the sagas differ, and then the others.
+func alikeColumns(items []*item) []any {
+	i, b := items[0], items[0].birth
+	return []any{
+		column(items, func(i *item) string { return i.id }),
+		column(items, func(i *item) []byte { return i.birth.fingerprint[:] }),
+		column(items, func(i *item) string { return i.birth.business }),
+		column(items, func(i *item) string { return i.data }),
+		i.token, b.lease, b.deadline, b.version, i.status, b.definition, b.parent, b.owner, b.plan, i.progress,
 	}
 }
 

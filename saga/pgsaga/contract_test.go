@@ -272,7 +272,8 @@ func TestFind(t *testing.T) {
 	require.Equal(t, []string{"001", "100"}, find(saga.Filter{IDs: []string{"100", "001", "none"}}))
 	require.Empty(t, find(saga.Filter{IDs: []string{}}))
 	n := 0
-	for range f.Find(t.Context(), saga.Filter{}) {
+	for _, err := range f.Find(t.Context(), saga.Filter{}) {
+		require.NoError(t, err)
 		if n++; n == 3 {
 			break
 		}

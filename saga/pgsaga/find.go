@@ -50,9 +50,13 @@ func (s *Store) Find(ctx context.Context, f saga.Filter) iter.Seq2[*saga.Record,
 // page reads the sagas with the next ids.
 func (s *Store) page(ctx context.Context, f saga.Filter, after string, limit int) (records []*saga.Record, err error) {
 	where, args := where(f, after, limit)
+	sql := s.sql.find
+	if f.IDs == nil && (f.BusinessID != "" || onlyStuck(f)) {
+		sql = s.sql.findFew
+	}
 	err = s.probe(ctx, func(rows pgx.Rows) error {
 		return eachRecord(rows, func(r *saga.Record, _ claim) { records = append(records, r) })
-	}, strings.Replace(s.sql.find, "{where}", where, 1), args...)
+	}, strings.Replace(sql, "{where}", where, 1), args...)
 	if err == nil && f.Events {
 		err = s.addEvents(ctx, records)
 	}
@@ -79,7 +83,7 @@ func where(f saga.Filter, after string, limit int) (string, []any) {
 	}
 	switch {
 	case len(f.Status) == 0:
-	case !slices.ContainsFunc(f.Status, func(s saga.Status) bool { return s != saga.Stuck }):
+	case onlyStuck(f):
 		b.WriteString(" AND s.status = 'STUCK'")
 	default:
 		names := make([]string, len(f.Status))
@@ -89,6 +93,10 @@ func where(f saga.Filter, after string, limit int) (string, []any) {
 		add("s.status = ANY($%d::text[])", names)
 	}
 	return b.String(), args
+}
+
+func onlyStuck(f saga.Filter) bool {
+	return len(f.Status) > 0 && !slices.ContainsFunc(f.Status, func(s saga.Status) bool { return s != saga.Stuck })
 }
 
 // addEvents reads the histories.

@@ -45,22 +45,27 @@ const (
 )
 
 // do returns when all items are answered; or with ctx's error when ctx ends, and then
-// some of them may still be written. A caller that leads stays until its batch is
-// answered, or the group's timeout is over.
+// some of them may still be written. A caller that leads others stays until its batch
+// is answered, or the group's timeout is over.
 func (g *group) do(ctx context.Context, items []*item) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	c := &call{open: len(items), wake: make(chan message, 2)}
 	g.mu.Lock()
-	for _, i := range items {
-		i.call = c
-	}
-	g.queue = append(g.queue, items...)
 	leads := g.under < atOnce
 	if leads {
 		g.under++
 	}
+	if leads && len(items) == 1 && len(g.queue) == 0 {
+		g.mu.Unlock()
+		g.alone(ctx, items)
+		return nil
+	}
+	c := &call{open: len(items), wake: make(chan message, 2)}
+	for _, i := range items {
+		i.call = c
+	}
+	g.queue = append(g.queue, items...)
 	g.mu.Unlock()
 	if leads {
 		g.lead(ctx, c)
@@ -76,6 +81,14 @@ func (g *group) do(ctx context.Context, items []*item) error {
 			return g.leave(ctx, c)
 		}
 	}
+}
+
+// alone sends the item of a caller who finds nobody else, and may hang up.
+func (g *group) alone(ctx context.Context, items []*item) {
+	ctx, cancel := context.WithTimeout(ctx, g.timeout)
+	defer cancel()
+	defer g.done(nil)
+	g.send(ctx, items)
 }
 
 // lead sends one batch.

@@ -10,16 +10,16 @@ import (
 type statements struct {
 	schema string
 
-	createOne, createMany, created string
-	saveOne, savePlain             string
-	saveMany, saveWith             string
-	saved                          string
-	claim, claimOf, renew          string
-	deliver, delivered             string
-	find, events                   string
-	fence, guardedOne, guardedWith string
-	relayLock, outbox, relayed     string
-	sweep                          string
+	createAlike, createMany, created string
+	saveStep, saveOne                string
+	savePlain, saveMany, saveWith    string
+	saved                            string
+	claim, claimOf, renew            string
+	deliver, delivered               string
+	find, findFew, events            string
+	fence, guardedOne, guardedWith   string
+	relayLock, outbox, relayed       string
+	sweep                            string
 }
 
 func newStatements(schema string) statements {
@@ -32,15 +32,16 @@ func newStatements(schema string) statements {
 	).Replace
 	from := func(sql, from string) string { return names(strings.ReplaceAll(sql, "{from}", from)) }
 	return statements{
-		schema:    schema,
-		createOne: from(createSQL, oneBirthSQL), createMany: from(createSQL, manyBirthsSQL), created: names(createdSQL),
-		saveOne: from(saveSQL, oneWriteSQL), savePlain: from(saveSQL, plainWritesSQL),
+		schema:      schema,
+		createAlike: from(createSQL, alikeBirthsSQL),
+		createMany:  from(createSQL, manyBirthsSQL), created: names(createdSQL),
+		saveStep: names(saveStepSQL), saveOne: from(saveSQL, oneWriteSQL), savePlain: from(saveSQL, plainWritesSQL),
 		saveMany: from(saveSQL, manyWritesSQL), saveWith: from(saveWithSQL, manyWritesSQL), saved: names(savedSQL),
 		claim: names(strings.ReplaceAll(claimSQL, "{due}", "due_at")), claimOf: names(strings.ReplaceAll(claimSQL, "{due}", byID)),
 		renew: names(renewSQL), deliver: names(deliverSQL), delivered: names(deliveredSQL),
-		find: names(findSQL), events: names(eventsSQL),
+		find: names(findSQL), findFew: names(findFewSQL), events: names(eventsSQL),
 		fence: names(fenceSQL), guardedWith: from(saveWithSQL, manyWritesSQL) + guardSQL,
-		guardedOne: "WITH w AS (" + from(saveSQL, oneWriteSQL) + ") SELECT id, updated_at, signals FROM w" + guardSQL,
+		guardedOne: "WITH w AS (" + from(saveSQL, oneWriteSQL) + ") SELECT id, updated_at, signals, ctid FROM w" + guardSQL,
 		relayLock:  names(relayLockSQL), outbox: names(outboxSQL), relayed: names("DELETE FROM {outbox} WHERE id = ANY($1::bigint[])"),
 		sweep: names(sweepSQL),
 	}
@@ -53,14 +54,16 @@ func newStatements(schema string) statements {
 // write; and the plan is not made anew for each batch, which takes longer than to write
 // some rows. They end with the transaction; in the caller's own they are restored.
 const (
-	probesOnly = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
-       set_config('enable_mergejoin', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)`
+	probesOnly = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+       set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)`
 
 	keepSettings = `SELECT set_config('safetill.seqscan', current_setting('enable_seqscan'), true),
+       set_config('safetill.bitmapscan', current_setting('enable_bitmapscan'), true),
        set_config('safetill.hashjoin', current_setting('enable_hashjoin'), true),
        set_config('safetill.mergejoin', current_setting('enable_mergejoin'), true),
        set_config('safetill.plans', current_setting('plan_cache_mode'), true)`
 	restoreSettings = `SELECT set_config('enable_seqscan', current_setting('safetill.seqscan'), true),
+       set_config('enable_bitmapscan', current_setting('safetill.bitmapscan'), true),
        set_config('enable_hashjoin', current_setting('safetill.hashjoin'), true),
        set_config('enable_mergejoin', current_setting('safetill.mergejoin'), true),
        set_config('plan_cache_mode', current_setting('safetill.plans'), true)`
@@ -84,14 +87,17 @@ FROM {from}
 ON CONFLICT (id) DO NOTHING
 RETURNING id, created_at`
 
-	oneBirthSQL = `(SELECT $1::text AS id, $2::bigint AS token, $3::bigint AS lease, $4::bigint AS deadline, $5::int AS version, $6::int AS crashes,
-    $7::boolean AS undoing, $8::text AS status, $9::bytea AS fingerprint, $10::text AS definition, $11::text AS business_id, $12::text AS parent,
-    $13::text AS owner, $14::text AS plan, $15::text AS progress, $16::text AS failed, $17::text AS error, $18::json AS data) AS u`
 	manyBirthsSQL = `unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::int[], $6::int[],
     $7::boolean[], $8::text[], $9::bytea[], $10::text[], $11::text[], $12::text[],
     $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::json[])
     AS u(id, token, lease, deadline, version, crashes, undoing, status, fingerprint, definition, business_id, parent,
     owner, plan, progress, failed, error, data)`
+
+	// Most batches are of one definition.
+	alikeBirthsSQL = `(SELECT *, $5::bigint AS token, $6::bigint AS lease, $7::bigint AS deadline, $8::int AS version, 0 AS crashes, false AS undoing,
+    $9::text AS status, $10::text AS definition, $11::text AS parent, $12::text AS owner, $13::text AS plan, $14::text AS progress,
+    '' AS failed, '' AS error
+    FROM unnest($1::text[], $2::bytea[], $3::text[], $4::json[]) AS v(id, fingerprint, business_id, data)) AS u`
 
 	createdSQL = `
 SELECT id, fingerprint, coalesce(owner, ''), token, revision, created_at FROM {sagas} WHERE id = ANY($1::text[])`
@@ -111,13 +117,20 @@ UPDATE {sagas} s SET revision = u.revision, status = u.status, undoing = u.undoi
                   WHEN u.due >= 0 THEN statement_timestamp() + u.due * interval '1 microsecond' END
 FROM {from}
 WHERE s.id = u.id AND s.token = u.token AND s.revision = u.revision - 1
-RETURNING s.id, s.updated_at, s.signals`
+RETURNING s.id, s.updated_at, s.signals, s.ctid`
 
 	oneWriteSQL = `(SELECT $1::text AS id, $2::bigint AS token, $3::bigint AS revision, $4::text AS status, $5::boolean AS undoing, $6::text AS progress,
     $7::text AS failed, $8::text AS error, $9::int AS crashes, $10::json AS data, $11::bigint AS due, $12::int AS seen) AS u`
 	manyWritesSQL = `unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::boolean[], $6::text[],
     $7::text[], $8::text[], $9::int[], $10::json[], $11::bigint[], $12::int[])
     AS u(id, token, revision, status, undoing, progress, failed, error, crashes, data, due, seen)`
+
+	// Most checkpoints that nobody joins are of a step that has succeeded, and not the last.
+	saveStepSQL = `
+UPDATE {sagas} s SET revision = $3, status = $4, progress = $5, data = $6, undoing = false, failed = '', error = '', crashes = 0,
+    updated_at = statement_timestamp(), due_at = CASE WHEN s.owner IS NULL THEN statement_timestamp() ELSE s.due_at END
+WHERE s.id = $1 AND s.token = $2 AND s.revision = $3 - 1
+RETURNING s.id, s.updated_at, s.signals, s.ctid`
 
 	// Most batches are of sagas with which nothing has gone wrong.
 	plainWritesSQL = `(SELECT *, false AS undoing, '' AS failed, '' AS error, 0 AS crashes, 0 AS seen
@@ -139,7 +152,7 @@ WITH w AS (` + saveSQL + `, s.revision
     WITH ORDINALITY AS v(id, step, topic, key, payload, n) JOIN w ON w.id = v.id
     ORDER BY v.n
 )
-SELECT id, updated_at, signals FROM w`
+SELECT id, updated_at, signals, ctid FROM w`
 
 	savedSQL = `
 SELECT id, token, revision, status, undoing, progress, failed, error, crashes, data::text, updated_at, signals
@@ -150,7 +163,7 @@ FROM {sagas} WHERE id = ANY($1::text[])`
 	// Behind saveSQL or saveWithSQL, in the transaction of a step. It fails where nothing
 	// was written, so that the COMMIT that comes with it is not reached.
 	guardSQL = `
-UNION ALL SELECT NULL, NULL, NULL WHERE 1 / (SELECT count(*) FROM w) = 0`
+UNION ALL SELECT NULL, NULL, NULL, NULL WHERE 1 / (SELECT count(*) FROM w) = 0`
 
 	recordSQL = `s.id, s.business_id, s.definition, s.version, s.plan, s.fingerprint, s.parent, s.status, s.undoing, s.progress, s.failed, s.error,
     s.crashes, s.data::text, s.deadline, s.revision, s.token, coalesce(s.owner, ''), s.created_at, s.updated_at, s.signals`
@@ -190,13 +203,19 @@ SELECT status IN ('COMPLETED', 'COMPENSATED'), signals ->> $2 FROM {sagas} WHERE
 	findSQL = `
 SELECT {record} FROM {sagas} s WHERE s.id > $1 {where} ORDER BY s.id LIMIT $2`
 
+	// For conditions that have an index of their own: that of the ids would pass over all
+	// sagas, in the right order, and is no help here.
+	findFewSQL = `
+SELECT {record} FROM {sagas} s WHERE s.id || '' > $1 {where} ORDER BY s.id || '' LIMIT $2`
+
 	eventsSQL = `
 SELECT saga_id, at, kind, step, attempt, actor, text FROM {events} WHERE saga_id = ANY($1::text[]) ORDER BY saga_id, revision, no`
 
-	relayLockSQL = `SELECT pg_try_advisory_xact_lock(1935763303, '{outbox name}'::regclass::oid::int)` // "saga"
+	relayLockSQL = `
+SELECT set_config('safetill.relay', pg_try_advisory_xact_lock(1935763303, '{outbox name}'::regclass::oid::int)::text, true)` // "saga"
 
 	outboxSQL = `
-SELECT id, saga_id, step, topic, key, payload FROM {outbox} ORDER BY id LIMIT $1 FOR UPDATE`
+SELECT id, saga_id, step, topic, key, payload FROM {outbox} WHERE current_setting('safetill.relay')::boolean ORDER BY id LIMIT $1`
 
 	sweepSQL = `
 WITH old AS MATERIALIZED (

@@ -6,6 +6,7 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -41,6 +42,7 @@ type Store struct {
 	db    DB
 	sql   statements
 	group group
+	large atomic.Bool // the table of sagas is, see largeTable
 }
 
 var (

@@ -217,8 +217,11 @@ func TestCreateTxIsCommittedWithTheCallersWork(t *testing.T) {
 		other := begun("taken", "me")
 		other.Fingerprint[0]++
 		creates := []*saga.Create{
-			{Record: begun("z", "")}, {Record: begun("a", "me"), Lease: time.Minute}, {Record: other, Lease: time.Minute},
-			{Record: begun("taken", "me"), Lease: time.Minute}, {Record: begun("", "")},
+			{Record: begun("z", "")},
+			{Record: begun("a", "me"), Lease: time.Minute},
+			{Record: other, Lease: time.Minute},
+			{Record: begun("taken", "me"), Lease: time.Minute},
+			{Record: begun("", "")},
 		}
 		require.NoError(t, f.CreateTx(t.Context(), tx, creates))
 		var scans, plans string

@@ -39,7 +39,7 @@ type Scenario[T any] struct {
 
 	// Lease is that of the engines, and so about what a crash costs. Default: 30 ms.
 	Lease time.Duration
-	// Parallel is how many runs are under way at once. Default: 16.
+	// Parallel is how many runs are under way at once. Default: 32.
 	Parallel int
 	// Pairs is how many runs have a second crash, while they recover from the first.
 	// Default: 100; below 0: none.
@@ -77,7 +77,7 @@ type Crashes struct {
 func CrashEverywhere[T any](tb testing.TB, s Scenario[T]) Crashes {
 	tb.Helper()
 	s.Lease = cmp.Or(s.Lease, 30*time.Millisecond)
-	s.Parallel = cmp.Or(s.Parallel, 16)
+	s.Parallel = cmp.Or(s.Parallel, 32)
 	s.Pairs = cmp.Or(s.Pairs, 100)
 	s.Seed = cmp.Or(s.Seed, rand.Uint64())
 	s.Limit = cmp.Or(s.Limit, 20*time.Second)
@@ -277,6 +277,7 @@ type ordeal[T any] struct {
 	children []saga.Registered
 	lives    sync.WaitGroup
 	started  bool // the client was told so
+	last     *saga.Record
 	driven   atomic.Bool
 }
 
@@ -318,18 +319,20 @@ func (r *ordeal[T]) live(ctx context.Context) (e *saga.Engine, over bool, err er
 	}
 	for {
 		rec, err := r.find(ctx)
-		if err != nil && ctx.Err() == nil {
-			return e, false, err
-		}
-		if err == nil && rec.Status.Over() {
+		switch {
+		case err == nil && rec.Status.Over():
 			return e, true, nil
+		case err == nil:
+			r.last = rec
+		case ctx.Err() == nil:
+			return e, false, err
 		}
 		select {
 		case <-l.over:
 		case <-time.After(r.Lease):
 		case <-l.ctx.Done():
 			if ctx.Err() != nil {
-				return e, false, fmt.Errorf("it is not over after %v: %s", r.Limit, describe(rec))
+				return e, false, fmt.Errorf("it is not over after %v: %s", r.Limit, describe(r.last))
 			}
 			return e, false, nil
 		}
@@ -394,10 +397,11 @@ func describe(rec *saga.Record) string {
 	if rec == nil {
 		return "there is no saga"
 	}
+	var out strings.Builder
 	steps, _ := rec.Steps.AppendText(nil)
-	out := fmt.Sprintf("the saga is %v, steps %s, data %s, failed %q: %s", rec.Status, steps, rec.Data, rec.Failed, rec.Error)
+	fmt.Fprintf(&out, "the saga is %v, steps %s, data %s, failed %q: %s", rec.Status, steps, rec.Data, rec.Failed, rec.Error)
 	for _, ev := range rec.Events {
-		out += fmt.Sprintf("\n  %s %s %d: %s", ev.Kind, ev.Step, ev.Attempt, ev.Text)
+		fmt.Fprintf(&out, "\n  %s %s %d: %s", ev.Kind, ev.Step, ev.Attempt, ev.Text)
 	}
-	return out
+	return out.String()
 }

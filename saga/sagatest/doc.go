@@ -14,6 +14,5 @@
 //		sagatest.RunEngine(t, func(t testing.TB) saga.Store { return mystore.New(connect(t)) })
 //	}
 //
-// Run them with -race. Every test uses ids and definitions of its own, so that the
-// stores may all be on the same tables.
+// Run them with -race. Each test is given an empty store of its own.
 package sagatest

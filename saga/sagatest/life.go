@@ -62,7 +62,7 @@ func (f *fate) next(label string, possible ...blow) blow {
 	}
 	b := f.strikes[0].blow
 	if !slices.Contains(possible, b) {
-		b = possible[int(b)%len(possible)] // of a second strike, whose event nobody could foresee
+		return spared // the next event that it can befall
 	}
 	f.strikes, f.n = f.strikes[1:], 0
 	f.struck = append(f.struck, fmt.Sprintf("%s %q, event %d", blows[b], label, len(f.events)))
@@ -264,10 +264,18 @@ func (m *mortal) Save(ctx context.Context, writes []*saga.Write) error {
 }
 
 // hurry cuts the wait for the next attempt short, so that a saga with the usual
-// patience can be crashed a thousand times.
+// patience can be crashed a thousand times, and that for a child of whose end nobody
+// has told its parent.
 func hurry(w *saga.Write) {
-	if w.Record.Status == saga.Running || w.Record.Status == saga.Compensating {
+	switch r := w.Record; r.Status {
+	case saga.Running, saga.Compensating:
 		w.Due = min(w.Due, time.Millisecond)
+	case saga.Suspended:
+		i := slices.IndexFunc(r.Plan, func(p saga.Planned) bool { return p.Name == r.Step() })
+		if i >= 0 && r.Plan[i].Kind == saga.KindChild {
+			w.Due = min(w.Due, 50*time.Millisecond)
+		}
+	default:
 	}
 }
 

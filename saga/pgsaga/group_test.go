@@ -1,0 +1,165 @@
+package pgsaga
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// recorder is a group whose batches take a second of a bubble's time.
+func recorder(batches *[][]string) *group {
+	var mu sync.Mutex
+	return &group{timeout: time.Minute, send: func(_ context.Context, items []*item) {
+		var ids []string
+		for _, i := range items {
+			ids = append(ids, i.id)
+			i.at = time.Now()
+		}
+		mu.Lock()
+		*batches = append(*batches, ids)
+		mu.Unlock()
+		time.Sleep(time.Second)
+	}}
+}
+
+func items(ids ...string) (all []*item) {
+	for _, id := range ids {
+		all = append(all, &item{id: id, size: 10})
+	}
+	return all
+}
+
+// come lets a caller in and returns when it waits.
+func come(t *testing.T, g *group, ctx context.Context, wg *sync.WaitGroup, ids ...string) *error { //nolint:revive // t first
+	t.Helper()
+	var err error
+	wg.Go(func() { err = g.do(ctx, items(ids...)) })
+	synctest.Wait()
+	return &err
+}
+
+func TestAnIdleGroupWritesAtOnceAndABusyOneTogether(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var batches [][]string
+		var wg sync.WaitGroup
+		g := recorder(&batches)
+		begin := time.Now()
+		for n := range 10 {
+			come(t, g, t.Context(), &wg, fmt.Sprint(n))
+		}
+		wg.Wait()
+		require.Equal(t, [][]string{{"0"}, {"1"}, {"2", "3", "4", "5", "6", "7", "8", "9"}}, batches)
+		require.Equal(t, 2*time.Second, time.Since(begin))
+		require.Zero(t, g.under)
+	})
+}
+
+// An update that finds two new states for a row takes either.
+func TestTwoWritesOfASagaAreNotInOneBatch(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var batches [][]string
+		var wg sync.WaitGroup
+		g := recorder(&batches)
+		for _, id := range []string{"x", "y", "a", "b", "a", "a", "c"} {
+			come(t, g, t.Context(), &wg, id)
+		}
+		wg.Wait()
+		require.ElementsMatch(t, [][]string{{"x"}, {"y"}, {"a", "b", "c"}, {"a"}, {"a"}}, batches)
+		require.Zero(t, g.under)
+		require.Empty(t, g.queue)
+	})
+}
+
+func TestABatchIsBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var batches [][]string
+		var wg sync.WaitGroup
+		g := recorder(&batches)
+		come(t, g, t.Context(), &wg, "x")
+		come(t, g, t.Context(), &wg, "y")
+		var many []string
+		for n := range 2*maxItems + 1 {
+			many = append(many, fmt.Sprint(n))
+		}
+		come(t, g, t.Context(), &wg, many...)
+		for _, id := range []string{"large", "larger"} {
+			large := items(id)
+			large[0].size = maxBytes + 1
+			wg.Go(func() { _ = g.do(t.Context(), large) })
+			synctest.Wait()
+		}
+		wg.Wait()
+		var sizes []int
+		for _, b := range batches {
+			sizes = append(sizes, len(b))
+		}
+		require.ElementsMatch(t, []int{1, 1, maxItems, maxItems, 1, 1, 1}, sizes)
+		require.Zero(t, g.under)
+	})
+}
+
+// Who waits in the queue hangs up: its item is not written, and nobody waits for it.
+func TestWhoHangsUpTakesItsItemsAlong(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var batches [][]string
+		var wg sync.WaitGroup
+		g := recorder(&batches)
+		ctx, cancel := context.WithCancel(t.Context())
+		first := come(t, g, ctx, &wg, "leader", "of two")
+		come(t, g, t.Context(), &wg, "y")
+		gone := come(t, g, ctx, &wg, "gone", "too")
+		come(t, g, t.Context(), &wg, "stays")
+		cancel()
+		synctest.Wait()
+		require.ErrorIs(t, *gone, context.Canceled)
+		wg.Wait()
+		require.NoError(t, *first, "a leader stays to the end")
+		require.Equal(t, [][]string{{"leader", "of two"}, {"y"}, {"stays"}}, batches)
+		require.ErrorIs(t, g.do(ctx, items("z")), context.Canceled)
+		require.Zero(t, g.under)
+	})
+}
+
+// Callers come, wait, and hang up at every moment, also at that in which they are made
+// leaders; nobody is left waiting, and no leader's place is lost.
+func TestTheLeadIsNeverLost(t *testing.T) {
+	t.Parallel()
+	g := &group{timeout: time.Minute, send: func(context.Context, []*item) { time.Sleep(20 * time.Microsecond) }}
+	var wg sync.WaitGroup
+	for n := range 64 {
+		wg.Go(func() {
+			for i := range 200 {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration((n*31+i*17)%400)*time.Microsecond)
+				_ = g.do(ctx, items(fmt.Sprint(n%20), fmt.Sprint("other", n)))
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	require.Zero(t, g.under)
+	require.Empty(t, g.queue)
+	require.NoError(t, g.do(t.Context(), items("last")))
+}
+
+// A leader that panics does not leave the others waiting.
+func TestALeaderThatPanics(t *testing.T) {
+	t.Parallel()
+	calls := 0
+	g := &group{timeout: time.Minute, send: func(context.Context, []*item) {
+		if calls++; calls == 1 {
+			panic("!")
+		}
+	}}
+	require.Panics(t, func() { _ = g.do(t.Context(), items("a")) })
+	require.NoError(t, g.do(t.Context(), items("b")))
+	require.Zero(t, g.under)
+}
