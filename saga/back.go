@@ -68,9 +68,10 @@ func (r *run) markUndone(i int) {
 // backTx undoes step i in the transaction of its checkpoint.
 func (r *run) backTx(i int) bool {
 	p := r.parts[i]
-	more, err := r.transact(p, r.rec.Steps[i].Attempts, func(ctx context.Context, tx any) error {
-		return p.undoTx(ctx, tx, r.data)
-	}, func() { r.markUndone(i) })
+	more, err := r.transact(&transaction{
+		run: r, part: p, attempt: r.rec.Steps[i].Attempts, mark: func() { r.markUndone(i) },
+		work: func(ctx context.Context, tx any) error { return p.undoTx(ctx, tx, r.data) },
+	})
 	if err == nil {
 		return more
 	}

@@ -48,6 +48,8 @@ func (r *run) persist(write func(context.Context) error) bool {
 		case errors.Is(err, ErrFenced):
 			r.lose()
 			return false
+		case errors.Is(err, errRolledBack):
+			return false
 		}
 		if refused, ok := errors.AsType[*InputError](err); ok { // it will not be taken ever
 			r.e.log.Error("a checkpoint was refused", slog.String("saga", r.rec.ID), slog.Any("error", refused))

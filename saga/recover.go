@@ -50,10 +50,14 @@ func (e *Engine) claim(ctx context.Context, c Claim) int {
 		return 0
 	}
 	c.Owner, c.Lease, c.Definitions = e.owner, e.o.Lease, e.names
-	ctx, cancel := context.WithTimeout(ctx, storeLimit)
+	// The engine's end does not cut a claim short:
+	//
+	//	the store gives us a saga, and we do not hear of it; when its lease is over, the
+	//	next owner takes its step for begun, and undoes it.
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(storeLimit, max(e.o.Lease/3, time.Second)))
 	defer cancel()
 	asked := time.Now()
-	claimed, err := e.store.Claim(ctx, c)
+	claimed, err := e.store.Claim(limited, c)
 	if err != nil {
 		if ctx.Err() == nil {
 			e.log.Warn("sagas could not be claimed", slog.Any("error", err))

@@ -1,0 +1,106 @@
+package saga
+
+import (
+	"context"
+	"errors"
+	"slices"
+)
+
+// stepTx does step i in the transaction of its checkpoint.
+func (r *run) stepTx(i int) bool {
+	p := r.parts[i]
+	s := &r.rec.Steps[i]
+	s.Attempts++
+	more, err := r.transact(&transaction{
+		run: r, part: p, attempt: s.Attempts, mark: func() { r.settle(i) },
+		work: func(ctx context.Context, tx any) error { return p.doTx(ctx, tx, r.data) },
+	})
+	if err == nil {
+		return more
+	}
+	v := judge(err)
+	if r.again(i, failed, err) && v != rejected {
+		return r.pause(r.retrying(i, err))
+	}
+	s.Mark = NotApplied // it was rolled back
+	return r.fail(i, err)
+}
+
+// transaction is work that is committed with the checkpoint that mark makes of it.
+type transaction struct {
+	run     *run
+	part    *part
+	attempt int
+	work    func(ctx context.Context, tx any) error
+	mark    func()
+
+	before Record // and its steps: what is to be restored when work is rolled back
+	steps  Progress
+	worked bool // the last call of the store has called the work
+}
+
+// errRolledBack ends the repetition of a write whose work has failed.
+var errRolledBack = errors.New("saga: rolled back")
+
+// transact commits t. err is that of the work: everything was rolled back.
+func (r *run) transact(t *transaction) (more bool, err error) {
+	t.before, t.steps = *r.rec, slices.Clone(r.rec.Steps)
+	r.pack(false, 0, nil)
+	more = r.persist(func(ctx context.Context) error {
+		var broken error
+		broken, err = t.save(ctx)
+		return broken
+	})
+	switch {
+	case err != nil:
+		t.restore()
+		if _, ok := errors.AsType[*panicked](err); ok {
+			r.rec.Crashes++
+		}
+		err = errors.Join(err, r.decode())
+	case more && !t.worked: // the data in hand may be that of an attempt that was not committed
+		err = r.decode()
+	}
+	return more, err
+}
+
+func (t *transaction) restore() {
+	*t.run.rec = t.before
+	copy(t.run.rec.Steps, t.steps)
+}
+
+// save commits the work and its checkpoint, and tells an error of the store, or that
+// it was rolled back, from one of the work.
+func (t *transaction) save(ctx context.Context) (broken, err error) {
+	t.worked = false
+	err = t.run.e.store.(Transactor).SaveTx(ctx, &t.run.write, t.do)
+	if _, ok := errors.AsType[*StoreError](err); ok || errors.Is(err, ErrFenced) {
+		return err, nil
+	}
+	if err != nil {
+		return errRolledBack, err
+	}
+	return t.run.write.Err, nil
+}
+
+// do does the work, and makes the checkpoint.
+func (t *transaction) do(_ context.Context, tx any) error {
+	r := t.run
+	t.worked = true
+	t.restore() // not before: what was committed by a call whose answer was lost is done, and stays so
+	r.rec.Revision++
+	if err := r.decode(); err != nil {
+		return err
+	}
+	msgs, err := r.attempt(t.part, t.attempt, func(ctx context.Context, _ any) error { return t.work(ctx, tx) }, nil)
+	if err != nil {
+		return err
+	}
+	t.mark()
+	if err := r.encode(); err != nil {
+		return err
+	}
+	r.write.Messages, r.write.Due = msgs, 0
+	r.write.Release = r.rec.Status.Over() || r.e.stopped()
+	return nil
+}
