@@ -316,38 +316,6 @@ func TestAProcessThatDoesNotKnowTheStepsPassesTheDoubtOn(t *testing.T) {
 	})
 }
 
-// A step overruns its lease; the engine claims its own saga, waits for the step in vain
-// and lets go of it; when the step has ended at last, the next owner is not told that
-// there was one, and charges again.
-func TestAnEngineThatWaitsForItselfPassesTheDoubtOn(t *testing.T) {
-	alone(t, func(t *testing.T, store *saga.Memory) {
-		charges, asked := 0, 0
-		def := saga.MustDefine("order", 1,
-			saga.Step("charge", func(context.Context, *order) error {
-				if charges++; charges == 1 {
-					time.Sleep(time.Minute) // it does not heed its context
-				}
-				return nil
-			}).Undo(noop).Timeout(time.Second).Verify(func(context.Context, *order) (saga.Outcome, error) {
-				asked++
-				return saga.Applied, nil
-			}))
-		e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
-		require.NoError(t, err)
-		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan error, 1)
-		go func() { done <- e.Run(ctx) }()
-		h, err := def.Start(ctx, e, "o1", order{}, nil)
-		require.NoError(t, err)
-		got := wait(t, h)
-		cancel()
-		require.NoError(t, <-done)
-		require.Equal(t, saga.Completed, got.Status)
-		require.Equal(t, 1, charges)
-		require.Equal(t, 1, asked)
-	})
-}
-
 func TestANoAfterADoubtIsUndoneAllTheSame(t *testing.T) {
 	t.Parallel()
 	var undone atomic.Int64
