@@ -3,6 +3,7 @@ package settlement
 import (
 	"errors"
 	"net/http"
+	"strings"
 
 	"github.com/gin-gonic/gin"
 	"github.com/shopspring/decimal"
@@ -15,10 +16,18 @@ import (
 const maxBody = 4096
 
 // Routes adds POST /settlements {"amount": "10000"}, which needs the middleware of
-// package idempotency before it, and GET /settlements/ID.
+// package idempotency before it, GET /settlements/ID, and what [saga.Handler] serves,
+// at /sagas, for those that need a person.
 func (s *Service) Routes(r gin.IRoutes) {
 	r.POST("/settlements", problem.Handle(s.post))
 	r.GET("/settlements/:id", problem.Handle(s.get))
+	people := saga.Handler(s.Admin(), nil)
+	queue := func(c *gin.Context) {
+		above, _, _ := strings.Cut(c.FullPath(), "/sagas")
+		http.StripPrefix(above, people).ServeHTTP(c.Writer, c.Request)
+	}
+	r.GET("/sagas", queue)
+	r.Any("/sagas/*path", queue)
 }
 
 // post begins a settlement. Its id is made of the request's key, so that it is the

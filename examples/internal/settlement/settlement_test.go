@@ -127,7 +127,10 @@ func TestRoutes(t *testing.T) {
 	_, s := till(t, &settlement.FakeBank{})
 	guard, err := idempotency.New(idempotency.NewMemory(nil), nil)
 	require.NoError(t, err)
-	once, err := idempotency.NewMiddleware(guard, &idempotency.HandlerOptions{Scope: func(*http.Request) string { return "operators" }})
+	once, err := idempotency.NewMiddleware(guard, &idempotency.HandlerOptions{
+		Scope:    func(*http.Request) string { return "operators" },
+		Required: func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/settlements") },
+	})
 	require.NoError(t, err)
 	r := gin.New()
 	r.Use(func(c *gin.Context) {
@@ -140,6 +143,7 @@ func TestRoutes(t *testing.T) {
 	h := once(r)
 	ask := func(method, path, key, body string) *httptest.ResponseRecorder {
 		req := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(body))
+		req.Header.Set("Content-Type", "application/json")
 		if key != "" {
 			req.Header.Set("Idempotency-Key", key)
 		}
@@ -156,4 +160,7 @@ func TestRoutes(t *testing.T) {
 		require.Contains(t, w.Body.String(), c.want)
 	}
 	require.Contains(t, ask(http.MethodGet, "/settlements/none", "", "").Body.String(), "no such settlement")
+	require.Contains(t, ask(http.MethodGet, "/sagas?status=STUCK", "", "").Body.String(), `"sagas":[]`)
+	resolve := ask(http.MethodPost, "/sagas/none/resolve", "", `{"action":"retry","actor":"ann","reason":"x","revision":1}`)
+	require.Equal(t, http.StatusNotFound, resolve.Code, resolve.Body)
 }
