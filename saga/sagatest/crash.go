@@ -251,8 +251,10 @@ func (c *crasher[T]) run(sc scene, strikes []strike, calm bool) (o outcome) {
 		e, over, o.fault = r.live(ctx)
 	}
 	r.lives.Wait()
-	o.story, o.events = sc.String(), r.fate.events
-	for _, s := range r.fate.struck {
+	var struck []string
+	o.events, struck = r.fate.told()
+	o.story = sc.String()
+	for _, s := range struck {
 		o.story += "; the process " + s
 	}
 	if o.fault == nil {

@@ -69,6 +69,13 @@ func (f *fate) next(label string, possible ...blow) blow {
 	return b
 }
 
+// told returns what has happened. A process that was declared dead may still be at it.
+func (f *fate) told() ([]event, []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.events), slices.Clone(f.struck)
+}
+
 func (f *fate) add(id string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
