@@ -69,7 +69,7 @@ func (r *run) encode() error {
 	}
 	body, err := encode(r.data, r.rec.Data)
 	if err != nil {
-		return err
+		return fmt.Errorf("data %w", err)
 	}
 	r.rec.Data = body
 	r.encoded()
@@ -83,11 +83,11 @@ func encode(data any, last []byte) ([]byte, error) {
 	defer coders.Put(c)
 	c.buf.Reset()
 	if err := c.enc.Encode(data); err != nil {
-		return nil, fmt.Errorf("data does not marshal: %w", err)
+		return nil, fmt.Errorf("does not marshal: %w", err)
 	}
 	body := bytes.TrimSuffix(c.buf.Bytes(), []byte("\n"))
 	if len(body) > maxData {
-		return nil, fmt.Errorf("data is %d bytes of JSON, more than %d", len(body), maxData)
+		return nil, fmt.Errorf("is %d bytes of JSON, more than %d", len(body), maxData)
 	}
 	if bytes.Equal(body, last) {
 		return last, nil

@@ -160,11 +160,10 @@ func (d *Definition[T]) fresh(e *Engine, id string, data T, o *StartOptions) (*r
 		}
 	}
 	refuse(options.Deadline < 0, "StartOptions.Deadline", "is negative")
-	body, err := json.Marshal(data)
+	body, err := encode(&data, nil)
 	if err != nil {
-		refuse(true, "data", "does not marshal: "+err.Error())
+		refuse(true, "data", err.Error())
 	}
-	refuse(len(body) > maxData, "data", fmt.Sprintf("is %d bytes of JSON, more than %d", len(body), maxData))
 	if len(faults) > 0 {
 		return nil, errors.Join(faults...)
 	}

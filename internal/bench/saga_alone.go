@@ -30,7 +30,7 @@ func benchSagaAlone(ctx context.Context, s *settings, w io.Writer) error {
 		return err
 	}
 	store, def := pgsaga.NewStore(pool, nil), fiveSteps(func() {})
-	records := make([]*saga.Record, 200)
+	records := make([]*saga.Record, 2000)
 	for i := range records {
 		records[i] = &saga.Record{
 			ID: fmt.Sprint("alone-", i), Definition: def.Name(), Version: 1, Plan: def.Plan(), Status: saga.Running,
@@ -47,7 +47,7 @@ func benchSagaAlone(ctx context.Context, s *settings, w io.Writer) error {
 	const update = `UPDATE sagas SET revision = $2, status = 'RUNNING', undoing = false, progress = $3, failed = '', error = '', crashes = 0, data = $4,
 		updated_at = statement_timestamp() WHERE id = $1 AND token = 1 AND revision = $2 - 1 RETURNING id, updated_at, signals`
 	var bare, saved []time.Duration
-	for n := range 20 * s.rounds * len(records) {
+	for n := range 4 * s.rounds * len(records) {
 		r := records[n%len(records)]
 		r.Revision++
 		begun := time.Now()
