@@ -2,6 +2,7 @@ package pgsaga_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -98,4 +99,55 @@ func TestCrashAPaymentEverywhere(t *testing.T) {
 		},
 	})
 	require.Greater(t, got.Runs, 100)
+}
+
+// purchase is the data of an order.
+type purchase struct {
+	Amount             int64
+	Reserved, Charged  string
+	Confirmed, Written bool
+}
+
+func TestCrashAnOrderEverywhere(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	key := func(ctx context.Context) string { return saga.CallFrom(ctx).DoKey() }
+	got := sagatest.CrashEverywhere(t, sagatest.Scenario[purchase]{
+		Store: func(testing.TB) saga.Store { return f }, Input: purchase{Amount: 100}, Lease: 100 * time.Millisecond, Parallel: 16,
+		Saga: func(w *sagatest.World) (*saga.Definition[purchase], []saga.Registered) {
+			stock, bank, mail := w.Provider("stock"), w.Provider("bank"), w.Provider("mail")
+			undo := func(p *sagatest.Provider) saga.Func[purchase] {
+				return func(ctx context.Context, _ *purchase) error { return p.Undo(ctx, key(ctx)) }
+			}
+			return saga.MustDefine("order", 1,
+				saga.Pure("validate", func(_ context.Context, p *purchase) error {
+					if p.Amount <= 0 {
+						return saga.Reject(errors.New("nothing to pay"))
+					}
+					return nil
+				}),
+				saga.Step("reserve", func(ctx context.Context, p *purchase) (err error) {
+					p.Reserved, err = stock.Do(ctx, key(ctx), 1)
+					return err
+				}).Idempotent().Undo(undo(stock)),
+				saga.Step("charge", func(ctx context.Context, p *purchase) (err error) {
+					p.Charged, err = bank.Do(ctx, key(ctx), p.Amount)
+					return err
+				}).Undo(undo(bank)).Verify(func(ctx context.Context, p *purchase) (o saga.Outcome, err error) {
+					p.Charged, o, err = bank.Verify(ctx, key(ctx))
+					return o, err
+				}),
+				saga.Pivot("confirm", func(ctx context.Context, p *purchase) error {
+					p.Confirmed = true
+					_, err := stock.Do(ctx, key(ctx), 1)
+					return err
+				}).Idempotent(),
+				saga.Retriable("notify", func(ctx context.Context, p *purchase) error {
+					p.Written = true
+					_, err := mail.Do(ctx, key(ctx), 1)
+					return err
+				})), nil
+		},
+	})
+	require.Greater(t, got.Runs, 300)
 }
