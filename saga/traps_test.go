@@ -21,13 +21,21 @@ func start(t *testing.T, store saga.Store, def *saga.Definition[order], o saga.O
 	o.Definitions = []saga.Registered{def}
 	e, err := saga.New(store, &o)
 	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- e.Run(ctx) }()
+	ctx, stop := runs(t, e)
 	synctest.Wait()
 	h, err := def.Start(ctx, e, "o1", order{}, nil)
 	require.NoError(t, err)
-	return e, h, func() {
+	return e, h, stop
+}
+
+// runs runs an engine until stop.
+func runs(t *testing.T, e *saga.Engine) (ctx context.Context, stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	return ctx, func() {
+		t.Helper()
 		cancel()
 		require.NoError(t, <-done)
 	}
@@ -128,9 +136,7 @@ func TestADeadlineDoesNotEraseASuccessfulCharge(t *testing.T) {
 			saga.Pivot("confirm", noop))
 		e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
 		require.NoError(t, err)
-		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan error, 1)
-		go func() { done <- e.Run(ctx) }()
+		ctx, stop := runs(t, e)
 		h, err := def.Start(ctx, e, "o1", order{}, &saga.StartOptions{Deadline: time.Second})
 		require.NoError(t, err)
 		got := wait(t, h)
@@ -138,8 +144,7 @@ func TestADeadlineDoesNotEraseASuccessfulCharge(t *testing.T) {
 		require.Empty(t, got.Failed)
 		require.EqualValues(t, 1, w.charged.Load())
 		require.EqualValues(t, 1, w.refunded.Load())
-		cancel()
-		require.NoError(t, <-done)
+		stop()
 	})
 }
 
@@ -156,13 +161,10 @@ func TestALiveSagaIsNotRecoveredByItsAge(t *testing.T) {
 		defer end()
 		other, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
 		require.NoError(t, err)
-		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan error, 1)
-		go func() { done <- other.Run(ctx) }()
+		_, stop := runs(t, other)
 		require.Equal(t, saga.Completed, wait(t, h).Status)
 		require.EqualValues(t, 1, w.charged.Load())
-		cancel()
-		require.NoError(t, <-done)
+		stop()
 	})
 }
 
@@ -208,9 +210,7 @@ func TestTheCheckOfTheOwnerIsTheWriteItself(t *testing.T) {
 		time.Sleep(time.Second)
 		e2, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
 		require.NoError(t, err)
-		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan error, 1)
-		go func() { done <- e2.Run(ctx) }()
+		ctx, stop := runs(t, e2)
 		got := wait(t, def.Handle(e2, h.ID()))
 		require.Equal(t, saga.Completed, got.Status)
 		require.Equal(t, "a", got.Data.Charge)
@@ -222,8 +222,7 @@ func TestTheCheckOfTheOwnerIsTheWriteItself(t *testing.T) {
 		after, err := e1.Admin().Inspect(ctx, "o1")
 		require.NoError(t, err)
 		require.Equal(t, before.Revision, after.Revision)
-		cancel()
-		require.NoError(t, <-done)
+		stop()
 	})
 }
 
