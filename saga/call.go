@@ -85,7 +85,6 @@ func (c *callCtx) Value(key any) any {
 type lazyCtx struct {
 	context.Context // the parent
 	deadline        time.Time
-	limit           time.Duration // without a deadline: it is so long after the first who asks
 
 	mu     sync.Mutex
 	inner  context.Context //nolint:containedctx // it is this context, made late
@@ -94,9 +93,6 @@ type lazyCtx struct {
 }
 
 func (c *lazyCtx) Deadline() (time.Time, bool) {
-	if c.limit > 0 {
-		return c.real().Deadline()
-	}
 	return c.deadline, true
 }
 
@@ -106,7 +102,7 @@ func (c *lazyCtx) Err() error {
 	c.mu.Lock()
 	idle := c.inner == nil && c.cause == nil
 	c.mu.Unlock()
-	if idle && (c.limit > 0 || time.Now().Before(c.deadline)) && c.Context.Err() == nil {
+	if idle && time.Now().Before(c.deadline) && c.Context.Err() == nil {
 		return nil
 	}
 	return c.real().Err()
@@ -126,11 +122,7 @@ func (c *lazyCtx) real() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.inner == nil {
-		deadline := c.deadline
-		if c.limit > 0 {
-			deadline = time.Now().Add(c.limit)
-		}
-		timed, stop := context.WithDeadline(c.Context, deadline)
+		timed, stop := context.WithDeadline(c.Context, c.deadline)
 		ctx, cancel := context.WithCancelCause(timed)
 		c.inner, c.cancel = ctx, func(cause error) { cancel(cause); stop() }
 		if c.cause != nil {

@@ -67,15 +67,7 @@ func (r *run) persist(write func(context.Context) error) bool {
 // persistOnce calls write, or else saves r.write. The engine's end does not cut it
 // short: it may be the result of the last step before it.
 func (r *run) persistOnce(write func(context.Context) error) error {
-	ctx := &r.writing
-	if ctx.inner != nil {
-		ctx = &lazyCtx{Context: r.e.background, limit: storeLimit}
-	}
-	defer func() {
-		if ctx.inner != nil {
-			ctx.end(context.Canceled)
-		}
-	}()
+	ctx := r.e.limited()
 	if write != nil {
 		return write(ctx)
 	}

@@ -56,13 +56,14 @@ type Engine struct {
 	names    []string
 	log      *slog.Logger
 
-	running    atomic.Bool
-	stopping   chan struct{}   // closed: begin nothing, release what you have
-	nudged     chan string     // ids that are due now
-	hard       context.Context //nolint:containedctx // of the steps: it ends when Drain is over
-	background context.Context //nolint:containedctx // it never ends
-	cancel     func()
-	work       sync.WaitGroup
+	running atomic.Bool
+
+	shared   atomic.Pointer[sharedCtx]
+	stopping chan struct{}   // closed: begin nothing, release what you have
+	nudged   chan string     // ids that are due now
+	hard     context.Context //nolint:containedctx // of the steps: it ends when Drain is over
+	cancel   func()
+	work     sync.WaitGroup
 
 	mu   sync.Mutex
 	runs map[string]*run // those in hand
@@ -111,8 +112,7 @@ func New(store Store, o *Options) (*Engine, error) {
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
-	e.background = context.Background()
-	e.hard, e.cancel = context.WithCancel(e.background)
+	e.hard, e.cancel = context.WithCancel(context.Background())
 	return e, nil
 }
 
@@ -227,6 +227,27 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	loops.Wait()
 	return nil
+}
+
+// sharedCtx is a context that many calls of the store have in common: a timer for
+// each would cost as much as the rest of a checkpoint.
+type sharedCtx struct {
+	context.Context
+	cancel context.CancelFunc
+	until  time.Time // that it is handed out
+}
+
+// limited returns a context for a call of the store. It ends after storeLimit, or up
+// to a third of that later, and not with the engine.
+func (e *Engine) limited() context.Context {
+	now := time.Now()
+	if s := e.shared.Load(); s != nil && now.Before(s.until) {
+		return s.Context
+	}
+	s := &sharedCtx{until: now.Add(storeLimit / 3)}
+	s.Context, s.cancel = context.WithTimeout(context.Background(), storeLimit+storeLimit/3) // which ends it
+	e.shared.Store(s)
+	return s.Context
 }
 
 // stopped reports whether the engine lets go of its sagas.

@@ -37,7 +37,6 @@ type run struct {
 	trial   trial
 	first   Record       // rec, of a saga that was started here
 	few     [8]StepState // its Steps, if they are not more
-	writing lazyCtx      // of writes, until somebody asks for its Done
 	events  []Event      // for the next checkpoint
 
 	mu    sync.Mutex
@@ -48,7 +47,7 @@ type run struct {
 
 // newRun returns a run whose record is empty.
 func newRun(e *Engine, p *program) *run {
-	r := &run{e: e, program: p, writing: lazyCtx{Context: e.background, limit: storeLimit}}
+	r := &run{e: e, program: p}
 	r.rec, r.writes[0], r.creates[0] = &r.first, &r.write, &r.create
 	return r
 }
