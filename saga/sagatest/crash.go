@@ -46,7 +46,7 @@ type Scenario[T any] struct {
 	Pairs int
 	// Seed selects the pairs. Default: random, and logged if something fails.
 	Seed uint64
-	// Limit is how long a run may take. Default: 20 s.
+	// Limit is how long a run may take. Default: 1 min.
 	Limit time.Duration
 }
 
@@ -80,7 +80,7 @@ func CrashEverywhere[T any](tb testing.TB, s Scenario[T]) Crashes {
 	s.Parallel = cmp.Or(s.Parallel, 32)
 	s.Pairs = cmp.Or(s.Pairs, 100)
 	s.Seed = cmp.Or(s.Seed, rand.Uint64())
-	s.Limit = cmp.Or(s.Limit, 20*time.Second)
+	s.Limit = cmp.Or(s.Limit, time.Minute)
 	c := &crasher[T]{Scenario: s, tb: tb}
 
 	calm := c.run(scene{}, nil, true)
@@ -281,14 +281,20 @@ type ordeal[T any] struct {
 	started  bool // the client was told so
 	last     *saga.Record
 	driven   atomic.Bool
+	patience int // how often leases were doubled, on a machine that does not keep up with them
 }
+
+// lifetime is how many of its leases a process lives at most. One that takes longer
+// mostly loses its saga to itself: the next gets leases of twice the length.
+const lifetime = 30
 
 // live runs a process until the saga is over, or the process dead.
 func (r *ordeal[T]) live(ctx context.Context) (e *saga.Engine, over bool, err error) {
-	l := newLife(ctx, r.fate)
+	l, lease := newLife(ctx, r.fate), r.Lease<<r.patience
+	begun := time.Now()
 	e, err = saga.New(l.storeOf(r.store), &saga.Options{
 		Definitions: append([]saga.Registered{r.def}, r.children...),
-		Lease:       r.Lease, Poll: max(r.Lease/6, time.Millisecond), Drain: time.Millisecond,
+		Lease:       lease, Poll: max(lease/6, time.Millisecond), Drain: time.Millisecond,
 		MaxCrashes: 1000, // a slow machine lets leases run out, too
 		Hooks:      l.hooks(),
 	})
@@ -329,9 +335,13 @@ func (r *ordeal[T]) live(ctx context.Context) (e *saga.Engine, over bool, err er
 		case ctx.Err() == nil:
 			return e, false, err
 		}
+		if r.patience < 6 && time.Since(begun) > lifetime*lease {
+			r.patience++
+			return e, false, nil
+		}
 		select {
 		case <-l.over:
-		case <-time.After(r.Lease):
+		case <-time.After(lease):
 		case <-l.ctx.Done():
 			if ctx.Err() != nil {
 				return e, false, fmt.Errorf("it is not over after %v: %s", r.Limit, describe(r.last))

@@ -340,7 +340,7 @@ func (g *gamble) play(t *testing.T, store saga.Store) error {
 	if err != nil {
 		return err
 	}
-	s := Scenario[trace]{Input: trace{}, Lease: 100 * time.Millisecond, Limit: 20 * time.Second}
+	s := Scenario[trace]{Input: trace{}, Lease: 100 * time.Millisecond, Limit: time.Minute}
 	if !g.deadly {
 		s.Lease = 10 * time.Second // nobody is to be suspected
 	}
