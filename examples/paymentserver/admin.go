@@ -41,8 +41,8 @@ func (s *api) protect() error {
 		return err
 	}
 	s.once, err = idempotency.NewMiddleware(guard, &idempotency.HandlerOptions{
-		Scope:    func(*http.Request) string { return "operators" },                                       // who reaches this port is one
-		Required: func(r *http.Request) bool { return !strings.HasSuffix(r.URL.Path, "/seed-customers") }, // which does nothing twice
+		Scope:    func(*http.Request) string { return "operators" }, // who reaches this port is one
+		Required: func(r *http.Request) bool { return s.settling.Keyed(r) || strings.HasSuffix(r.URL.Path, "/refunds") },
 	})
 	return err
 }

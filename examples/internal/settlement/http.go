@@ -30,6 +30,9 @@ func (s *Service) Routes(r gin.IRoutes) {
 	r.Any("/sagas/*path", queue)
 }
 
+// Keyed tells whether a request begins a settlement, and so needs a key.
+func (s *Service) Keyed(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/settlements") }
+
 // post begins a settlement. Its id is made of the request's key, so that it is the
 // same for ever, also when the key's record is gone.
 func (s *Service) post(c *gin.Context) (any, error) {

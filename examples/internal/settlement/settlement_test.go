@@ -129,7 +129,7 @@ func TestRoutes(t *testing.T) {
 	require.NoError(t, err)
 	once, err := idempotency.NewMiddleware(guard, &idempotency.HandlerOptions{
 		Scope:    func(*http.Request) string { return "operators" },
-		Required: func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/settlements") },
+		Required: s.Keyed,
 	})
 	require.NoError(t, err)
 	r := gin.New()
