@@ -17,7 +17,7 @@ func (r *run) parallel(i int) bool {
 	if err := r.encode(); err != nil {
 		return r.fail(i, err)
 	}
-	base := r.rec.Data
+	f := &fork{run: r, base: r.rec.Data, taken: map[string]string{}, more: true}
 	trials, n := make(chan *trial), 0
 	for j := i; j < len(r.parts) && r.parts[j].group == r.parts[i].group; j++ {
 		if r.rec.Steps[j].ahead() {
@@ -25,65 +25,89 @@ func (r *run) parallel(i int) bool {
 			t := &trial{i: j, state: r.rec.Steps[j], data: r.program.empty()}
 			go func() { // it is waited for below
 				defer func() { trials <- t }()
-				t.v, t.err = unknown, errEnded // of a step that ends its goroutine
-				defer func() {
-					if errors.Is(t.err, errEnded) && r.parts[j].kind != KindPure {
-						t.state.Mark = Maybe
-					}
-				}()
-				if err := json.Unmarshal(base, t.data); err != nil {
-					t.v, t.err = failed, err
-					return
-				}
-				r.try(t)
+				f.try(t)
 			}()
 		}
 	}
-	var lost, odd *trial // that failed; whose data cannot be kept
-	var delay time.Duration
-	var msgs []Message
-	var no []int // those that have not taken effect, and will not
-	taken, more := map[string]string{}, true
 	for range n {
-		t := <-trials
-		if t.state.Mark == NotApplied {
-			// It is still ahead until the saga turns back:
-			//
-			//	the charge is declined; the other branch is done, and written, and nothing
-			//	is ahead any more: the saga is completed without a charge.
-			no = append(no, t.i)
-			t.state.Mark = Open
-		}
-		r.take(t)
-		switch {
-		case t.v == applied:
-			msgs = append(msgs, t.msgs...)
-			if t.err = r.merge(t, base, taken); t.err != nil && odd == nil {
-				odd = t
-			}
-			if odd == nil {
-				more = r.branchDone(msgs) && more
-				msgs = nil
-			}
-		case r.again(t.i, t.v, t.err):
-			delay = max(delay, r.retrying(t.i, t.err))
-		case lost == nil:
-			lost = t
-		}
+		f.ended(<-trials)
 	}
-	for _, i := range no {
+	return f.joined()
+}
+
+// fork is a group at work.
+type fork struct {
+	run   *run
+	base  []byte            // the data before it
+	taken map[string]string // who has changed which field
+
+	lost, odd *trial // that failed; whose data cannot be kept
+	delay     time.Duration
+	msgs      []Message
+	no        []int // those that have not taken effect, and will not
+	more      bool
+}
+
+// try makes one attempt of a branch, on a goroutine of its own.
+func (f *fork) try(t *trial) {
+	t.v, t.err = unknown, errEnded // of a step that ends its goroutine
+	defer func() {
+		if errors.Is(t.err, errEnded) && f.run.parts[t.i].kind != KindPure {
+			t.state.Mark = Maybe
+		}
+	}()
+	if err := json.Unmarshal(f.base, t.data); err != nil {
+		t.v, t.err = failed, err
+		return
+	}
+	f.run.try(t)
+}
+
+// ended takes over what a branch has come to.
+func (f *fork) ended(t *trial) {
+	r := f.run
+	if t.state.Mark == NotApplied {
+		// It is still ahead until the saga turns back:
+		//
+		//	the charge is declined; the other branch is done, and written, and nothing
+		//	is ahead any more: the saga is completed without a charge.
+		f.no = append(f.no, t.i)
+		t.state.Mark = Open
+	}
+	r.take(t)
+	switch {
+	case t.v == applied:
+		f.msgs = append(f.msgs, t.msgs...)
+		if t.err = r.merge(t, f.base, f.taken); t.err != nil && f.odd == nil {
+			f.odd = t
+		}
+		if f.odd == nil {
+			f.more = r.branchDone(f.msgs) && f.more
+			f.msgs = nil
+		}
+	case r.again(t.i, t.v, t.err):
+		f.delay = max(f.delay, r.retrying(t.i, t.err))
+	case f.lost == nil:
+		f.lost = t
+	}
+}
+
+// joined goes on when all branches have ended.
+func (f *fork) joined() bool {
+	r := f.run
+	for _, i := range f.no {
 		r.rec.Steps[i].Mark = NotApplied
 	}
 	switch {
-	case !more:
+	case !f.more:
 		return false
-	case odd != nil: // it has happened: that must be kept
-		r.stick(r.parts[odd.i].name, odd.err)
-		return r.save(msgs...)
-	case lost != nil:
-		return r.fail(lost.i, lost.err)
-	case delay > 0:
-		return r.pause(delay)
+	case f.odd != nil: // it has happened: that must be kept
+		r.stick(r.parts[f.odd.i].name, f.odd.err)
+		return r.save(f.msgs...)
+	case f.lost != nil:
+		return r.fail(f.lost.i, f.lost.err)
+	case f.delay > 0:
+		return r.pause(f.delay)
 	case r.e.stopped():
 		r.release(0)
 		return false
