@@ -68,7 +68,7 @@ func (g *group) do(ctx context.Context, items []*item) error {
 	g.queue = append(g.queue, items...)
 	g.mu.Unlock()
 	if leads {
-		g.lead(ctx, c)
+		g.lead(ctx)
 	}
 	for {
 		select {
@@ -76,7 +76,8 @@ func (g *group) do(ctx context.Context, items []*item) error {
 			if m == answered {
 				return nil
 			}
-			g.lead(ctx, c)
+			g.accept(c)
+			g.lead(ctx)
 		case <-ctx.Done():
 			return g.leave(ctx, c)
 		}
@@ -91,11 +92,23 @@ func (g *group) alone(ctx context.Context, items []*item) {
 	g.send(ctx, items)
 }
 
+// accept notes that c knows that it was made a leader. Only who has read the message
+// does so, and not every leader:
+//
+//	c has come as a leader, and is about to take its batch; another leader ends, and
+//	makes c its successor; c takes its batch, and forgets that; when that is done its
+//	ctx has ended, and it leaves: there is one leader less for ever.
+func (g *group) accept(c *call) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c.leader = false
+}
+
 // lead sends one batch.
-func (g *group) lead(ctx context.Context, c *call) {
+func (g *group) lead(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.timeout) // the batch is others' too
 	defer cancel()
-	batch := g.take(c)
+	batch := g.take()
 	defer g.done(batch) // whatever happens: the others wait
 	if len(batch) > 0 {
 		g.send(ctx, batch)
@@ -104,10 +117,9 @@ func (g *group) lead(ctx context.Context, c *call) {
 
 // take takes the next batch out of the queue. Of two writes of one saga the second
 // waits for the next batch: an UPDATE that finds two new states for a row takes either.
-func (g *group) take(c *call) []*item {
+func (g *group) take() []*item {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	c.leader = false
 	if len(g.queue) == 1 {
 		batch := g.queue
 		g.queue = nil

@@ -150,6 +150,21 @@ func TestTheLeadIsNeverLost(t *testing.T) {
 	require.NoError(t, g.do(t.Context(), items("last")))
 }
 
+// Who came as a leader is made another's successor before it has taken its batch, and
+// leaves when that is done.
+func TestTheLeadOfALeaderIsHandedOn(t *testing.T) {
+	t.Parallel()
+	g, c := &group{under: 2}, &call{open: 1, wake: make(chan message, 2)}
+	g.queue = items("a")
+	g.queue[0].call = c
+	g.handOn() // of the other leader
+	g.done(g.take())
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, g.leave(ctx, c))
+	require.Zero(t, g.under)
+}
+
 // A leader that panics does not leave the others waiting.
 func TestALeaderThatPanics(t *testing.T) {
 	t.Parallel()
