@@ -429,3 +429,52 @@ func TestAnEngineThatWaitsForItselfPassesTheDoubtOn(t *testing.T) {
 		require.Equal(t, 1, asked)
 	})
 }
+
+// late holds back every Create until a saga was claimed.
+type late struct {
+	*saga.Memory
+	claimed chan struct{}
+}
+
+func (l *late) Create(ctx context.Context, c []*saga.Create) error {
+	<-l.claimed
+	return l.Memory.Create(ctx, c)
+}
+
+func (l *late) Claim(ctx context.Context, c saga.Claim) ([]saga.Claimed, error) {
+	claimed, err := l.Memory.Claim(ctx, c)
+	if len(claimed) > 0 {
+		close(l.claimed)
+	}
+	return claimed, err
+}
+
+// Both would find the saga's first token with the engine that runs it.
+func TestASagaThatIsStartedAgainAndClaimedMeanwhileRunsOnce(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var calls, dead atomic.Int64
+		def := saga.MustDefine("order", 1, saga.Pivot("charge", func(ctx context.Context, _ *order) error {
+			calls.Add(1)
+			time.Sleep(time.Second)
+			if ctx.Err() != nil {
+				dead.Add(1)
+			}
+			return nil
+		}))
+		o := &saga.Options{Definitions: []saga.Registered{def}}
+		idle, err := saga.New(store, o)
+		require.NoError(t, err)
+		e, err := saga.New(&late{Memory: store, claimed: make(chan struct{})}, o)
+		require.NoError(t, err)
+		ctx, stop := runs(t, e)
+		time.Sleep(1500 * time.Millisecond) // between two polls
+		_, err = def.Start(ctx, idle, "o1", order{}, nil)
+		require.NoError(t, err)
+		h, err := def.Start(ctx, e, "o1", order{}, nil)
+		require.NoError(t, err)
+		require.Equal(t, saga.Completed, wait(t, h).Status)
+		stop()
+		require.EqualValues(t, 1, calls.Load())
+		require.Zero(t, dead.Load())
+	})
+}

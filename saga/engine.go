@@ -265,7 +265,11 @@ func (e *Engine) begin(ctx context.Context, r *run) (*run, error) {
 	owned, rec, c := e.hold(r), r.rec, &r.create
 	c.Record = rec
 	if owned {
-		rec.Owner, rec.Token, c.Lease = e.owner, 1, e.o.Lease
+		// Another name than that of claims:
+		//
+		//	the saga was started before, and is free; it is started again, and claimed by
+		//	this engine in between: both find token 1, and run it.
+		rec.Owner, rec.Token, c.Lease = e.owner+"+", 1, e.o.Lease
 	}
 	asked, err := e.create(ctx, r.creates[:])
 	if err == nil {
