@@ -3,6 +3,7 @@ package saga
 import (
 	"context"
 	"errors"
+	"slices"
 )
 
 // errStands is said of a step that its provider knows after it was undone.
@@ -28,10 +29,7 @@ func (r *run) back() bool {
 	if err == nil {
 		return r.undone(i, msgs)
 	}
-	if derr := r.decode(); derr != nil {
-		err = errors.Join(err, derr)
-	}
-	return r.undoFailed(i, err)
+	return r.undoFailed(i, r.rewind(err))
 }
 
 // overtaken asks the provider whether an attempt of which nobody knew has taken
@@ -60,7 +58,7 @@ func (r *run) markUndone(i int) {
 	s := &r.rec.Steps[i]
 	s.Mark, s.At = Undone, r.elapsed()
 	r.rec.Crashes = 0
-	if r.rec.at() < 0 && !r.rec.leftovers() {
+	if r.rec.at() < 0 && r.rec.leftover() < 0 {
 		r.rec.Status = Compensated
 	}
 }
@@ -110,12 +108,5 @@ func (r *run) endBack() bool {
 
 // leftover is the index of a step whose compensation was given up, or -1.
 func (r *Record) leftover() int {
-	for i, s := range r.Steps {
-		if s.Mark == UndoFailed {
-			return i
-		}
-	}
-	return -1
+	return slices.IndexFunc(r.Steps, func(s StepState) bool { return s.Mark == UndoFailed })
 }
-
-func (r *Record) leftovers() bool { return r.leftover() >= 0 }

@@ -56,8 +56,7 @@ type Engine struct {
 	names    []string
 	log      *slog.Logger
 
-	running atomic.Bool
-
+	running  atomic.Bool
 	shared   atomic.Pointer[sharedCtx]
 	stopping chan struct{}   // closed: begin nothing, release what you have
 	nudged   chan string     // ids that are due now

@@ -71,9 +71,7 @@ func (r *run) step(i int) bool {
 	if t.v == applied {
 		return r.applied(i, t.msgs)
 	}
-	if err := r.decode(); err != nil {
-		t.err = errors.Join(t.err, err)
-	}
+	t.err = r.rewind(t.err)
 	if r.again(i, t.v, t.err) {
 		return r.pause(r.retrying(i, t.err))
 	}
@@ -196,8 +194,5 @@ func (r *run) heard(i int, f func() error) bool {
 		return r.applied(i, nil)
 	}
 	r.rec.Steps[i].Mark = NotApplied
-	if derr := r.decode(); derr != nil {
-		err = errors.Join(err, derr)
-	}
-	return r.fail(i, err)
+	return r.fail(i, r.rewind(err))
 }

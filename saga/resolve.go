@@ -235,7 +235,7 @@ func (re *resolution) back() string {
 	default:
 		return "it goes back already: retry the compensation or skip it"
 	}
-	if re.rec.at() < 0 && re.rec.leftovers() {
+	if re.rec.at() < 0 && re.rec.leftover() >= 0 {
 		return "" // it is still stuck, at another
 	}
 	re.rec.Status = Compensating

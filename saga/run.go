@@ -210,6 +210,14 @@ func (r *run) decode() error {
 	return nil
 }
 
+// rewind takes the data back to the last checkpoint after err, which it returns.
+func (r *run) rewind(err error) error {
+	if fault := r.decode(); fault != nil {
+		return errors.Join(err, fault)
+	}
+	return err
+}
+
 // verdict is what an attempt has come to.
 type verdict uint8
 

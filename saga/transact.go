@@ -57,7 +57,7 @@ func (r *run) transact(t *transaction) (more bool, err error) {
 		if _, ok := errors.AsType[*panicked](err); ok {
 			r.rec.Crashes++
 		}
-		err = errors.Join(err, r.decode())
+		err = r.rewind(err)
 	case more && !t.worked: // the data in hand may be that of an attempt that was not committed
 		err = r.decode()
 	}
