@@ -107,10 +107,8 @@ func (r *run) ended() {
 		return
 	}
 	// If this is lost, the parent finds out when it looks next.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.e.hard), storeLimit)
-	defer cancel()
 	name := "$child" + r.rec.ID[len(r.rec.Parent):]
-	if err := r.e.deliver(ctx, r.rec.Parent, name, []byte("{}")); err != nil && !errors.Is(err, ErrOver) && !errors.Is(err, ErrNotFound) {
+	if err := r.e.deliver(r.e.limited(), r.rec.Parent, name, []byte("{}")); err != nil && !errors.Is(err, ErrOver) && !errors.Is(err, ErrNotFound) {
 		r.e.log.Warn("a parent could not be told", slog.String("saga", r.rec.ID), slog.Any("error", err))
 	}
 }

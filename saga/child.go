@@ -9,24 +9,24 @@ import (
 // childPoll is how often a parent looks at a child whose end it was not told of.
 const childPoll = 5 * time.Second
 
+func childID(parent *Record, step string) string { return parent.ID + "/" + step }
+
 // child starts the child of step i, and waits for its end without an owner. The
 // child has an id of its own that follows from its parent's: to start it twice is to
 // start it once.
 func (r *run) child(i int) bool {
 	p, s := r.parts[i], &r.rec.Steps[i]
-	id := r.rec.ID + "/" + p.name
 	if s.Mark != Waiting {
 		s.Attempts++
 		_, err := r.attempt(p, s.Attempts, func(ctx context.Context, data any) error {
-			_, err := p.start(ctx, r.e, r.rec, data)
-			return err
+			return p.start(ctx, r.e, r.rec, data)
 		}, r.data)
 		if err != nil {
 			return r.childFailed(i, err)
 		}
 		s.Mark = Waiting
 	}
-	rec, err := r.e.find(context.WithoutCancel(r.e.hard), id)
+	rec, err := r.e.find(r.e.limited(), childID(r.rec, p.name))
 	switch {
 	case errors.Is(err, ErrNotFound):
 		s.Mark = Open // it was removed by hand
@@ -53,22 +53,19 @@ func (r *run) cancelChild(i int) bool {
 	if p.start == nil || r.rec.Steps[i].Mark != Waiting {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(r.e.hard, storeLimit)
-	defer cancel()
-	_ = r.e.deliver(ctx, r.rec.ID+"/"+p.name, cancelSignal, []byte("{}")) // it is over, or is told again at the next look
+	_ = r.e.deliver(r.e.limited(), childID(r.rec, p.name), cancelSignal, []byte("{}")) // it is over, or is told again at the next look
 	return true
 }
 
 func (r *run) childFailed(i int, err error) bool {
 	p, s := r.parts[i], &r.rec.Steps[i]
 	v := judge(err)
-	if derr := r.decode(); derr != nil {
-		err = errors.Join(err, derr)
-	}
+	err = r.rewind(err)
 	if v != rejected && s.Attempts < p.retry.Attempts {
-		s.Attempts++
-		r.event(EventRetry, p.name, s.Attempts, text(err))
-		return r.pause(p.retry.delay(s.Attempts))
+		if s.Mark == Waiting { // its end is looked at again; a start has counted itself
+			s.Attempts++
+		}
+		return r.pause(r.retrying(i, err))
 	}
 	s.Mark = Maybe // it may be under way
 	if v == rejected {

@@ -58,7 +58,7 @@ type part struct {
 	wait  func(data any) time.Duration // Sleep and Await
 	on    func(data any, payload []byte) error
 	late  func(data any) error // at the deadline of an Await
-	start func(ctx context.Context, e *Engine, parent *Record, data any) (id string, err error)
+	start func(ctx context.Context, e *Engine, parent *Record, data any) error
 	ended func(data any, child *Record) error
 	fault string // in how it was made
 }
@@ -286,14 +286,13 @@ func Child[T, C any](name string, child *Definition[C], input func(data *T) (C, 
 		s.p.fault = "has no definition of its child"
 		return s
 	}
-	s.p.start = func(ctx context.Context, e *Engine, parent *Record, data any) (string, error) {
+	s.p.start = func(ctx context.Context, e *Engine, parent *Record, data any) error {
 		in, err := input(data.(*T))
 		if err != nil {
-			return "", err
+			return err
 		}
-		id := parent.ID + "/" + name
-		_, err = child.start(ctx, e, id, in, &StartOptions{BusinessID: parent.BusinessID}, parent.ID)
-		return id, err
+		_, err = child.start(ctx, e, childID(parent, name), in, &StartOptions{BusinessID: parent.BusinessID}, parent.ID)
+		return err
 	}
 	s.p.ended = func(data any, rec *Record) error {
 		r, err := newResult[C](rec)
