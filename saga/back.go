@@ -29,6 +29,7 @@ func (r *run) back() bool {
 	if err == nil {
 		return r.undone(i, msgs)
 	}
+	r.blame(err)
 	return r.undoFailed(i, r.rewind(err))
 }
 
@@ -79,9 +80,6 @@ func (r *run) backTx(i int) bool {
 // undoFailed waits for the next attempt, or gives the compensation up.
 func (r *run) undoFailed(i int, err error) bool {
 	p, s := r.parts[i], &r.rec.Steps[i]
-	if _, ok := errors.AsType[*panicked](err); ok && p.undoTx == nil {
-		r.rec.Crashes++
-	}
 	final := judge(err) == rejected || p.undoRetry.permanent(err) || s.Attempts >= p.undoRetry.Attempts || r.rec.Crashes >= r.e.o.MaxCrashes
 	if !final {
 		r.event(EventRetry, p.name, s.Attempts, text(err))

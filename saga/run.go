@@ -254,6 +254,13 @@ type panicked struct {
 
 func (e *panicked) Error() string { return fmt.Sprintf("panic: %v", e.value) }
 
+// blame counts a panic as a crash.
+func (r *run) blame(err error) {
+	if _, ok := errors.AsType[*panicked](err); ok {
+		r.rec.Crashes++
+	}
+}
+
 // attempt calls f with data as attempt n of step p, or of its compensation, with a
 // time limit.
 func (r *run) attempt(p *part, n int, f func(context.Context, any) error, data any) ([]Message, error) {

@@ -54,9 +54,7 @@ func (r *run) transact(t *transaction) (more bool, err error) {
 	switch {
 	case err != nil:
 		t.restore()
-		if _, ok := errors.AsType[*panicked](err); ok {
-			r.rec.Crashes++
-		}
+		r.blame(err)
 		err = r.rewind(err)
 	case more && !t.worked: // the data in hand may be that of an attempt that was not committed
 		err = r.decode()
