@@ -13,11 +13,12 @@
 //	Redis, RedisURL         one server for the test binary, a numbered database for each call
 //	RedisCluster            three masters for the test binary, keys shared by all tests
 //	NewPostgres, NewRedis   a server of the test's own, to be killed and started again
+//	NewRedisCluster         likewise
 //
 // Where the servers come from. SAFETILL_TEST_POSTGRES_URL and SAFETILL_TEST_REDIS_URL name running ones (URLs, not keyword strings; the
 // PostgreSQL user may create schemas, the Redis has more databases than tests run at once). Without them a private server is started from
 // the machine's binaries at the first call: PATH, and for PostgreSQL also /usr/lib/postgresql/*/bin. Without those the test is skipped,
-// or fails where REQUIRE_BACKENDS=1. RedisCluster, NewPostgres and NewRedis always start their own.
+// or fails where REQUIRE_BACKENDS=1. RedisCluster and all New… always start their own.
 //
 // What a test may rely on:
 //   - Nobody else writes to its schema or its Redis database, which are empty at first; both are removed when the test ends, and so is
@@ -30,5 +31,5 @@
 // in the next run. Schema names need no quoting.
 //
 // Cost: the first Postgres of a binary takes 1 to 3 seconds, the first Redis 0.1, RedisCluster 5; every further call a few
-// milliseconds; NewPostgres and NewRedis pay the first price each time.
+// milliseconds; all New… pay the first price each time.
 package testdb

@@ -160,3 +160,12 @@ func RedisCluster(tb testing.TB) *redis.ClusterClient {
 	cleanup(tb, "close the client", func(context.Context) error { return closeClient(client.Close) })
 	return client
 }
+
+// NewRedisCluster starts a cluster of three masters that only this test uses, to move slots between them. It is closed when the test ends.
+func NewRedisCluster(tb testing.TB) *localdb.RedisCluster {
+	tb.Helper()
+	cluster, err := localdb.StartRedisCluster(tb.Context(), localdb.Options{})
+	usable(tb, err)
+	cleanup(tb, "close the cluster", cluster.Close)
+	return cluster
+}
