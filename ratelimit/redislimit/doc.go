@@ -42,6 +42,13 @@
 // What this costs: six scripts for three slots in place of one, and a record of some 100 bytes for the moment. Calls in one slot pay
 // nothing. So give what is decided together one hash tag where one slot can carry the load.
 //
+// # Slots that move
+//
+// While a slot of a Cluster is moved to another master, its counters are decided wherever they are at the moment: MOVED and ASK are followed, calls
+// that were joined are parted where they must be, and none is lost or carried out twice. What cannot be is a call for several keys of the slot of which
+// one has moved and another has not, or one is new: Redis turns it away (TRYAGAIN). It is sent again for as long as its caller waits, but no longer than
+// 10 s, and has an error then; it was not charged. (For a new key that is until the whole slot has moved.)
+//
 // # What is not guaranteed
 //
 // Redis loses what it had not yet written to its append-only file (a second, with the usual appendfsync) or copied to the replica that is promoted.

@@ -1,5 +1,7 @@
 package redislimit
 
+import "time"
+
 // SetClock makes the script go by a clock in place of the server's. What is written then lives an hour longer, since it expires by the server's.
 func (s *Store) SetClock(now func() int64) { s.clock = now }
 
@@ -25,6 +27,9 @@ func (s *Store) Pause(f func()) {
 		return false
 	}
 }
+
+// Insist makes calls that a Cluster turns away be sent again for so long.
+func (s *Store) Insist(d time.Duration) { s.stubborn = d }
 
 // Slot is where a Cluster keeps a key.
 func Slot(key string) int { return slot(hashTag(key)) }

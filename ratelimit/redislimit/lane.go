@@ -24,13 +24,16 @@ type job struct {
 	answer    []byte
 	postponed string // nothing was done, the decision of this name comes first
 	err       error
+
+	tries   int       // that were turned away
+	refused time.Time // when the first was
 }
 
 // States of a job.
 const (
 	waiting int32 = iota
 	flying
-	gone // its caller has left before it took off
+	gone // its caller has left
 )
 
 func (j *job) finish() { j.landed <- struct{}{} }
@@ -102,6 +105,33 @@ func (l *lane) sweep() {
 	l.queue = kept
 }
 
+// again sends a job once more that was turned away, and so was not carried out, unless its caller has left.
+func (s *Store) again(j *job, cause error) {
+	if j.tries == 0 {
+		j.refused = time.Now()
+	} else if time.Since(j.refused) > s.stubborn {
+		j.err = fmt.Errorf("redislimit: %w", cause)
+		j.finish()
+		return
+	}
+	pause := min(time.Millisecond<<min(j.tries, 10), slowest)
+	j.tries++
+	if !j.state.CompareAndSwap(flying, waiting) {
+		return
+	}
+	s.working.Add(1) // beside that of the flight
+	time.AfterFunc(pause, func() {
+		defer s.working.Done()
+		if err := s.launch(j, true); err != nil {
+			j.err = err
+			j.finish()
+		}
+	})
+}
+
+// slowest is the longest pause before a job that was turned away is sent again.
+const slowest = 50 * time.Millisecond
+
 // fly makes flights for as long as somebody waits. Close waits for it.
 //
 // Why nobody is left behind: a job joins the queue under the lock under which a flight that has found it empty ends.
@@ -168,7 +198,7 @@ func (j *job) await(ctx context.Context) error {
 		return j.err
 	case <-ctx.Done():
 	}
-	if j.state.CompareAndSwap(waiting, gone) {
+	if j.state.Swap(gone) == waiting {
 		return fmt.Errorf("redislimit: not sent: %w", context.Cause(ctx))
 	}
 	return errFlying{context.Cause(ctx)}

@@ -80,6 +80,8 @@ type Store struct {
 	// In tests: the time in place of the server's, and whether a call over several slots is to stop at a stage, as if its client had died.
 	clock func() int64
 	halt  func(stage string) bool
+	// stubborn is how long a call is sent again for that a Cluster turns away.
+	stubborn time.Duration
 
 	closing sync.Mutex // so that no work begins when Close has begun to wait
 	closed  atomic.Bool
@@ -89,7 +91,7 @@ type Store struct {
 // NewStore returns a store on the client, which stays the caller's to close. It does not call Redis and starts nothing; a store that is no longer
 // needed is to be closed, before the client is. The error is a [ratelimit.ErrInvalid].
 func NewStore(rdb redis.UniversalClient, o *Options) (*Store, error) {
-	s := &Store{rdb: rdb}
+	s := &Store{rdb: rdb, stubborn: 10 * time.Second}
 	if o != nil {
 		s.o = *o
 	}

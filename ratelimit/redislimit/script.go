@@ -5,6 +5,7 @@ import (
 	"crypto/sha1" //nolint:gosec // by which Redis knows scripts
 	"embed"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -95,8 +96,42 @@ func (s *Store) run(ctx context.Context, scripts []*script) {
 		s.send(ctx, again)
 	}
 	for _, r := range scripts {
-		r.deliver()
+		if s.layout == oneServer || !r.turnedAway() {
+			r.deliver(s)
+		} else if parts := r.split(); len(parts) > 1 {
+			s.run(ctx, parts)
+		} else {
+			for _, j := range r.jobs {
+				s.again(j, r.cmd.Err())
+			}
+		}
 	}
+}
+
+// turnedAway tells whether a Cluster did not run the script, since it moves the slot at the moment. What the client has not made good of that is
+//
+//	TRYAGAIN     of several keys one is there and another, perhaps since it is new, not
+//	MOVED, ASK   two masters both say that the slot is the other's
+func (r *script) turnedAway() bool {
+	err := r.cmd.Err()
+	return redis.IsTryAgainError(err) || redis.HasErrorPrefix(err, "MOVED ") || redis.HasErrorPrefix(err, "ASK ")
+}
+
+// split makes a script for each key, which can be run wherever it is, and for each job of several keys, which must wait until they are together.
+func (r *script) split() (scripts []*script) {
+	at := map[any]*script{}
+	for _, j := range r.jobs {
+		one := at[j.keys[0]]
+		if one == nil || len(j.keys) > 1 {
+			one = &script{}
+			scripts = append(scripts, one)
+			if len(j.keys) == 1 {
+				at[j.keys[0]] = one
+			}
+		}
+		one.jobs = append(one.jobs, j)
+	}
+	return scripts
 }
 
 // send sends all at once; the client sorts them by server. Each command holds its own error.
@@ -113,7 +148,7 @@ func (s *Store) send(ctx context.Context, scripts []*script) {
 }
 
 // deliver gives every job its part of the answer.
-func (r *script) deliver() {
+func (r *script) deliver(s *Store) {
 	answer, err := r.cmd.Text()
 	if err == nil && len(answer) < 8 {
 		err = errAnswer
@@ -126,7 +161,11 @@ func (r *script) deliver() {
 	}
 	for _, j := range r.jobs {
 		if err == nil {
-			rest, err = j.take(now, rest)
+			var moved bool
+			if rest, moved, err = j.take(now, rest); moved {
+				s.again(j, errMoved)
+				continue
+			}
 		}
 		if err != nil {
 			j.err = fmt.Errorf("redislimit: %w", err)
@@ -135,24 +174,27 @@ func (r *script) deliver() {
 	}
 }
 
-// take cuts the job's part from the front of an answer.
-func (j *job) take(now int64, b []byte) (rest []byte, err error) {
+// errMoved: a call before it in the same script has emptied the counter, which is another master's since.
+var errMoved = errors.New("the counter moves to another master")
+
+// take cuts the job's part from the front of an answer. moved: the job was not carried out, and is to be sent again.
+func (j *job) take(now int64, b []byte) (rest []byte, moved bool, err error) {
 	if len(b) == 0 {
-		return nil, errAnswer
+		return nil, false, errAnswer
 	}
 	size := j.size
 	if b[0] == 'p' {
 		if len(b) < 3 {
-			return nil, errAnswer
+			return nil, false, errAnswer
 		}
 		size = 3 + int(b[1])<<8 + int(b[2])
 	}
 	if len(b) < size {
-		return nil, errAnswer
+		return nil, false, errAnswer
 	}
 	j.now, j.answer, j.postponed = now, b[:size], ""
 	if b[0] == 'p' {
 		j.postponed = string(b[3:size])
 	}
-	return b[size:], nil
+	return b[size:], b[0] == 'p' && size == 3, nil
 }

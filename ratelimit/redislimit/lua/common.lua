@@ -5,6 +5,7 @@ local TAIL = '>I8I8I4I8I2'
 
 local reserve -- of this call: lease, life and the name of the decision
 local blocked -- the name of the decision that must be looked up first
+local MOVED = '' -- in place of a name: the counter is another master's
 local force -- it cannot be looked up: what was reserved counts as charged
 local verdict -- of the decision in this call
 

@@ -14,7 +14,9 @@ local function decide(code, key, kind, several)
   end
   local before = blocked -- a Reset forgets reservations too
   local answer = handler(key, kind)
-  blocked = before
+  if blocked ~= MOVED then
+    blocked = before
+  end
   if number <= 2 then
     return answer, true, false
   end

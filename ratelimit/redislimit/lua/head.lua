@@ -3,7 +3,14 @@
 -- KEYS: a key for each op, in the order of the ops. ARGV[1]: the calls, packed one after the other (encode.go). ARGV[2], in tests only: the
 -- time to go by. Answer: the time (8 bytes), then for each call
 --   what became of each op (decode.go), or
---   'p', a length and a name: nothing was done, since a reservation of a client that is gone is in the way, whose decision has this name
+--   'p', a length and a name: nothing was done, since a reservation of a client that is gone is in the way, whose decision has this name; or, where
+--     the name is empty, since the counter is another master's by now
+--
+-- While a slot of a Cluster migrates, a key that this master has not, or has no longer, is the other one's. So what is forgotten of a counter is
+-- forgotten last: otherwise
+--   all entries of a log are over, and are removed; the key is gone
+--   the new entry cannot be written: "non local key", and what the script was to write of other counters is not written either
+-- And a call that comes to a counter which a call before it, in the same script, has emptied, is not done, and is sent again.
 --
 -- What is kept of a counter, in keys that expire when it no longer counts:
 --   bucket   a string: per, rate, burst, and when it will be full: µs and fraction of a µs in 1/rate

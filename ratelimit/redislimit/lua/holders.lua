@@ -15,8 +15,8 @@ local function expire(key, extra)
   return extra
 end
 
-local function shown(key, allowed, charged, used, wait)
-  local _, till = last(key)
+local function shown(key, allowed, charged, used, wait, written)
+  local _, till = last(key, written)
   return pack('>BI4I4I8I8', allowed, charged, used, max(0, till or 0), wait or 0)
 end
 
@@ -41,6 +41,9 @@ return function(key, kind, several)
   local len, rate, n, holder, next = unpack('>I8I4I4I2c0', calls, pos)
   pos = next
   last(key) -- for its reservations
+  if blocked == MOVED then
+    return '', false
+  end
   local extra = -(call('ZSCORE', key, '') or 0)
   local used = call('ZCOUNT', key, '(' .. score(now), UNTIL_PENDING) + extra
   if extra > 0 then
@@ -50,12 +53,13 @@ return function(key, kind, several)
   end
   if kind == 3 then -- Return
     return nil, true, function()
-      extra = expire(key, extra)
-      if call('ZSCORE', key, 'L' .. holder) then
+      local till = call('ZSCORE', key, 'L' .. holder)
+      if till and tonumber(till) > now then
         used = used - sizeof(key, extra, holder)
-        drop(key, extra, holder)
+        call('ZADD', key, score(now), 'L' .. holder)
       end
-      return shown(key, 1, 0, used)
+      expire(key, extra)
+      return shown(key, 1, 0, used, nil, true)
     end
   end
   local mine = kind == 0 and call('ZSCORE', key, 'L' .. holder)
@@ -67,8 +71,11 @@ return function(key, kind, several)
     return shown(key, 1, 0, used), true
   end
   return shown(key, 1, 0, used), true, function()
-    extra = expire(key, extra)
     call('ZADD', key, score(now + len), 'L' .. holder)
+    if extra > 0 and not mine then
+      extra = shrink(key, extra, holder) -- of a lease that was over
+    end
+    extra = expire(key, extra)
     local _, till = last(key)
     call('PEXPIRE', key, millis(till - now))
     if mine then

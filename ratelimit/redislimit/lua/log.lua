@@ -48,25 +48,33 @@ local function enough(key, l, missing)
   return tonumber(call('ZRANGE', key, lo, lo, 'WITHSCORES')[2])
 end
 
--- tidy writes what entries has found: forgets what is over, or puts all to now.
-local function tidy(key, l)
+-- collapse puts all to now, where entries has found that it is to be.
+local function collapse(key, l)
   if l.collapsed then
-    call('ZREMRANGEBYSCORE', key, '-inf', UNTIL_PENDING)
+    call('ZREMRANGEBYSCORE', key, '-inf', score(now))
     l.member = pack('>I8I8', 0, l.sum)
     call('ZADD', key, score(now), l.member)
-  elseif l.from then
+    call('ZREMRANGEBYSCORE', key, '(' .. score(now), UNTIL_PENDING)
+  end
+end
+
+-- forget removes what is over.
+local function forget(key, l)
+  if l.from then
     call('ZREMRANGEBYSCORE', key, '-inf', l.from)
   end
 end
 
 local function push(key, l, n)
-  local before = l.sum
-  if l.last == l.at then
-    call('ZREM', key, l.member)
-    before = unpack('>I8', l.member)
+  local before, same = l.sum, l.last == l.at and l.member
+  if same then
+    before = unpack('>I8', same)
   end
   l.sum, l.last = l.sum + n, l.at
   call('ZADD', key, score(l.at), pack('>I8I8', before, l.sum))
+  if same then
+    call('ZREM', key, same)
+  end
 end
 
 local function logged(l, charged, allowed, wait)
@@ -80,11 +88,12 @@ return function(key, kind)
   local free = rate - (l.sum - l.base)
   if kind == 3 then -- Return
     return nil, true, function()
-      tidy(key, l)
+      collapse(key, l)
+      forget(key, l)
       local given = l.last and giveback(key, at, n) or 0
       if given > 0 then
         l.sum = l.sum - given
-        local _, left = last(key)
+        local _, left = last(key, true)
         l.last = left
       end
       if l.last then
@@ -104,7 +113,7 @@ return function(key, kind)
       return answer, false
     end
     return answer, false, function()
-      tidy(key, l)
+      collapse(key, l)
       call('PEXPIRE', key, millis(len))
     end
   end
@@ -112,13 +121,14 @@ return function(key, kind)
     return logged(l, 0, 1), true
   end
   return logged(l, 0, 1), true, function()
-    tidy(key, l)
+    collapse(key, l)
     if n > 0 then
       push(key, l, n)
     end
     if reserve and kind == 0 then
       call('ZADD', key, PENDING, reservation(n, l.at))
     end
+    forget(key, l)
     if l.last then
       call('PEXPIRE', key, millis(l.last + len - now))
     end

@@ -13,7 +13,10 @@ end
 local states, ttls, changed = {}, {}, {}
 for from = 1, #keys, 1000 do
   local to = math.min(from + 999, #keys)
-  local read = call('MGET', spread(keys, from, to))
+  local read = redis.pcall('MGET', spread(keys, from, to))
+  if read.err then -- one has expired since the server looked where they are
+    return {err = 'TRYAGAIN ' .. read.err}
+  end
   for i = from, to do
     states[keys[i]] = read[i - from + 1]
   end

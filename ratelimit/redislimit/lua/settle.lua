@@ -37,15 +37,19 @@ local function settlestring(key, size, name, give)
 end
 
 local function settleset(key, holding, name, give)
-  for _, member in ipairs(call('ZRANGEBYSCORE', key, PENDING, PENDING)) do
+  local pending = redis.pcall('ZRANGEBYSCORE', key, PENDING, PENDING)
+  if moved(pending) then -- there is nothing left of it
+    return
+  end
+  for _, member in ipairs(pending) do
     local _, _, n, at, len, next = unpack(TAIL, member)
     if sub(member, next, next + len - 1) == name then
-      call('ZREM', key, member)
       if give and holding then
         drop(key, -(call('ZSCORE', key, '') or 0), sub(member, next + len))
       elseif give then
         giveback(key, at, n)
       end
+      call('ZREM', key, member)
       return
     end
   end
