@@ -84,16 +84,24 @@ func (c *RedisCluster) join(ctx context.Context) error {
 			return fmt.Errorf("node %d: %w", n, err)
 		}
 	}
+	if err := until(ctx, func() error { return c.whole(ctx) }); err != nil {
+		return fmt.Errorf("not whole: %w", err)
+	}
+	return nil
+}
+
+// until asks again and again, until what it asks for is so.
+func until(ctx context.Context, so func() error) error {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for {
-		err := c.whole(ctx)
+		err := so()
 		if err == nil {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("not whole: %w: %w", ctx.Err(), err)
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
 		case <-tick.C:
 		}
 	}

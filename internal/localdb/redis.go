@@ -37,15 +37,23 @@ func StartRedis(ctx context.Context, o Options) (*Redis, error) {
 	}}
 	maps.Copy(r.settings, o.Settings)
 	r.in = instance{kind: "redis", stopSig: "TERM", orphan: "TERM", argv: r.argv, answers: r.answers}
+	if err := r.begin(ctx, o); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// begin starts the server for the first time. After an error there is nothing left of it.
+func (r *Redis) begin(ctx context.Context, o Options) error {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 	if err := r.in.prepare(ctx, o); err != nil {
-		return nil, r.in.wrap(err)
+		return r.in.wrap(err)
 	}
 	if err := r.in.start(ctx); err != nil {
-		return nil, r.in.wrap(errors.Join(err, r.in.close(context.WithoutCancel(ctx))))
+		return r.in.wrap(errors.Join(err, r.in.close(context.WithoutCancel(ctx))))
 	}
-	return r, nil
+	return nil
 }
 
 // Addr is host:port; it stays the same over restarts.
@@ -81,11 +89,17 @@ func (r *Redis) argv() ([]string, error) {
 		}
 		fmt.Fprintf(&conf, "%s %s\n", name, value)
 	}
-	name := filepath.Join(r.in.dir, "redis.conf")
-	if err := os.WriteFile(name, []byte(conf.String()), 0o644); err != nil {
-		return nil, err
+	name, err := r.configure(conf.String())
+	return []string{filepath.Join(r.bin, "redis-server"), name}, err
+}
+
+// configure writes a configuration that the server may write too, as a sentinel does.
+func (r *Redis) configure(conf string) (name string, err error) {
+	name = filepath.Join(r.in.dir, "redis.conf")
+	if err = os.WriteFile(name, []byte(conf), 0o644); err == nil && r.in.who != nil {
+		err = os.Chown(name, r.in.who.uid, r.in.who.gid)
 	}
-	return []string{filepath.Join(r.bin, "redis-server"), name}, nil
+	return name, err
 }
 
 // answers asks for the process id too: where the port belongs to somebody else's server, that one may answer instead.

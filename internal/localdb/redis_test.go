@@ -114,6 +114,32 @@ func TestRedisClusterServesEverySlot(t *testing.T) {
 	}, patience, 50*time.Millisecond, "all three nodes serve again")
 }
 
+// The sentinel promotes the replica of a master that was killed, and the old master, started again, follows the new one.
+func TestRedisSentinelPromotesTheReplica(t *testing.T) {
+	t.Parallel()
+	watched, err := localdb.StartRedisSentinel(t.Context(), localdb.Options{})
+	skipWithout(t, err)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
+		defer cancel()
+		require.NoError(t, watched.Close(ctx))
+	})
+	c := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: localdb.SentinelMaster, SentinelAddrs: watched.Addrs()})
+	t.Cleanup(func() { _ = c.Close() })
+	require.NoError(t, c.Set(t.Context(), "key", "before", 0).Err())
+	master, replica := watched.Nodes()[0], watched.Nodes()[1]
+	old, heir := dial(t, master), dial(t, replica)
+	require.Eventually(t, func() bool { return heir.Get(t.Context(), "key").Val() == "before" }, patience, 50*time.Millisecond)
+	pid := master.Pid()
+	require.NoError(t, master.Kill())
+	require.False(t, running(pid))
+	require.Eventually(t, func() bool { return c.Set(t.Context(), "key", "after", 0).Err() == nil }, patience, 50*time.Millisecond)
+	require.Equal(t, "after", heir.Get(t.Context(), "key").Val())
+	require.NoError(t, master.Start(t.Context()))
+	require.Eventually(t, func() bool { return old.Get(t.Context(), "key").Val() == "after" }, patience, 50*time.Millisecond)
+}
+
 // keySlots asks the cluster for the slots of k<from> … k<to-1> in one round trip.
 func keySlots(t *testing.T, c *redis.ClusterClient, from, to int) map[string]int64 {
 	t.Helper()

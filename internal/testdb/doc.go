@@ -13,7 +13,8 @@
 //	Redis, RedisURL         one server for the test binary, a numbered database for each call
 //	RedisCluster            three masters for the test binary, keys shared by all tests
 //	NewPostgres, NewRedis   a server of the test's own, to be killed and started again
-//	NewRedisCluster         likewise
+//	NewRedisCluster         three masters likewise, to move slots between
+//	NewRedisSentinel        a master, a replica and a sentinel likewise
 //
 // Where the servers come from. SAFETILL_TEST_POSTGRES_URL and SAFETILL_TEST_REDIS_URL name running ones (URLs, not keyword strings; the
 // PostgreSQL user may create schemas, the Redis has more databases than tests run at once). Without them a private server is started from

@@ -161,6 +161,15 @@ func RedisCluster(tb testing.TB) *redis.ClusterClient {
 	return client
 }
 
+// NewRedisSentinel starts a master, a replica and a sentinel that only this test uses, to kill the master. They are closed when the test ends.
+func NewRedisSentinel(tb testing.TB) *localdb.RedisSentinel {
+	tb.Helper()
+	watched, err := localdb.StartRedisSentinel(tb.Context(), localdb.Options{})
+	usable(tb, err)
+	cleanup(tb, "close the sentinel and its servers", watched.Close)
+	return watched
+}
+
 // NewRedisCluster starts a cluster of three masters that only this test uses, to move slots between them. It is closed when the test ends.
 func NewRedisCluster(tb testing.TB) *localdb.RedisCluster {
 	tb.Helper()
