@@ -25,10 +25,11 @@
 //
 // # Calls over several slots
 //
-// On one server every call is one script. On a Cluster or Ring a call whose takes are in several slots cannot be, and is decided in two steps, or
-// refused by a [*CrossSlotError] where Options.CrossSlot says so. First each slot's takes are charged as reservations, side by side. If all were
-// admitted, one key, beside the first take's, is set to say that the call is committed; that is the decision, and the caller has its answer
-// after two round trips. The reservations are confirmed or given back behind its back. Then:
+// On one server, by Sentinel or not, every call is one script. On a Cluster or Ring a call whose takes are in several slots cannot be, and is
+// decided in two steps, or refused by a [*CrossSlotError] where Options.CrossSlot says so. (A Ring has no slots: every hash tag counts as one, also
+// where two are on one server, since that changes with the servers.) First each slot's takes are charged as reservations, side by side. If all were
+// admitted, one key, beside the first take's, is set to say that the call is committed; that is the decision, and the caller has its answer after
+// two round trips. The reservations are confirmed or given back behind its back. Then:
 //
 //   - All takes are charged or none is, at whatever moment the client dies, or its connections break. Who comes to a counter with a reservation
 //     older than Options.ReserveLease sets the decision to "aborted" unless it has been made, and carries out there what it is: two round trips more, for
@@ -52,14 +53,17 @@
 // # What is not guaranteed
 //
 // Redis loses what it had not yet written to its append-only file (a second, with the usual appendfsync) or copied to the replica that is promoted.
-// What is lost is admitted again; and where it is a decision on a reservation, the call may end charged in part. Evicting policies (maxmemory-policy)
-// other than noeviction forget counters: those that are used least, but also exhausted ones. While a script runs Redis serves nobody else: some
-// microseconds a call, and Options.Batch calls at most. A Return to a SlidingLog rewrites the entries that are younger than what it returns. The clock
-// is the server's: after a failover it is another one's, which counts as a clock that was set.
+// What is lost is admitted again; and where it is a decision on a reservation, the call may end charged in part. A Ring gives the keys of a server
+// that is down to the others, where they begin anew, and back when it is back, with what it had counted. Evicting policies (maxmemory-policy) other
+// than noeviction forget counters: those that are used least, but also exhausted ones. While a script runs Redis serves nobody else: some
+// microseconds a call, and Options.Batch calls at most. A Return to a SlidingLog rewrites the entries that are younger than what it returns. The
+// clock is the server's: after a failover or a slot's move it is another one's, which counts as a clock that was set.
 //
 // # When Redis is down
 //
-// Callers wait until their context ends, or until the client gives up ([github.com/redis/go-redis/v9.Options] DialTimeout, ReadTimeout), whichever is
-// first, and get an error: [ratelimit.Limiter] then answers by its policy, and asks no more for a while. While flights are stuck at most Options.Queue
-// callers wait, others have [ErrBusy]. On a Cluster a node that hangs holds up the sixteenths of the slots that it has a part of.
+// Callers wait until their context ends, or until the client gives up ([github.com/redis/go-redis/v9.Options] DialTimeout, ReadTimeout), whichever
+// is first, and get an error: [ratelimit.Limiter] then answers by its policy, and asks no more for a while. While flights are stuck at most
+// Options.Queue callers wait, others have [ErrBusy]. A call that finds its master gone is not sent to the next one: while Sentinel or the Cluster
+// promotes a replica calls have errors, and as soon as the client knows the new master they are answered again. On a Cluster a node that hangs
+// holds up the sixteenths of the slots that it has a part of.
 package redislimit

@@ -31,6 +31,9 @@ func (s *Store) Pause(f func()) {
 // Insist makes calls that a Cluster turns away be sent again for so long.
 func (s *Store) Insist(d time.Duration) { s.stubborn = d }
 
+// Decision is a call that sets, looks up or forgets a decision, as the script has it.
+func Decision(what byte) []byte { return u64([]byte{1, 0, decisionCode + anyKind, what}, 1000) }
+
 // Slot is where a Cluster keeps a key.
 func Slot(key string) int { return slot(hashTag(key)) }
 

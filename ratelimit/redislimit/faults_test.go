@@ -149,6 +149,29 @@ func TestCloseWaitsAndRefuses(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
+// Callers leave at any moment: before their call is sent, as it is, and after. None takes the others' flight along: who comes then is answered, and
+// nothing is left under way.
+func TestWhoLeavesLeavesNobodyBehind(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, testdb.Redis(t), redislimit.Options{Flights: 1})
+	l := forever(1_000_000)[0]
+	for round := range thorough(50, 1000) {
+		var callers sync.WaitGroup
+		for caller := range 32 {
+			callers.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration((round*32+caller)%500)*time.Microsecond)
+				defer cancel()
+				_ = s.Decide(ctx, []ratelimit.Call{{Ops: []ratelimit.Op{take(l, "k", 1)}}})
+			})
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), long)
+		require.NoError(t, s.Decide(ctx, []ratelimit.Call{{Ops: []ratelimit.Op{take(l, "k", 1)}}})[0].Err)
+		cancel()
+		callers.Wait()
+	}
+	require.Eventually(t, func() bool { return s.Flying() == 0 && s.Waiting() == 0 }, long, time.Millisecond)
+}
+
 // deaf passes on what a client sends, and loses the answer to a script.
 type deaf struct {
 	net.Conn

@@ -30,7 +30,7 @@ type Options struct {
 	// Queue is how many calls may wait for a flight, to one server or sixteenth, before more are answered with [ErrBusy].
 	// Default: 16,384.
 	Queue int
-	// CrossSlot is what becomes of a call whose takes are in several slots of a Cluster or shards of a Ring.
+	// CrossSlot is what becomes of a call whose takes are in several slots of a Cluster, or have several hash tags on a Ring.
 	// Default: Reserve.
 	CrossSlot CrossSlot
 	// ReserveLease is after what time a reservation of a client that is gone is given back.

@@ -265,7 +265,8 @@ func TestKeysVanishWhileTheirSlotMigrates(t *testing.T) {
 			require.EqualValues(t, 8, left(t, s, l, key))
 		})
 		add(l, "reset and taken", seed, func(t *testing.T, s *redislimit.Store, _ ratelimit.Outcome) {
-			many(t, s, ratelimit.Op{Kind: ratelimit.Reset, Limit: l, Key: key}, take(l, key, 1), ratelimit.Op{Kind: ratelimit.Reset, Limit: l, Key: key}, take(l, key, 1))
+			reset := ratelimit.Op{Kind: ratelimit.Reset, Limit: l, Key: key}
+			many(t, s, reset, take(l, key, 1), reset, take(l, key, 1))
 			require.GreaterOrEqual(t, left(t, s, l, key), int64(8))
 		})
 		add(l, "clock set back", seed, func(t *testing.T, s *redislimit.Store, _ ratelimit.Outcome) {
@@ -289,6 +290,19 @@ func TestKeysVanishWhileTheirSlotMigrates(t *testing.T) {
 	for _, act := range acts {
 		act(t)
 	}
+}
+
+// The same of a decision on reservations, which is forgotten when it has been carried out.
+func TestForgottenDecisionIsNotLookedAtAgain(t *testing.T) {
+	t.Parallel()
+	rdb, m := newMigration(t, "tenant")
+	const key = "{tenant}decision"
+	require.NoError(t, rdb.Set(t.Context(), key, "c", 0).Err())
+	m.open(t)
+	forget, abort := redislimit.Decision('f'), redislimit.Decision('a')
+	answer, err := m.from.Eval(t.Context(), redislimit.Source, []string{key, key}, append(forget, abort...)).Text()
+	require.NoError(t, err)
+	require.Equal(t, "fp\x00\x00", answer[8:])
 }
 
 // A slot that stays half migrated: single counters are decided; calls for several, of which one is new, cannot be, and have an error when their time is

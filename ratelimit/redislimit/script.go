@@ -114,7 +114,7 @@ func (s *Store) run(ctx context.Context, scripts []*script) {
 //	MOVED, ASK   two masters both say that the slot is the other's
 func (r *script) turnedAway() bool {
 	err := r.cmd.Err()
-	return redis.IsTryAgainError(err) || redis.HasErrorPrefix(err, "MOVED ") || redis.HasErrorPrefix(err, "ASK ")
+	return err != nil && (redis.IsTryAgainError(err) || redis.HasErrorPrefix(err, "MOVED ") || redis.HasErrorPrefix(err, "ASK "))
 }
 
 // split makes a script for each key, which can be run wherever it is, and for each job of several keys, which must wait until they are together.
