@@ -253,7 +253,15 @@ func TestClientsKilled(t *testing.T) {
 	run := func(t *testing.T, rdb redis.UniversalClient, servers string) {
 		t.Parallel()
 		prefix := "killed:"
+		heir, limits := openStore(t, rdb, redislimit.Options{Prefix: prefix}), forever(1_000_000)
+		used := func() (n int64) {
+			for _, l := range limits[:4] {
+				n += l.Rate - left(t, heir, l, "everybody")
+			}
+			return n
+		}
 		for range thorough(2, 10) {
+			before := used()
 			child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestChild$")
 			child.Env = append(os.Environ(), childServers+"="+servers+" "+prefix)
 			out, err := child.StdoutPipe()
@@ -261,13 +269,13 @@ func TestClientsKilled(t *testing.T) {
 			require.NoError(t, child.Start())
 			_, err = io.ReadFull(out, make([]byte, len("started")))
 			require.NoError(t, err)
+			require.Eventually(t, func() bool { return used() > before }, long, 10*time.Millisecond)
 			pass(300 * time.Millisecond)
 			require.NoError(t, child.Process.Kill())
 			require.Error(t, child.Wait())
 		}
 		pass(1500 * time.Millisecond)
-		heir := openStore(t, rdb, redislimit.Options{Prefix: prefix})
-		require.Positive(t, balanced(t, heir, "", forever(1_000_000)))
+		require.Positive(t, balanced(t, heir, "", limits))
 	}
 	t.Run("one server", func(t *testing.T) {
 		url := testdb.RedisURL(t)
