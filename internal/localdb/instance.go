@@ -18,6 +18,7 @@ const (
 	killLimit  = 20 * time.Second       // for the kernel to clear away killed processes
 	pollEvery  = 20 * time.Millisecond  // between two questions whether a server answers
 	askLimit   = 2 * time.Second        // for one such question
+	stopEvery  = 2 * time.Second        // between two requests to stop
 	lockEvery  = 100 * time.Millisecond // between two tries for a directory that is in use
 )
 
@@ -201,13 +202,28 @@ func (i *instance) stop(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, stopLimit)
 	defer cancel()
-	if err := signal(i.run.pid, i.stopSig); err != nil {
-		return err
-	}
-	if err := i.run.wait(ctx); err != nil {
+	if err := i.askToStop(ctx); err != nil {
 		return errors.Join(fmt.Errorf("killed, since it did not stop: %w", err), i.kill(ctx))
 	}
 	i.pid.Store(0)
+	return nil
+}
+
+// askToStop asks the server to stop, and asks again: a Redis that writes its first append-only file refuses, and forgets it.
+func (i *instance) askToStop(ctx context.Context) error {
+	tick := time.NewTicker(stopEvery)
+	defer tick.Stop()
+	for i.run.alive() {
+		if err := signal(i.run.pid, i.stopSig); err != nil {
+			return err
+		}
+		select {
+		case <-i.run.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
 	return nil
 }
 

@@ -5,6 +5,7 @@ package localdb_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -112,6 +113,27 @@ func TestRedisClusterServesEverySlot(t *testing.T) {
 		})
 		return err == nil
 	}, patience, 50*time.Millisecond, "all three nodes serve again")
+}
+
+// A replica that writes its first append-only file refuses to stop, and forgets that it was asked. It stops when it has written it.
+func TestRedisIsAskedToStopAgain(t *testing.T) {
+	t.Parallel()
+	master := startRedis(t, localdb.Options{})
+	c := dial(t, master)
+	for n := range 20 {
+		require.NoError(t, c.Set(t.Context(), fmt.Sprint("key", n), n, 0).Err())
+	}
+	replica := startRedis(t, localdb.Options{Settings: map[string]string{
+		"replicaof": strings.Replace(master.Addr(), ":", " ", 1), "rdb-key-save-delay": "100000", // µs a key
+	}})
+	heir := dial(t, replica)
+	require.Eventually(t, func() bool {
+		info := heir.Info(t.Context(), "replication", "persistence").Val()
+		return strings.Contains(info, "master_link_status:up") && strings.Contains(info, "aof_rewrite_in_progress:1")
+	}, patience, 10*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), patience/2)
+	defer cancel()
+	require.NoError(t, replica.Stop(ctx))
 }
 
 // The sentinel promotes the replica of a master that was killed, and the old master, started again, follows the new one.
