@@ -113,8 +113,10 @@ func (c *Call) Validate() error {
 
 // Validate returns all faults at once, each an [*InvalidError], or nil.
 func (o *Op) Validate() error {
-	if _, err := planOf(o.Limit); err != nil { // what was found valid once is not looked at again
-		return err
+	if _, known := plans.byLimit.Load(o.Limit); !known { // not planOf: of the limits that it remembers there are only so many
+		if err := o.Limit.Validate(); err != nil {
+			return err
+		}
 	}
 	return o.validate()
 }

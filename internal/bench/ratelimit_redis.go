@@ -47,7 +47,7 @@ func benchRateLimitRedis(ctx context.Context, s *settings, w io.Writer) error {
 		return err
 	}
 	defer func() { _ = server.Close(context.WithoutCancel(ctx)) }()
-	rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), PoolSize: grouped})
+	rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), PoolSize: grouped, ContextTimeoutEnabled: true})
 	defer func() { _ = rdb.Close() }()
 	store, err := redislimit.NewStore(rdb, nil)
 	if err != nil {

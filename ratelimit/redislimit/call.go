@@ -39,7 +39,10 @@ func (s *Store) decideOne(ctx context.Context, op *ratelimit.Op, reply *ratelimi
 	key := s.keyName(f.class, op.Key, f.Name)
 	j.place, j.keys, j.size = s.layout.place(key), append(j.keys, key), f.class.size()
 	j.packed = f.appendOp(append(j.packed, 1, 0), op)
-	if reply.Err = s.launch(j, false); reply.Err != nil {
+	if !s.alone(ctx, j) {
+		reply.Err = s.launch(j, false)
+	}
+	if reply.Err != nil {
 		return true
 	}
 	if reply.Err = j.await(ctx); reply.Err != nil {

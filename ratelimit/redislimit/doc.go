@@ -9,13 +9,17 @@
 //
 // The contract of [ratelimit.Store], on one primary: a call is decided by one script, which Redis runs alone, in whole numbers and by the server's
 // clock. A decision is one round trip, and never an error because others want the same key. What is refused writes nothing, unless the clock was set
-// back by more than a period. Every write sets the expiry, rounded up and a second over, so that no counter is forgotten while it counts, and one that
-// has lost its expiry gets it back with the next write. A limit that changes holds at once: counters carry the limit that they were written under.
+// back by more than a period. Counters expire 1 to 5 s after they have ceased to count, never before; one that has lost its expiry gets it back with
+// its next write, or, a bucket, with the first one 4 s later. A limit that changes holds at once: counters carry the limit that they were written under.
 //
 // Callers are joined. Who comes when no flight is under way goes at once; who comes meanwhile goes with the next, which takes all that wait in one
 // script. A caller whose context ends returns at once: its call is not sent if it was still waiting, and may have been carried out or not if it was on
 // its way. So is a call whose connection broke: its error says so, and it is never sent again, whatever the client's MaxRetries, since that would
 // charge twice. A server that has lost the script (restart, failover, SCRIPT FLUSH) gets it again, having done nothing before.
+//
+// One server's client may have ContextTimeoutEnabled. Then a caller whose ctx has a deadline, as that of every [ratelimit.Limiter] has, and who finds no
+// flight under way, asks in his own goroutine: in a test that took a quarter less CPU, of Redis' and of his own. In return his being cancelled is
+// heeded at the deadline only, and where it is missed his connection is closed.
 //
 // # Keys
 //

@@ -2,6 +2,7 @@ package redislimit_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/safetill/safetill/internal/localdb"
 	"github.com/safetill/safetill/internal/testdb"
 	"github.com/safetill/safetill/ratelimit"
 	"github.com/safetill/safetill/ratelimit/redislimit"
@@ -58,8 +60,17 @@ func ask(t *testing.T, s ratelimit.Store, times int) (answered int64) {
 // the server is back.
 func TestServerKilledHungAndSlow(t *testing.T) {
 	t.Parallel()
-	server := testdb.NewRedis(t)
-	rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), ReadTimeout: 500 * time.Millisecond})
+	for _, heeds := range []bool{false, true} {
+		t.Run(fmt.Sprintf("the client heeds the context: %v", heeds), func(t *testing.T) {
+			t.Parallel()
+			server := testdb.NewRedis(t)
+			o := redis.Options{Addr: server.Addr(), ReadTimeout: 500 * time.Millisecond, ContextTimeoutEnabled: heeds}
+			killedHungAndSlow(t, server, redis.NewClient(&o))
+		})
+	}
+}
+
+func killedHungAndSlow(t *testing.T, server *localdb.Redis, rdb *redis.Client) {
 	t.Cleanup(func() { require.NoError(t, rdb.Close()) })
 	s := openStore(t, rdb, redislimit.Options{})
 	back := func() {
@@ -80,6 +91,36 @@ func TestServerKilledHungAndSlow(t *testing.T) {
 	require.NoError(t, rdb.ClientPause(t.Context(), 300*time.Millisecond).Err())
 	require.Zero(t, ask(t, s, 1))
 	back()
+}
+
+// A caller who asks by himself is gone by his deadline all the same, with an error that says so, and those who have come meanwhile are answered.
+func TestWhoIsAloneLeavesInTime(t *testing.T) {
+	t.Parallel()
+	server := testdb.NewRedis(t)
+	rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), ContextTimeoutEnabled: true})
+	t.Cleanup(func() { require.NoError(t, rdb.Close()) })
+	s := openStore(t, rdb, redislimit.Options{})
+	l := forever(100)[0]
+	call := []ratelimit.Call{{Ops: []ratelimit.Op{take(l, "k", 1)}}}
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
+	defer cancel()
+	require.NoError(t, s.Decide(ctx, call)[0].Err)
+	require.Zero(t, s.Flying())
+
+	require.NoError(t, syscall.Kill(server.Pid(), syscall.SIGSTOP))
+	hasty, leave := context.WithTimeout(t.Context(), patience)
+	defer leave()
+	alone := make(chan error)
+	go func() { alone <- s.Decide(hasty, call)[0].Err }()
+	require.Eventually(t, func() bool { return s.Flying() == 1 }, soon, time.Millisecond)
+	behind := make(chan error)
+	go func() { behind <- s.Decide(ctx, call)[0].Err }()
+	err := <-alone
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorContains(t, err, "redislimit: no answer yet")
+	require.NoError(t, syscall.Kill(server.Pid(), syscall.SIGCONT))
+	require.NoError(t, <-behind)
+	require.Eventually(t, func() bool { return s.Flying() == 0 }, soon, time.Millisecond)
 }
 
 // While the server hangs the queue is bounded, and those who have left it are not carried out afterwards.

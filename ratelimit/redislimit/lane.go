@@ -2,7 +2,9 @@ package redislimit
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -91,6 +93,43 @@ func (s *Store) launch(j *job, inside bool) error {
 	l.mu.Unlock()
 	go s.fly(l)
 	return nil
+}
+
+// alone carries out the job of a caller who finds nobody under way, in his own goroutine: to wake another, and be woken by it, costs more than the rest.
+// Where it does not, the job is as it was. Only a client that heeds ctx may be asked so.
+func (s *Store) alone(ctx context.Context, j *job) bool {
+	end, ends := ctx.Deadline()
+	if !ends || !s.heeds {
+		return false
+	}
+	l := &s.lanes[s.layout.lane(j.place)]
+	l.mu.Lock()
+	if l.flights > 0 || len(l.queue) > 0 || !s.enter() {
+		l.mu.Unlock()
+		return false
+	}
+	l.flights++
+	l.last = time.Now()
+	l.mu.Unlock()
+	defer s.land(l)
+	j.state.Store(flying)
+	s.run(ctx, []*script{{jobs: []*job{j}}})
+	if errors.Is(j.err, os.ErrDeadlineExceeded) && !time.Now().Before(end) { // of the connection, which goes by that of ctx
+		j.err = errFlying{context.DeadlineExceeded}
+	}
+	return true
+}
+
+// land ends the flight of one who was alone, and has one follow for those who have come meanwhile.
+func (s *Store) land(l *lane) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.queue) > 0 {
+		go s.fly(l)
+		return
+	}
+	l.flights--
+	s.working.Done()
 }
 
 // sweep drops jobs whose callers have left.

@@ -76,6 +76,7 @@ type Store struct {
 	o      Options
 	forms  forms
 	layout layout
+	heeds  bool // the client heeds the context of a command
 	lanes  []lane
 	// In tests: the time in place of the server's, and whether a call over several slots is to stop at a stage, as if its client had died.
 	clock func() int64
@@ -117,6 +118,8 @@ func NewStore(rdb redis.UniversalClient, o *Options) (*Store, error) {
 	s.o.Queue = cmp.Or(s.o.Queue, 16384)
 	s.o.ReserveLease = cmp.Or(s.o.ReserveLease, time.Second)
 	s.layout = layoutOf(rdb)
+	one, ok := rdb.(*redis.Client)
+	s.heeds = ok && one.Options().ContextTimeoutEnabled
 	s.lanes = make([]lane, s.layout.lanes())
 	return s, nil
 }
@@ -143,7 +146,7 @@ func (s *Store) enter() bool {
 }
 
 // Decide implements [ratelimit.Store]. It returns when ctx ends, whatever Redis does: a call that was on its way then may have been carried out
-// or not, one that was still waiting is not.
+// or not, one that was still waiting is not. (For a client with ContextTimeoutEnabled see the package's documentation.)
 func (s *Store) Decide(ctx context.Context, calls []ratelimit.Call) []ratelimit.Reply {
 	replies := make([]ratelimit.Reply, len(calls))
 	if len(calls) == 1 {

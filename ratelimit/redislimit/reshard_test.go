@@ -315,7 +315,7 @@ func forgottenDecision(t *testing.T, rdb *redis.ClusterClient, m *migration) {
 	forget, abort := redislimit.Decision('f'), redislimit.Decision('a')
 	answer, err := m.from.Eval(t.Context(), redislimit.Source, []string{key, key}, append(forget, abort...)).Text()
 	require.NoError(t, err)
-	require.Equal(t, "fp\x00\x00", answer[8:])
+	require.Regexp(t, `^\d+ \d+ fp\x00\x00$`, answer)
 }
 
 // A slot that stays half migrated: single counters are decided; calls for several, of which one is new, cannot be, and have an error when their time is

@@ -1,12 +1,14 @@
 package redislimit
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha1" //nolint:gosec // by which Redis knows scripts
 	"embed"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -25,7 +27,7 @@ var source = func() string {
 		return string(text)
 	}
 	var b strings.Builder
-	b.WriteString(part("head") + "local function define(calls, keys, now, slack, states, ttls, changed)\n" + part("common") + part("sets") + "local function class(n)\n")
+	b.WriteString(part("head") + "local function define(calls, keys, now, slack, states, ttls, KEPT)\n" + part("common") + part("sets") + "local function class(n)\n")
 	for i, name := range []string{"bucket", "window", "log", "holders", "decision", "settle"} {
 		fmt.Fprintf(&b, "if n == %d then\n%s\nend\n", i+1, part(name))
 	}
@@ -150,14 +152,10 @@ func (s *Store) send(ctx context.Context, scripts []*script) {
 // deliver gives every job its part of the answer.
 func (r *script) deliver(s *Store) {
 	answer, err := r.cmd.Text()
-	if err == nil && len(answer) < 8 {
-		err = errAnswer
-	}
 	var rest []byte
 	var now int64
 	if err == nil {
-		rest = []byte(answer)
-		now, rest = get64(rest), rest[8:]
+		now, rest, err = clockOf([]byte(answer))
 	}
 	for _, j := range r.jobs {
 		if err == nil {
@@ -172,6 +170,21 @@ func (r *script) deliver(s *Store) {
 		}
 		j.finish()
 	}
+}
+
+// clockOf cuts the time from the front of an answer, in µs: seconds and microseconds, as Redis tells them, with a space behind each.
+func clockOf(b []byte) (now int64, rest []byte, err error) {
+	seconds, rest, ok := bytes.Cut(b, []byte{' '})
+	micros, rest, also := bytes.Cut(rest, []byte{' '})
+	if !ok || !also {
+		return 0, nil, errAnswer
+	}
+	s, err := strconv.ParseInt(string(seconds), 10, 64)
+	us, fault := strconv.ParseInt(string(micros), 10, 64)
+	if err != nil || fault != nil {
+		return 0, nil, errAnswer
+	}
+	return s*1_000_000 + us, rest, nil
 }
 
 // errMoved: a call before it in the same script has emptied the counter, which is another master's since.

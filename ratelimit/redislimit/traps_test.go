@@ -62,7 +62,7 @@ func TestTrapTTLIsNeverEarlyAndNeverLost(t *testing.T) {
 			ttl, err := rdb.PTTL(t.Context(), keyOf(t, rdb)).Result()
 			require.NoError(t, err)
 			require.Greater(t, ttl, reset-50*time.Millisecond, "%s: %s", l.Name, what) // the time that asking takes
-			require.Less(t, ttl, reset+1200*time.Millisecond, "%s: %s", l.Name, what)
+			require.Less(t, ttl, reset+5200*time.Millisecond, "%s: %s", l.Name, what)
 		}
 		lives(outcome(func(*ratelimit.Op) {}), "take")
 		if l.Algorithm <= ratelimit.GCRA {
@@ -74,7 +74,12 @@ func TestTrapTTLIsNeverEarlyAndNeverLost(t *testing.T) {
 		decide(t, s, ratelimit.Op{Kind: ratelimit.Reset, Limit: l, Key: "k"})
 		outcome(func(*ratelimit.Op) {})
 		require.NoError(t, rdb.Persist(t.Context(), keyOf(t, rdb)).Err())
-		lives(outcome(func(*ratelimit.Op) {}), "repaired")
+		var reset time.Duration
+		require.Eventually(t, func() bool { // a bucket's TTL is looked after once in four seconds
+			reset = outcome(func(*ratelimit.Op) {})
+			return rdb.PTTL(t.Context(), keyOf(t, rdb)).Val() > 0
+		}, time.Minute, 100*time.Millisecond)
+		lives(reset, "repaired")
 		decide(t, s, ratelimit.Op{Kind: ratelimit.Reset, Limit: l, Key: "k"})
 		require.Zero(t, rdb.DBSize(t.Context()).Val())
 	}

@@ -41,6 +41,12 @@ local function limitof(packed)
   return l
 end
 
+-- owed packs what a bucket owes, with how long that is kept, and before its reservations.
+local function owed(limit, us, frac, rest)
+  local ttl = millis(us + 1)
+  return limit .. pack('>I8I4I8', now + us, frac, now + ttl * 1000) .. rest, ttl
+end
+
 return function(key, kind)
   local packed = sub(calls, pos, pos + 27)
   local l = limits[packed] or limitof(packed)
@@ -52,10 +58,10 @@ return function(key, kind)
     cost, costfrac, n, least, ahead, pos = unpack('>I8I4I4I4I8', calls, pos + 28)
   end
   local state, us, frac, rest, mended = states[key], 0, 0, '', false
-  if state and #state >= 28 then
+  if state and #state >= 36 then
     local due, duefrac = unpack('>I8I4', state, 17)
-    if #state > 28 then
-      rest = tail(state, 28)
+    if #state > 36 then
+      rest = tail(state, 36)
     end
     if due >= now then
       us, frac = due - now, duefrac
@@ -99,7 +105,7 @@ return function(key, kind)
       if refused then
         local answer = pack('>BI4I8I4', 0, 0, now + us, frac)
         if kind == 0 and mended then -- the clock was set back: the bucket is to be full a refill from now, not when the clock is back
-          return answer, false, limit .. pack('>I8I4', now + us, frac) .. rest, millis(us + 1)
+          return answer, false, owed(limit, us, frac, rest)
         end
         return answer, false
       end
@@ -112,5 +118,5 @@ return function(key, kind)
   if reserve and kind == 0 then
     rest = rest .. reservation(n, now)
   end
-  return pack('>BI4I8I4', 1, n, now + us, frac), true, limit .. pack('>I8I4', now + us, frac) .. rest, millis(us + 1)
+  return pack('>BI4I8I4', 1, n, now + us, frac), true, owed(limit, us, frac, rest)
 end

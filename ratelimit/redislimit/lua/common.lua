@@ -10,10 +10,7 @@ local force -- it cannot be looked up: what was reserved counts as charged
 local verdict -- of the decision in this call
 
 local function write(key, state, ttl)
-  if ttls[key] == nil then
-    changed[#changed + 1] = key
-  end
-  states[key], ttls[key] = state, ttl
+  states[key], ttls[key] = state, ttl or KEPT
 end
 
 -- millis is a TTL for so many µs: never early.
