@@ -38,7 +38,11 @@ func (s *Store) decideOne(ctx context.Context, op *ratelimit.Op, reply *ratelimi
 	j := newJob()
 	key := s.keyName(f.class, op.Key, f.Name)
 	j.place, j.keys, j.size = s.layout.place(key), append(j.keys, key), f.class.size()
-	j.packed = f.appendOp(append(j.packed, 1, 0), op)
+	if f.plainTake(op) {
+		j.plain = f
+	} else {
+		j.packed = f.appendOp(append(j.packed, 1, 0), op)
+	}
 	if !s.alone(ctx, j) {
 		reply.Err = s.launch(j, false)
 	}
@@ -221,6 +225,9 @@ func (s *Store) start(l *leg) {
 		f := l.form(i)
 		j.packed = f.appendOp(j.packed, &l.call.Ops[i])
 		j.size += f.class.size()
+	}
+	if f := l.form(l.ops[0]); len(l.ops) == 1 && l.mode == 0 && f.plainTake(&l.call.Ops[l.ops[0]]) {
+		j.plain = f
 	}
 	l.job, l.err = j, s.launch(j, l.inside)
 }

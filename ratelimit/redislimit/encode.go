@@ -104,9 +104,14 @@ const (
 	anyKind = byte(ratelimit.Charge)
 )
 
+// plainTake tells whether an op is one of the many that need no further word.
+func (f *form) plainTake(op *ratelimit.Op) bool {
+	return f.class == bucketClass && op.Kind == ratelimit.Take && op.N == 1 && op.Min == 0 && op.Ahead == 0
+}
+
 // appendOp packs an op. Numbers beyond what can make a difference are cut.
 func (f *form) appendOp(b []byte, op *ratelimit.Op) []byte {
-	if f.class == bucketClass && op.Kind == ratelimit.Take && op.N == 1 && op.Min == 0 && op.Ahead == 0 {
+	if f.plainTake(op) {
 		return append(append(b, bucketCode+oneKind), f.head...)
 	}
 	b = append(b, f.class.code()+byte(op.Kind))

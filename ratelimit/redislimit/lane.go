@@ -15,7 +15,9 @@ import (
 type job struct {
 	place  place
 	keys   []any  // strings
-	packed []byte // what ARGV has of it
+	plain  *form  // it is a plain take under this limit: see takes
+	next   *job   // with the same key
+	packed []byte // what ARGV has of another one
 	size   int    // of the answer
 
 	state  atomic.Int32

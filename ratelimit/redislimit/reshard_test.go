@@ -313,7 +313,7 @@ func forgottenDecision(t *testing.T, rdb *redis.ClusterClient, m *migration) {
 	require.NoError(t, rdb.Set(t.Context(), key, "c", 0).Err())
 	m.open(t)
 	forget, abort := redislimit.Decision('f'), redislimit.Decision('a')
-	answer, err := m.from.Eval(t.Context(), redislimit.Source, []string{key, key}, append(forget, abort...)).Text()
+	answer, err := m.from.Eval(t.Context(), redislimit.Source, []string{key, key}, slices.Concat([]byte{0}, forget, abort)).Text()
 	require.NoError(t, err)
 	require.Regexp(t, `^\d+ \d+ fp\x00\x00$`, answer)
 }

@@ -52,24 +52,23 @@ func (command) NoRetry() bool { return true }
 
 // script is one run of the script, for jobs whose keys are in one place.
 type script struct {
-	jobs []*job
-	cmd  command
+	jobs   []*job
+	takes  []takes // of the jobs
+	seats  []*seat // of all takes
+	others []*job
+	cmd    command
 }
 
 // command returns the run, by the script's digest or with its source.
 func (r *script) command(ctx context.Context, name string, script any, clock func() int64) command {
-	keys, size := 0, 0
-	for _, j := range r.jobs {
-		keys += len(j.keys)
-		size += len(j.packed)
-	}
-	args := make([]any, 3, keys+5)
-	args[0], args[1], args[2] = name, script, keys
-	packed := make([]byte, 0, size)
-	for _, j := range r.jobs {
+	args := make([]any, 3, len(r.jobs)+5)
+	args[0], args[1] = name, script
+	packed, args := r.appendTakes(make([]byte, 0, 32*(len(r.takes)+len(r.others))+len(r.jobs)), args)
+	for _, j := range r.others {
 		args = append(args, j.keys...)
 		packed = append(packed, j.packed...)
 	}
+	args[2] = len(args) - 3
 	args = append(args, packed)
 	if clock != nil {
 		args = append(args, clock())
@@ -84,6 +83,7 @@ func (r *script) command(ctx context.Context, name string, script any, clock fun
 func (s *Store) run(ctx context.Context, scripts []*script) {
 	var digestArg, sourceArg any = digest, source
 	for _, r := range scripts {
+		r.sort()
 		r.cmd = r.command(ctx, "evalsha", digestArg, s.clock)
 	}
 	s.send(ctx, scripts)
@@ -99,7 +99,7 @@ func (s *Store) run(ctx context.Context, scripts []*script) {
 	}
 	for _, r := range scripts {
 		if s.layout == oneServer || !r.turnedAway() {
-			r.deliver(s)
+			r.deliver(ctx, s)
 		} else if parts := r.split(); len(parts) > 1 {
 			s.run(ctx, parts)
 		} else {
@@ -150,24 +150,46 @@ func (s *Store) send(ctx context.Context, scripts []*script) {
 }
 
 // deliver gives every job its part of the answer.
-func (r *script) deliver(s *Store) {
+func (r *script) deliver(ctx context.Context, s *Store) {
 	answer, err := r.cmd.Text()
 	var rest []byte
 	var now int64
 	if err == nil {
 		now, rest, err = clockOf([]byte(answer))
 	}
-	for _, j := range r.jobs {
-		if err == nil {
-			var moved bool
-			if rest, moved, err = j.take(now, rest); moved {
-				s.again(j, errMoved)
-				continue
-			}
+	var left []*job
+	if err == nil {
+		rest, left, err = r.landTakes(now, rest)
+	}
+	if err != nil {
+		fail(r.jobs, err)
+		return
+	}
+	if left == nil && len(rest) == 0 { // it ended before the others
+		left = r.others
+	}
+	if len(left) > 0 {
+		s.run(ctx, []*script{{jobs: left}})
+		return
+	}
+	for i, j := range r.others {
+		var moved bool
+		if rest, moved, err = j.take(now, rest); err != nil {
+			fail(r.others[i:], err)
+			return
 		}
-		if err != nil {
-			j.err = fmt.Errorf("redislimit: %w", err)
+		if moved {
+			s.again(j, errMoved)
+		} else {
+			j.finish()
 		}
+	}
+}
+
+// fail ends jobs of which nothing is known.
+func fail(jobs []*job, err error) {
+	for _, j := range jobs {
+		j.err = fmt.Errorf("redislimit: %w", err)
 		j.finish()
 	}
 }

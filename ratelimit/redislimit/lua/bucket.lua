@@ -44,7 +44,7 @@ end
 -- owed packs what a bucket owes, with how long that is kept, and before its reservations.
 local function owed(limit, us, frac, rest)
   local ttl = millis(us + 1)
-  return limit .. pack('>I8I4I8', now + us, frac, now + ttl * 1000) .. rest, ttl
+  return limit .. pack('>BI8I4I8', 0, now + us, frac, now + ttl * 1000) .. rest, ttl
 end
 
 return function(key, kind)
@@ -58,10 +58,10 @@ return function(key, kind)
     cost, costfrac, n, least, ahead, pos = unpack('>I8I4I4I4I8', calls, pos + 28)
   end
   local state, us, frac, rest, mended = states[key], 0, 0, '', false
-  if state and #state >= 36 then
-    local due, duefrac = unpack('>I8I4', state, 17)
-    if #state > 36 then
-      rest = tail(state, 36)
+  if state and #state >= 37 then
+    local due, duefrac = unpack('>I8I4', state, 18)
+    if #state > 37 then
+      rest = tail(state, 37)
     end
     if due >= now then
       us, frac = due - now, duefrac

@@ -1,10 +1,12 @@
 -- Decides calls of rate limits: what package ratelimit says of each kind and algorithm, on integers below 2^53.
 --
--- KEYS: a key for each op, in the order of the ops. ARGV[1]: the calls, packed one after the other (encode.go). ARGV[2], in tests only: the
--- time to go by. Answer: the time, seconds and µs with a space behind each, then for each call
+-- KEYS: a key for each op, in the order of the ops. ARGV[1]: how many limits there are plain takes of, these (takes.go), and the other calls, packed
+-- one after the other (encode.go). ARGV[2], in tests only: the time to go by. Answer: the time, seconds and µs with a space behind each, for each
+-- key of plain takes how many of them were admitted and its due afterwards, then for each of the other calls
 --   what became of each op (decode.go), or
 --   'p', a length and a name: nothing was done, since a reservation of a client that is gone is in the way, whose decision has this name; or, where
 --     the name is empty, since the counter is another master's by now
+-- Where plain takes find what is not plain, the answer ends, and nothing more was done.
 --
 -- While a slot of a Cluster migrates, a key that this master has not, or has no longer, is the other one's. So what is forgotten of a counter is
 -- forgotten last: otherwise
@@ -13,7 +15,7 @@
 -- And a call that comes to a counter which a call before it, in the same script, has emptied, is not done, and is sent again.
 --
 -- What is kept of a counter, in keys that expire when it no longer counts:
---   bucket   a string: per, rate, burst, when it will be full: µs and fraction of a µs in 1/rate, and when the key expires
+--   bucket   a string: per, rate, burst, a byte without meaning, when it will be full: µs and fraction of a µs in 1/rate, and when the key expires
 --   window   a string: length, rate, algorithm, number, units of the window before and of this one
 --   log      a sorted set of entries, by time: units before it, units with it
 --   holders  a sorted set: of each holder 'L' and its name, by the end of the lease; where it has more than one unit also 'N' and its name, by
@@ -21,5 +23,5 @@
 -- Reservations that are not decided yet are appended to a string, and have the score of PENDING in a set:
 --   until, expiry, units, when, length of name, name of the decision, and in a set of holders the holder.
 --
--- Strings are read at first and written at last, once each however many calls are for them. A run defines its functions anew, and would spend more on
--- that than on a call: so there are two, without upvalues: one for what is most frequent, and one that defines all others when a call needs them.
+-- A run defines its functions anew, and would spend more on that than on a call: so there are few, without upvalues, one of which defines the others where there
+-- is more than plain takes. For those strings are read at first and written at last, once each however many calls are for them.

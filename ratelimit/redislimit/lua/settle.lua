@@ -11,14 +11,14 @@ local function settlestring(key, size, name, give)
     local _, _, n, at, len, next = unpack(TAIL, state, from)
     if sub(state, next, next + len - 1) == name then
       local own = sub(state, 1, size)
-      if give and size == 36 then
-        local per, rate, burst, us, frac = unpack('>I8I4I4I8I4', state)
+      if give and size == 37 then
+        local per, rate, _, _, us, frac = unpack('>I8I4I4BI8I4', state)
         local cost, costfrac = muldiv(per, n, rate)
         us, frac = us - cost, frac - costfrac
         if frac < 0 then
           us, frac = us - 1, frac + rate
         end
-        own = sub(state, 1, 16) .. pack('>I8I4', max(0, us), us < 0 and 0 or frac) .. sub(state, 29, 36)
+        own = sub(state, 1, 17) .. pack('>I8I4', max(0, us), us < 0 and 0 or frac) .. sub(state, 30, 37)
       elseif give then
         local length, _, _, number, prev, cur = unpack('>I8I4I4I8I4I4', state)
         local when = (at - at % length) / length
@@ -62,7 +62,7 @@ return function(key)
   return nil, true, function()
     local give = (what == 'd' and verdict or what) == 'a'
     if class == 'b' or class == 'w' then
-      settlestring(key, class == 'b' and 36 or 32, name, give)
+      settlestring(key, class == 'b' and 37 or 32, name, give)
     else
       settleset(key, class == 'c', name, give)
     end
