@@ -17,12 +17,12 @@ func (l *Limiter) askAll(ctx context.Context, calls []Call) ([]Reply, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if !l.breaker.enter(l.o.Now()) {
+	if !l.breaker.enter(l.o.Now) {
 		return nil, errOpen
 	}
-	asked, cancel := context.WithTimeout(ctx, l.o.Timeout)
+	asked := l.timeout.Within(ctx)
 	replies := l.store.Decide(asked, calls)
-	cancel()
+	asked.End()
 	answered, err := 0, error(nil)
 	if len(replies) != len(calls) {
 		replies, err = make([]Reply, len(calls)), errUnanswered
@@ -42,7 +42,7 @@ func (l *Limiter) askAll(ctx context.Context, calls []Call) ([]Reply, error) {
 	if err != nil && !callers(ctx, err) && l.o.Hooks.OnStoreError != nil {
 		l.o.Hooks.OnStoreError(err)
 	}
-	if changed, open := l.breaker.leave(failed, ctx.Err() != nil, l.o.Now()); changed {
+	if changed, open := l.breaker.leave(failed, ctx.Err() != nil, l.o.Now); changed {
 		l.breakerIs(open, err)
 	}
 	if answered > 0 {

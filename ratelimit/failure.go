@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -33,17 +34,17 @@ func (l *Limiter) question(ctx context.Context, call Call) ([]Outcome, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if !l.breaker.enter(l.o.Now()) {
+	if !l.breaker.enter(l.o.Now) {
 		return nil, errOpen
 	}
-	asked, cancel := context.WithTimeout(ctx, l.o.Timeout)
+	asked := l.timeout.Within(ctx)
 	reply := l.store.Decide(asked, []Call{call})[0]
-	cancel()
+	asked.End()
 	failed := reply.Err != nil && !callers(ctx, reply.Err)
 	if failed && l.o.Hooks.OnStoreError != nil {
 		l.o.Hooks.OnStoreError(reply.Err)
 	}
-	if changed, open := l.breaker.leave(failed, ctx.Err() != nil, l.o.Now()); changed {
+	if changed, open := l.breaker.leave(failed, ctx.Err() != nil, l.o.Now); changed {
 		l.breakerIs(open, reply.Err)
 	}
 	return reply.Outcomes, reply.Err
@@ -122,19 +123,24 @@ type breaker struct {
 	limit    int // failures in a row; negative: never opens
 	cooldown time.Duration
 
+	calm   atomic.Bool // closed, and the last one has not failed: nobody needs the lock
 	mu     sync.Mutex
 	failed int
 	until  time.Time // of the next trial; zero: closed
 }
 
 // enter tells whether the store may be asked.
-func (b *breaker) enter(now time.Time) bool {
+func (b *breaker) enter(clock func() time.Time) bool {
+	if b.calm.Load() {
+		return true
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	switch {
-	case b.until.IsZero():
+	if b.until.IsZero() {
 		return true
-	case now.Before(b.until):
+	}
+	now := clock()
+	if now.Before(b.until) {
 		return false
 	}
 	b.until = now.Add(b.cooldown)
@@ -142,14 +148,18 @@ func (b *breaker) enter(now time.Time) bool {
 }
 
 // leave says what became of it. A caller that has hung up tells nothing of the store.
-func (b *breaker) leave(failed, hungUp bool, now time.Time) (changed, open bool) {
+func (b *breaker) leave(failed, hungUp bool, clock func() time.Time) (changed, open bool) {
+	if !failed && b.calm.Load() {
+		return false, false
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
 	case failed:
+		b.calm.Store(false)
 		b.failed++
 		if b.until.IsZero() && b.limit > 0 && b.failed >= b.limit {
-			b.until = now.Add(b.cooldown)
+			b.until = clock().Add(b.cooldown)
 			return true, true
 		}
 	case hungUp:
@@ -157,6 +167,7 @@ func (b *breaker) leave(failed, hungUp bool, now time.Time) (changed, open bool)
 		b.failed = 0
 		changed = !b.until.IsZero()
 		b.until = time.Time{}
+		b.calm.Store(true)
 	}
 	return changed, false
 }

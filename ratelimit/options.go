@@ -30,7 +30,7 @@ type Options struct {
 	// Share is the part of a limit that this process has under FailLocal, in parts of one: of N processes each has 1/N.
 	// Not above 1. Default: 1.
 	Share float64
-	// Timeout bounds every question to the store. A store in memory is not bounded.
+	// Timeout bounds every question to the store; questions have up to an eighth less, so that many share a timer. A store in memory is not bounded.
 	// Default: 20 ms.
 	Timeout time.Duration
 	// Failures in a row open the breaker: the store is left alone and the policy answers at once.

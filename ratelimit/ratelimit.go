@@ -3,6 +3,8 @@ package ratelimit
 import (
 	"context"
 	"errors"
+
+	"github.com/safetill/safetill/internal/deadline"
 )
 
 // Limiter decides on calls by the counters of a store. It is safe for concurrent use. Make one with [New].
@@ -17,6 +19,7 @@ type Limiter struct {
 	limit  *plan
 	o      Options
 
+	timeout *deadline.Pool
 	breaker breaker
 	denied  denyCache
 	stand   *Memory // in for the store under FailLocal
@@ -39,6 +42,7 @@ func New(s Store, limit Limit, o *Options) (*Limiter, error) {
 	l.limit = p
 	l.memory, _ = s.(*Memory)
 	l.o.setDefaults()
+	l.timeout = deadline.NewPool(l.o.Timeout)
 	l.breaker = breaker{limit: l.o.Failures, cooldown: l.o.Cooldown}
 	if l.memory == nil {
 		l.denied.limit = max(0, l.o.DenyCache)

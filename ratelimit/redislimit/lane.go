@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/safetill/safetill/internal/deadline"
 )
 
 // job is a call, or that part of one that is in one place, on its way to the script and back.
@@ -234,15 +236,34 @@ func (s *Store) board(batch []*job) []*script {
 
 // await waits for a job to land, or for the caller's end. Only a job that has landed may be looked at, and freed.
 func (j *job) await(ctx context.Context) error {
-	select {
-	case <-j.landed:
+	cause := j.wait(ctx)
+	if cause == nil {
 		return j.err
-	case <-ctx.Done():
 	}
 	if j.state.Swap(gone) == waiting {
-		return fmt.Errorf("redislimit: not sent: %w", context.Cause(ctx))
+		return fmt.Errorf("redislimit: not sent: %w", cause)
 	}
-	return errFlying{context.Cause(ctx)}
+	return errFlying{cause}
+}
+
+// wait waits for a job to land, or returns why it waits no longer.
+func (j *job) wait(ctx context.Context) error {
+	if c, ok := ctx.(*deadline.Context); ok {
+		parent, late := c.Ends()
+		select {
+		case <-j.landed:
+			return nil
+		case <-parent:
+		case <-late:
+		}
+		return c.Cause()
+	}
+	select {
+	case <-j.landed:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // errFlying: the caller has left while its job was on its way.

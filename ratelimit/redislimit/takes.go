@@ -166,9 +166,8 @@ func (s *seat) land(now int64, b []byte) {
 
 // told ends a plain take as the script would have answered it by itself.
 func (j *job) told(now int64, admitted byte, due span) {
-	b := append(j.packed[:0], admitted, 0, 0, 0, admitted)
-	b = u64(b, due.us)
-	j.packed = u32(b, due.frac)
+	j.packed = append(j.packed[:0], admitted, 0, 0, 0, admitted)
+	j.packed = u32(u64(j.packed, due.us), due.frac)
 	j.now, j.answer, j.postponed = now, j.packed, ""
 	j.finish()
 }
