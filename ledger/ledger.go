@@ -7,6 +7,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"sync"
 )
 
 // Ledger is a double-entry ledger over a [Store]. It is safe for concurrent use
@@ -237,15 +238,42 @@ func (r *Recorded) entry(account AccountID, scale uint8) Entry {
 // credits, every account's totals are the sum of its entries, and its entries
 // are numbered 1 to its version; and where the store is a [Sealer], that nothing
 // which was sealed has been changed, added or removed since. It reads every entry,
-// as of one moment, and then what is sealed, without holding up those who post.
+// as of one moment, and what is sealed, side by side where the store has a method
+// Concurrent() bool that says so, without holding up those who post.
 // Contradictions are in the report, not in the error.
 func (l *Ledger) Verify(ctx context.Context) (Report, error) {
-	r, err := l.store.Verify(ctx)
-	if s, ok := l.store.(Sealer); ok && err == nil {
-		r.Seal, r.Broken, err = s.VerifySeals(ctx)
+	var r Report
+	var seal Seal
+	var broken *Seal
+	entries := func() (err error) {
+		r, err = l.store.Verify(ctx)
+		return err
 	}
-	if err != nil {
+	seals := func() (err error) {
+		if s, ok := l.store.(Sealer); ok {
+			seal, broken, err = s.VerifySeals(ctx)
+		}
+		return err
+	}
+	if err := l.both(entries, seals); err != nil {
 		return Report{}, fmt.Errorf("ledger: verify: %w", err)
 	}
+	r.Seal, r.Broken = seal, broken
 	return r, nil
+}
+
+// both asks the store twice, at once where it can do that.
+func (l *Ledger) both(one, other func() error) error {
+	if c, ok := l.store.(interface{ Concurrent() bool }); !ok || !c.Concurrent() {
+		if err := one(); err != nil {
+			return err
+		}
+		return other()
+	}
+	var wg sync.WaitGroup
+	var fault error
+	wg.Go(func() { fault = other() })
+	err := one()
+	wg.Wait()
+	return errors.Join(err, fault)
 }

@@ -44,22 +44,25 @@ INSERT INTO {seals} (number, to_seq, transactions, hash) VALUES ($1, $2, $3, $4)
 
 	// A digest a transaction, of all that never changes, in the order of their
 	// numbers. Texts stand behind their length, so that no two contents run
-	// together into one.
+	// together into one. Of most transactions there is one posting, which needs no
+	// aggregate.
 	digestsSQL = `
 SELECT sha256(convert_to(concat_ws(' ', octet_length(t.id), t.id, t.seq, encode(t.fingerprint, 'hex'), t.verdict, t.posting,
     extract(epoch FROM t.at), t.kind, coalesce(octet_length(t.target), 0), coalesce(t.target, ''), coalesce(extract(epoch FROM t.expires_at), 0),
-    coalesce(p.postings, 'none'), coalesce(h.holds, 'none')), 'UTF8'))
+    CASE WHEN p.seq IS NULL AND q.seq IS NULL THEN 'none' ELSE concat_ws(' ', p.text, q.texts) END,
+    coalesce(CASE WHEN t.kind = 1 THEN (
+        SELECT string_agg(concat_ws(' ', posting, debit_no, credit_no, amount), ' ' ORDER BY posting) FROM {holds} WHERE transaction_id = t.id
+    ) END, 'none')), 'UTF8'))
 FROM {transactions} t
+LEFT JOIN (SELECT seq, ` + postingSQL + ` AS text FROM {postings} WHERE seq > $1 AND seq <= $2 AND posting = 0) p ON p.seq = t.seq
 LEFT JOIN (
-    SELECT seq, string_agg(concat_ws(' ', posting, debit_no, credit_no, debit_version, credit_version, extract(epoch FROM at), amount,
-        debit_balance, credit_balance, octet_length(transaction_id), transaction_id), ' ' ORDER BY posting) AS postings
-    FROM {postings} WHERE seq > $1 AND seq <= $2 GROUP BY seq
-) p ON p.seq = t.seq
-LEFT JOIN LATERAL (
-    SELECT string_agg(concat_ws(' ', posting, debit_no, credit_no, amount), ' ' ORDER BY posting) AS holds
-    FROM {holds} WHERE transaction_id = t.id
-) h ON t.kind = 1
+    SELECT seq, string_agg(` + postingSQL + `, ' ' ORDER BY posting) AS texts
+    FROM {postings} WHERE seq > $1 AND seq <= $2 AND posting <> 0 GROUP BY seq
+) q ON q.seq = t.seq
 WHERE t.seq > $1 AND t.seq <= $2 ORDER BY t.seq`
+
+	postingSQL = `concat_ws(' ', posting, debit_no, credit_no, debit_version, credit_version, extract(epoch FROM at), amount,
+    debit_balance, credit_balance, octet_length(transaction_id), transaction_id)`
 )
 
 // errOwnTransaction is why a transaction cannot seal: it would wait for itself.
@@ -159,9 +162,9 @@ func (s *Store) digest(ctx context.Context, tx pgx.Tx, hash [32]byte, from, to i
 	return n, hash, err
 }
 
-// VerifySeals is [ledger.Sealer.VerifySeals], in one snapshot.
+// VerifySeals is [ledger.Sealer.VerifySeals], in one transaction.
 func (s *Store) VerifySeals(ctx context.Context) (last ledger.Seal, broken *ledger.Seal, err error) {
-	err = pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
+	err = s.audit(ctx, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, s.sql.seals)
 		if err != nil {
 			return err

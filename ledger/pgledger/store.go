@@ -68,6 +68,13 @@ const defaultCache = 100_000
 // next calls shall be part of. It costs nothing, and has no cache.
 func (s *Store) In(db DB) *Store { return &Store{db: db, sql: s.sql} }
 
+// Concurrent tells whether the store can do several things at once, as over a pool:
+// [ledger.Ledger.Verify] then takes two connections.
+func (s *Store) Concurrent() bool {
+	_, pool := s.db.(*pgxpool.Pool)
+	return pool
+}
+
 //go:embed migrations/*.sql
 var files embed.FS
 
