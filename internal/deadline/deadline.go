@@ -2,6 +2,7 @@
 package deadline
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"sync/atomic"
@@ -56,12 +57,12 @@ type Context struct {
 // Ends returns the two channels of which one is closed when the context ends. The first may be nil.
 func (c *Context) Ends() (parent, late <-chan struct{}) { return c.Context.Done(), c.slot.ctx.Done() }
 
-// Cause is why the context has ended, nil if it has not.
+// Cause is why the context has ended, by either of the channels that Ends returns; nil if it has not.
 func (c *Context) Cause() error {
-	if c.Context.Err() != nil {
-		return context.Cause(c.Context)
+	if err := c.Context.Err(); err != nil {
+		return cmp.Or(context.Cause(c.Context), err)
 	}
-	return c.Err()
+	return c.slot.ctx.Err() // not inner's, which may be behind
 }
 
 // End frees what the context holds.

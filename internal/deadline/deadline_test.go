@@ -63,6 +63,19 @@ func TestAContextEndsByTheTimeoutAndAtMostAnEighthSooner(t *testing.T) {
 	})
 }
 
+// Who has been told that it has ended finds a reason, whichever of its timers was first.
+func TestWhatHasEndedHasACause(t *testing.T) {
+	parent, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for range 200 {
+		c := deadline.NewPool(50 * time.Microsecond).Within(parent)
+		require.NotNil(t, c.Done())
+		ended(c.Ends())
+		require.ErrorIs(t, c.Cause(), context.DeadlineExceeded)
+		c.End()
+	}
+}
+
 func TestAContextEndsWithItsParent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := deadline.NewPool(timeout)

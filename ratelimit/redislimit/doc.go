@@ -8,7 +8,8 @@
 // # What is guaranteed
 //
 // The contract of [ratelimit.Store], on one primary: a call is decided by one script, which Redis runs alone, in whole numbers and by the server's
-// clock. A decision is one round trip, and never an error because others want the same key. What is refused writes nothing, unless the clock was set
+// clock. A decision is one round trip (two of a bucket that was written under another limit, or has reservations), and never an error because others want
+// the same key. What is refused writes nothing, unless the clock was set
 // back by more than a period. Counters expire 1 to 5 s after they have ceased to count, never before; one that has lost its expiry gets it back with
 // its next write, or, a bucket, with the first one 4 s later. A limit that changes holds at once: counters carry the limit that they were written under.
 //
