@@ -1,10 +1,10 @@
 local spread, unpack, pack, sub, byte, call = unpack, struct.unpack, struct.pack, string.sub, string.byte, redis.call
 local calls, keys = ARGV[1], KEYS
--- The time, and as it is answered. Keys outlive what they are for by 1 to 5 s: a key that came and went with every call would cost more, and so does
--- every change of a TTL.
-local now, told, slack = nil, nil, 5000
+-- The time, and as it is answered. Keys outlive what they are for by 1 s: one that came and went with every call would cost more. Buckets that are in use
+-- do by 1 to 16 s, since every change of a TTL costs too.
+local now, told, slack, inuse = nil, nil, 1000, 16000
 if ARGV[2] then
-  now, told, slack = tonumber(ARGV[2]), '0 ' .. ARGV[2] .. ' ', 3600000
+  now, told, slack, inuse = tonumber(ARGV[2]), '0 ' .. ARGV[2] .. ' ', 3600000, 3600000
 else
   local time = call('TIME')
   now, told = time[1] * 1000000 + time[2], time[1] .. ' ' .. time[2] .. ' '
@@ -64,7 +64,7 @@ for _ = 1, byte(calls) do
     if taken > 0 and now + us + 1000000 <= till then
       call('SETRANGE', keys[k + i], '16', found)
     elseif taken > 0 then
-      local ttl = (us + 1000 - (us + 1000) % 1000) / 1000 + slack
+      local ttl = (us + 1000 - (us + 1000) % 1000) / 1000 + (state and inuse or slack)
       call('PSETEX', keys[k + i], string.format('%d', ttl), limit .. found .. pack('>I8', now + ttl * 1000))
     end
   end
