@@ -37,24 +37,19 @@ func (c *local) left(e *entry, n int64) time.Duration {
 	if r.until == 0 && !spent {
 		return 0
 	}
-	now := c.now()
+	now, wait := c.now(), int64(0)
 	switch {
-	case r.until != 0 && r.begin <= now && now < r.until:
-		if n >= r.n {
-			return upToMicrosecond(r.until - now)
-		}
-	default:
+	case r.until == 0 || now < r.begin || now >= r.until:
 		r.until = 0
+	case n >= r.n:
+		wait = r.until - now
 	}
-	if !spent {
-		return 0
+	// All that the store had is used. It was asked not long ago, and what has come back since can be computed. This may be longer than the store's own
+	// wait, and a caller is told of all that he will have to wait.
+	if spent && r.asked <= now {
+		wait = max(wait, r.asked+max(r.pause, (e.plan.span(n-e.left).up()+1)*1000)-now)
 	}
-	// All that the store had is used. It was asked not long ago, and what has come back since can be computed.
-	until := r.asked + max(r.pause, (e.plan.span(n-e.left).up()+1)*1000)
-	if r.asked <= now && now < until {
-		return upToMicrosecond(until - now)
-	}
-	return 0
+	return upToMicrosecond(wait)
 }
 
 func upToMicrosecond(ns int64) time.Duration {
