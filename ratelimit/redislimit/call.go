@@ -37,12 +37,8 @@ func (s *Store) decideOne(ctx context.Context, op *ratelimit.Op, reply *ratelimi
 	}
 	j := newJob()
 	key := s.keyName(f.class, op.Key, f.Name)
-	j.place, j.keys, j.size = s.layout.place(key), append(j.keys, key), f.class.size()
-	if f.plainTake(op) {
-		j.plain = f
-	} else {
-		j.packed = f.appendOp(append(j.packed, 1, 0), op)
-	}
+	j.place, j.keys = s.layout.place(key), append(j.keys, key)
+	j.pack(f, op)
 	if !s.alone(ctx, j) {
 		reply.Err = s.launch(j, false)
 	}
@@ -217,17 +213,18 @@ func (s *Store) start(l *leg) {
 	for _, key := range l.keys {
 		j.keys = append(j.keys, key)
 	}
-	j.packed = append(j.packed, byte(len(l.ops)), l.mode)
-	if l.reserve != nil {
-		j.packed = l.reserve.append(j.packed)
-	}
-	for _, i := range l.ops {
-		f := l.form(i)
-		j.packed = f.appendOp(j.packed, &l.call.Ops[i])
-		j.size += f.class.size()
-	}
-	if f := l.form(l.ops[0]); len(l.ops) == 1 && l.mode == 0 && f.plainTake(&l.call.Ops[l.ops[0]]) {
-		j.plain = f
+	if len(l.ops) == 1 && l.mode == 0 {
+		j.pack(l.form(l.ops[0]), &l.call.Ops[l.ops[0]])
+	} else {
+		j.packed = append(j.packed, byte(len(l.ops)), l.mode)
+		if l.reserve != nil {
+			j.packed = l.reserve.append(j.packed)
+		}
+		for _, i := range l.ops {
+			f := l.form(i)
+			j.packed = f.appendOp(j.packed, &l.call.Ops[i])
+			j.size += f.class.size()
+		}
 	}
 	l.job, l.err = j, s.launch(j, l.inside)
 }

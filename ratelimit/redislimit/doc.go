@@ -9,10 +9,9 @@
 //
 // The contract of [ratelimit.Store], on one primary: a call is decided by one script, which Redis runs alone, in whole numbers and by the server's
 // clock. A decision is one round trip (two of a bucket that was written under another limit, or has reservations), and never an error because others want
-// the same key. What is refused writes nothing, unless the clock was set
-// back by more than a period. Counters expire when they have ceased to count, never before, and a second later; a bucket in constant use up to 16 s. One
-// that has lost its expiry gets it back with its next write, or, a bucket, with the first one 15 s later. A limit that changes holds at once: counters
-// carry the limit that they were written under.
+// the same key. What is refused writes nothing, unless the clock was set back by more than a period. Counters expire a second after they have ceased to
+// count, never before; a bucket in constant use, up to 16 s after. One that has lost its expiry gets it back with its next write, or, a bucket, with the
+// first one 15 s later. A limit that changes holds at once: counters carry the limit that they were written under.
 //
 // Callers are joined. Who comes when no flight is under way goes at once; who comes meanwhile goes with the next, which takes all that wait in one
 // script. A caller whose context ends returns at once: its call is not sent if it was still waiting, and may have been carried out or not if it was on

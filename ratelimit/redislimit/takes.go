@@ -1,6 +1,10 @@
 package redislimit
 
-import "bytes"
+import (
+	"bytes"
+
+	"github.com/safetill/safetill/ratelimit"
+)
 
 // Plain takes, of one unit of a bucket and without more, are most of what is asked. In a script they are sorted by limit and key: a key is read and
 // written once, however many callers want it, and what each of them is told is worked out here.
@@ -91,6 +95,16 @@ func (s *seat) add(j *job) {
 
 // same tells whether two limits count alike.
 func (f *form) same(g *form) bool { return f == g || bytes.Equal(f.head, g.head) }
+
+// pack packs a call of one op and no mode, unless it is a plain take.
+func (j *job) pack(f *form, op *ratelimit.Op) {
+	j.size = f.class.size()
+	if f.plainTake(op) {
+		j.plain = f
+		return
+	}
+	j.packed = f.appendOp(append(j.packed[:0], 1, 0), op)
+}
 
 // unplain packs a plain take like any other call.
 func (j *job) unplain() {
