@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/safetill/safetill/internal/deadline"
 )
 
 // Options are the optional settings of an [Engine].
@@ -57,7 +59,7 @@ type Engine struct {
 	log      *slog.Logger
 
 	running  atomic.Bool
-	shared   atomic.Pointer[sharedCtx]
+	calls    *deadline.Pool  // see limited
 	stopping chan struct{}   // closed: begin nothing, release what you have
 	nudged   chan string     // ids that are due now
 	hard     context.Context //nolint:containedctx // of the steps: it ends when Drain is over
@@ -77,6 +79,7 @@ func New(store Store, o *Options) (*Engine, error) {
 	e := &Engine{
 		store: store, o: *o, owner: rand.Text()[:16], programs: map[string][]*program{},
 		stopping: make(chan struct{}), nudged: make(chan string, 1024), runs: map[string]*run{},
+		calls: deadline.NewPool(storeLimit + storeLimit/7), // of which up to an eighth is over
 	}
 	var faults []error
 	refuse := func(bad bool, field, reason string) {
@@ -228,26 +231,10 @@ func (e *Engine) Run(ctx context.Context) error {
 	return nil
 }
 
-// sharedCtx is a context that many calls of the store have in common: a timer for
-// each would cost as much as the rest of a checkpoint.
-type sharedCtx struct {
-	context.Context
-	cancel context.CancelFunc
-	until  time.Time // that it is handed out
-}
-
 // limited returns a context for a call of the store. It ends after storeLimit, or up
-// to a third of that later, and not with the engine.
-func (e *Engine) limited() context.Context {
-	now := time.Now()
-	if s := e.shared.Load(); s != nil && now.Before(s.until) {
-		return s.Context
-	}
-	s := &sharedCtx{until: now.Add(storeLimit / 3)}
-	s.Context, s.cancel = context.WithTimeout(context.Background(), storeLimit+storeLimit/3) // which ends it
-	e.shared.Store(s)
-	return s.Context
-}
+// to a seventh of that later, and not with the engine. Many calls have it in common:
+// a timer for each would cost as much as the rest of a checkpoint.
+func (e *Engine) limited() context.Context { return e.calls.Shared() }
 
 // stopped reports whether the engine lets go of its sagas.
 func (e *Engine) stopped() bool {

@@ -33,6 +33,9 @@ func (p *Pool) Within(parent context.Context) *Context {
 	return &Context{Context: parent, slot: p.slot()}
 }
 
+// Shared returns a context that ends by the timeout, and that others have too: it costs nothing, and has no parent.
+func (p *Pool) Shared() context.Context { return p.slot().ctx }
+
 func (p *Pool) slot() *slot {
 	now := time.Since(p.begun)
 	if s := p.last.Load(); s != nil && now < s.until {

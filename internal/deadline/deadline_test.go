@@ -112,4 +112,8 @@ func TestManyContextsShareATimer(t *testing.T) {
 	p := deadline.NewPool(time.Hour)
 	ctx := t.Context()
 	require.LessOrEqual(t, testing.AllocsPerRun(1000, func() { p.Within(ctx).End() }), 1.0)
+	require.Zero(t, testing.AllocsPerRun(1000, func() { _ = p.Shared() }))
+	end, ok := p.Shared().Deadline()
+	require.True(t, ok)
+	require.LessOrEqual(t, time.Until(end), time.Hour)
 }
