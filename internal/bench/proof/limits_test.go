@@ -148,7 +148,7 @@ func TestFlawsOfALimitAreFound(t *testing.T) {
 	seldom := func() bool {
 		chance.Lock()
 		defer chance.Unlock()
-		return r.IntN(100) == 0
+		return r.IntN(10) == 0 // one time alone may pass for another order of two callers
 	}
 	for name, flaw := range map[string]func(context.Context, ratelimit.Store, []ratelimit.Call) []ratelimit.Reply{
 		"reads, then writes": func(ctx context.Context, s ratelimit.Store, calls []ratelimit.Call) []ratelimit.Reply {
