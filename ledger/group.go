@@ -46,9 +46,10 @@ type GroupOptions struct {
 	// one with several postings counts as so many. A caller with more has a
 	// commit of its own. Default: 1,000.
 	MaxBatch int
-	// AtOnce is how many commits are under way at most. What posts to an account
-	// of one of them waits for its end in the queue, with what stands behind it,
-	// until MaxBatch is reached. Default: 2.
+	// AtOnce is how many commits are under way at most. Callers who come together
+	// are parted among as many as there is room for, 16 transactions or more in
+	// each. What posts to an account of a commit under way waits for its end in
+	// the queue, with what stands behind it, until MaxBatch is reached. Default: 2.
 	AtOnce int
 	// Window is how long the first of a commit waits for others even when
 	// nothing is under way. Default: 0, not at all.
@@ -251,23 +252,33 @@ func (g *Group) withdraw(c *call) bool {
 // take takes the next batch out of the queue; it may be empty, if all who were
 // in it have hung up. A chain that its caller has left without an end ends the
 // batch: with another caller behind it, it would go on into that one's.
+//
+// It takes its share, and leaves the rest to another:
+//
+//	two commits, of half of the callers each, are under way;
+//	both end at once, or what comes back from one waits for an account of the other;
+//	all callers are in the queue, go as one commit, and come back together;
+//	from then on it is one commit after the other, and half of the machine is idle.
 func (g *Group) take() commit {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	var calls []*call
-	for n := 0; ; {
-		c := g.queue.first
-		if c == nil || n > 0 && n+c.size > g.o.MaxBatch {
-			break
+	share := g.traffic.share(g.queue.size, g.o.AtOnce)
+	c := g.traffic.begin()
+	for call := g.queue.first; call != nil; {
+		next := call.next
+		switch {
+		case c.size > 0 && c.size+call.size > g.o.MaxBatch:
+			return c
+		case c.size < share || g.traffic.meets(call): // or it would only wait for this one
+			g.queue.remove(call)
+			g.traffic.add(&c, call)
+			if call.open() {
+				return c
+			}
 		}
-		n += c.size
-		g.queue.remove(c)
-		calls = append(calls, c)
-		if c.open() {
-			break
-		}
+		call = next
 	}
-	return g.traffic.begin(calls)
+	return c
 }
 
 // post posts a batch and answers its callers.

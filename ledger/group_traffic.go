@@ -13,6 +13,7 @@ const returning = 300 * time.Microsecond
 // answered. It is guarded by the group's mutex.
 type traffic struct {
 	commits int               // under way
+	size    int               // the sum of theirs
 	busy    map[AccountID]int // their accounts, and in how many of them each is
 	spare   [][]AccountID     // of commits that have ended
 
@@ -24,25 +25,30 @@ type traffic struct {
 // commit is a batch of calls on its way.
 type commit struct {
 	calls    []*call
+	size     int         // the sum of theirs
 	accounts []AccountID // that it posts to, some of them twice
 }
 
-func (t *traffic) begin(calls []*call) commit {
-	c := commit{calls: calls}
+// begin returns a commit without calls.
+func (t *traffic) begin() (c commit) {
 	if n := len(t.spare); n > 0 {
 		c.accounts, t.spare = t.spare[n-1], t.spare[:n-1]
-	}
-	for _, call := range calls {
-		for i := range call.postings {
-			p := &call.postings[i]
-			c.accounts = append(c.accounts, p.Debit, p.Credit)
-			t.busy[p.Debit]++
-			t.busy[p.Credit]++
-		}
 	}
 	t.commits++
 	t.away, t.wanted = 0, 0
 	return c
+}
+
+func (t *traffic) add(c *commit, one *call) {
+	c.calls = append(c.calls, one)
+	c.size += one.size
+	t.size += one.size
+	for i := range one.postings {
+		p := &one.postings[i]
+		c.accounts = append(c.accounts, p.Debit, p.Credit)
+		t.busy[p.Debit]++
+		t.busy[p.Credit]++
+	}
 }
 
 func (t *traffic) end(c commit) {
@@ -56,6 +62,19 @@ func (t *traffic) end(c commit) {
 		t.spare = append(t.spare, c.accounts[:0])
 	}
 	t.commits--
+	t.size -= c.size
+}
+
+// worthwhile is how many transactions a commit must have for others to be left to
+// another one: what a commit costs by itself is as much as ten of them.
+const worthwhile = 16
+
+// share is how many of a queue of that size the next commit takes, if there are most
+// commits at once: as many as the others have, so that no place stays empty.
+func (t *traffic) share(queue, most int) int {
+	all := t.size + queue
+	parts := max(1, min(most, all/worthwhile))
+	return (all + parts - 1) / parts
 }
 
 // answer is called just before n callers are answered.
@@ -105,10 +124,18 @@ const ever = math.MaxInt64
 // shares tells whether the queue has an account in common with a commit.
 func (t *traffic) shares(q *callQueue) bool {
 	for c := q.first; c != nil; c = c.next {
-		for i := range c.postings {
-			if t.busy[c.postings[i].Debit] > 0 || t.busy[c.postings[i].Credit] > 0 {
-				return true
-			}
+		if t.meets(c) {
+			return true
+		}
+	}
+	return false
+}
+
+// meets tells whether a call has.
+func (t *traffic) meets(c *call) bool {
+	for i := range c.postings {
+		if t.busy[c.postings[i].Debit] > 0 || t.busy[c.postings[i].Credit] > 0 {
+			return true
 		}
 	}
 	return false

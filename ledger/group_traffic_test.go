@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -49,6 +50,56 @@ func TestGroupDoesNotSendABatchToWaitForAnAccount(t *testing.T) {
 		stop()
 		require.Equal(t, []int{1, 1, 2}, s.posts())
 	})
+}
+
+// Callers that come together part, so that no place stays empty, unless they would
+// only wait for each other, or are too few.
+func TestGroupPartsThoseWhoComeTogether(t *testing.T) {
+	t.Parallel()
+	own := func(n int) ledger.AccountID { return ledger.AccountID(fmt.Sprint("till", n)) }
+	for name, c := range map[string]struct {
+		callers, atOnce, turns int
+		debit                  func(int) ledger.AccountID
+		sizes                  []int // in any order
+	}{
+		"half each":       {64, 2, 3, own, []int{32, 32, 32, 32, 32, 32}},
+		"one account":     {64, 2, 3, func(int) ledger.AccountID { return "bank" }, []int{64, 64, 64}},
+		"too few for two": {31, 2, 3, own, []int{31, 31, 31}},
+		"too few for six": {64, 6, 2, own, []int{16, 16, 16, 16, 16, 16, 16, 16}},
+		"four in either half share an account": {64, 2, 1, func(n int) ledger.AccountID {
+			if n%8 == 0 {
+				return "bank"
+			}
+			return own(n)
+		}, []int{28, 36}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				s := &slow{Store: ledger.NewMemory(nil), takes: time.Second}
+				_, g := newGroup(t, s, &ledger.GroupOptions{AtOnce: c.atOnce})
+				var wg sync.WaitGroup
+				for n := range c.callers {
+					wg.Go(func() {
+						for turn := range c.turns {
+							tx := between(fmt.Sprint(n, "-", turn), c.debit(n), ledger.AccountID(fmt.Sprint("stall", n)))
+							if _, err := g.PostOne(t.Context(), tx); !errors.Is(err, ledger.ErrUnknownAccount) {
+								t.Errorf("%s: %v", tx.ID, err)
+							}
+						}
+					})
+					synctest.Wait() // they queue in their order
+				}
+				begin := time.Now()
+				stop := running(t, g)
+				wg.Wait()
+				require.Less(t, time.Since(begin), time.Duration(c.turns)*time.Second+10*time.Millisecond)
+				stop()
+				slices.Sort(s.sizes)
+				require.Equal(t, c.sizes, s.sizes)
+			})
+		})
+	}
 }
 
 // A caller that was answered may be back at once, or never: who waits for it
