@@ -46,8 +46,19 @@ func (s *Store) count() (flying, waiting int) {
 	for i := range s.lanes {
 		l := &s.lanes[i]
 		l.mu.Lock()
-		flying, waiting = flying+l.flights, waiting+len(l.queue)
+		flying, waiting = flying+len(l.air), waiting+len(l.queue)
 		l.mu.Unlock()
 	}
 	return flying, waiting
+}
+
+// Lane is one with so many jobs in the queue, and flights in the air that took off at a time: whether a job more is held, and a flight's share.
+func Lane(o Options, queue int, off time.Time, air ...int) (holds bool, share int) {
+	l := &lane{queue: make([]*job, queue)}
+	for _, jobs := range air {
+		f := l.begin()
+		f.off, f.jobs = off, jobs
+		l.jobs += jobs
+	}
+	return l.holds(&o), l.share(&o)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,17 +55,61 @@ func (j *job) free() {
 	jobs.Put(j)
 }
 
-// lane has the calls for one server, or a part of the slots. While a flight is under way those who come wait, and the next takes them all: the busier
-// the server, the more calls a script. A flight that is late is not waited for, nor does a full one wait.
+// lane has the calls for one server, or a part of the slots. While flights are under way those who come wait for the next: the busier the server, the
+// more calls a script. A flight that is late is not waited for, nor does a full one wait.
 type lane struct {
-	mu      sync.Mutex
-	queue   []*job
-	flights int
-	last    time.Time // when one took off
+	mu    sync.Mutex
+	queue []*job
+	air   []*flight // who took off first is first
+	jobs  int       // of all that are in the air
 }
 
-// late is how long a flight may be away before another sets out.
-const late = 2 * time.Millisecond
+type flight struct {
+	off  time.Time // when it took off
+	jobs int
+}
+
+const (
+	// late is how long a flight may be away before another sets out.
+	late = 2 * time.Millisecond
+	// abreast is how many flights are made of those who come without a pause, where one would do: while the server works for one half, the callers
+	// of the other have their answers and come again. With one flight of all, both wait for each other in turn.
+	abreast = 2
+	// worthwhile is how many jobs a flight has at least that sets out beside another.
+	worthwhile = 16
+)
+
+// holds tells whether a job more is to wait for a flight that is under way.
+func (l *lane) holds(o *Options) bool {
+	n, air := len(l.queue)+1, len(l.air)
+	switch {
+	case air == 0:
+		return false
+	case air >= o.Flights:
+		return true
+	case n >= o.Batch || time.Since(l.air[air-1].off) >= late:
+		return false
+	}
+	return air >= abreast || n < worthwhile
+}
+
+// begin has a flight take off; its jobs are not there yet.
+func (l *lane) begin() *flight {
+	f := &flight{}
+	l.takeOff(f, 0)
+	return f
+}
+
+func (l *lane) takeOff(f *flight, jobs int) {
+	f.off, f.jobs = time.Now(), jobs
+	l.air = append(l.air, f)
+	l.jobs += jobs
+}
+
+func (l *lane) land(f *flight) {
+	l.air = slices.DeleteFunc(l.air, func(other *flight) bool { return other == f })
+	l.jobs -= f.jobs
+}
 
 // launch puts a job on its way. It never waits. Where it fails the job is not on its way.
 func (s *Store) launch(j *job, inside bool) error {
@@ -80,7 +125,7 @@ func (s *Store) launch(j *job, inside bool) error {
 			return ErrBusy
 		}
 	}
-	if l.flights >= s.o.Flights || l.flights > 0 && len(l.queue)+1 < s.o.Batch && time.Since(l.last) < late {
+	if l.holds(&s.o) {
 		l.queue = append(l.queue, j)
 		l.mu.Unlock()
 		return nil
@@ -92,10 +137,9 @@ func (s *Store) launch(j *job, inside bool) error {
 		return ErrClosed
 	}
 	l.queue = append(l.queue, j)
-	l.flights++
-	l.last = time.Now()
+	f := l.begin()
 	l.mu.Unlock()
-	go s.fly(l)
+	go s.fly(l, f)
 	return nil
 }
 
@@ -108,14 +152,13 @@ func (s *Store) alone(ctx context.Context, j *job) bool {
 	}
 	l := &s.lanes[s.layout.lane(j.place)]
 	l.mu.Lock()
-	if l.flights > 0 || len(l.queue) > 0 || !s.enter() {
+	if len(l.air) > 0 || len(l.queue) > 0 || !s.enter() {
 		l.mu.Unlock()
 		return false
 	}
-	l.flights++
-	l.last = time.Now()
+	f := l.begin()
 	l.mu.Unlock()
-	defer s.land(l)
+	defer s.landAlone(l, f)
 	j.state.Store(flying)
 	s.run(ctx, []*script{{jobs: []*job{j}}})
 	if errors.Is(j.err, os.ErrDeadlineExceeded) && !time.Now().Before(end) { // of the connection, which goes by that of ctx
@@ -124,15 +167,15 @@ func (s *Store) alone(ctx context.Context, j *job) bool {
 	return true
 }
 
-// land ends the flight of one who was alone, and has one follow for those who have come meanwhile.
-func (s *Store) land(l *lane) {
+// landAlone ends the flight of one who was alone, and has one follow for those who have come meanwhile.
+func (s *Store) landAlone(l *lane, f *flight) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.queue) > 0 {
-		go s.fly(l)
+		go s.fly(l, f)
 		return
 	}
-	l.flights--
+	l.land(f)
 	s.working.Done()
 }
 
@@ -176,31 +219,56 @@ func (s *Store) again(j *job, cause error) {
 const slowest = 50 * time.Millisecond
 
 // fly makes flights for as long as somebody waits. Close waits for it.
-//
-// Why nobody is left behind: a job joins the queue under the lock under which a flight that has found it empty ends.
-func (s *Store) fly(l *lane) {
+func (s *Store) fly(l *lane, f *flight) {
 	defer s.working.Done()
 	var batch []*job
 	for {
-		l.mu.Lock()
-		n := min(len(l.queue), s.o.Batch)
-		if n == 0 {
-			l.flights--
-			l.mu.Unlock()
+		batch = s.next(l, f, batch)
+		if len(batch) == 0 {
 			return
 		}
-		batch = append(batch[:0], l.queue[:n]...)
-		rest := copy(l.queue, l.queue[n:])
-		clear(l.queue[rest:])
-		l.queue = l.queue[:rest]
-		l.last = time.Now()
-		l.mu.Unlock()
 		if scripts := s.board(batch); len(scripts) > 0 {
 			// The flight is not of one caller, so no caller's end ends it; the client's timeouts do.
 			s.run(context.Background(), scripts)
 			runtime.Gosched() // those who have landed may have the next call already
 		}
 	}
+}
+
+// next has a flight land, and take off with its share of those who wait. None: it is not to fly any more.
+//
+// Why nobody is left behind: a job joins the queue under the lock under which a flight ends that has found it empty, or has found few and another
+// flight in the air, which will look when it lands.
+func (s *Store) next(l *lane, f *flight, batch []*job) []*job {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.land(f)
+	n := l.share(&s.o)
+	if n == 0 {
+		return nil
+	}
+	batch = append(batch[:0], l.queue[:n]...)
+	rest := copy(l.queue, l.queue[n:])
+	clear(l.queue[rest:])
+	l.queue = l.queue[:rest]
+	l.takeOff(f, n)
+	if rest >= worthwhile && len(l.air) < min(abreast, s.o.Flights) { // another's share
+		s.working.Add(1)
+		go s.fly(l, l.begin())
+	}
+	return batch
+}
+
+// share is how many of those who wait a flight takes that sets out: as many as are in the air, or it would be one flight of nearly all and one of few in
+// turn, for as long as they come again. 0: those are few who wait, and are left to a flight that is in the air.
+func (l *lane) share(o *Options) int {
+	all := l.jobs + len(l.queue)
+	parts := max(1, min(abreast, o.Flights, all/worthwhile))
+	n := min(len(l.queue), o.Batch, (all+parts-1)/parts)
+	if n < worthwhile && len(l.air) > 0 && time.Since(l.air[0].off) < late {
+		return 0
+	}
+	return n
 }
 
 // board sorts the jobs of a flight by place. Those whose callers have left stay behind.
