@@ -11,6 +11,8 @@ const (
 	// atOnce is how many batches are under way at most: while one is at the disk, the
 	// next fills.
 	atOnce = 2
+	// worthwhile is how many items a batch has at least that leaves others to the next.
+	worthwhile = 64
 	// maxItems and maxBytes bound a batch.
 	maxItems = 500
 	maxBytes = 4 << 20
@@ -27,6 +29,7 @@ type group struct {
 	mu    sync.Mutex
 	queue []*item // oldest first
 	under int     // leaders
+	items int     // that they have taken
 }
 
 // call is a caller who waits for its items.
@@ -57,6 +60,7 @@ func (g *group) do(ctx context.Context, items []*item) error {
 		g.under++
 	}
 	if leads && len(items) == 1 && len(g.queue) == 0 {
+		g.items++
 		g.mu.Unlock()
 		g.alone(ctx, items)
 		return nil
@@ -88,7 +92,7 @@ func (g *group) do(ctx context.Context, items []*item) error {
 func (g *group) alone(ctx context.Context, items []*item) {
 	ctx, cancel := context.WithTimeout(ctx, g.timeout)
 	defer cancel()
-	defer g.done(nil)
+	defer g.done(items)
 	g.send(ctx, items)
 }
 
@@ -123,13 +127,15 @@ func (g *group) take() []*item {
 	if len(g.queue) == 1 {
 		batch := g.queue
 		g.queue = nil
+		g.items++
 		return batch
 	}
-	batch := make([]*item, 0, min(len(g.queue), maxItems))
+	share := min(maxItems, max(worthwhile, (g.items+len(g.queue)+atOnce-1)/atOnce))
+	batch := make([]*item, 0, min(len(g.queue), share))
 	ids := make(map[string]struct{}, cap(batch))
 	rest, bytes := g.queue[:0], 0
 	for n, i := range g.queue {
-		if len(batch) == maxItems || len(batch) > 0 && bytes+i.size > maxBytes {
+		if len(batch) == share || len(batch) > 0 && bytes+i.size > maxBytes {
 			rest = append(rest, g.queue[n:]...)
 			break
 		}
@@ -143,14 +149,23 @@ func (g *group) take() []*item {
 	}
 	clear(g.queue[len(rest):])
 	g.queue = rest
+	g.items += len(batch)
+	if len(rest) >= worthwhile && g.under < atOnce { // another's share
+		g.under++
+		g.handOn()
+	}
 	return batch
 }
 
 // done tells the callers of a batch, and hands the lead on.
 func (g *group) done(batch []*item) {
 	g.mu.Lock()
+	g.items -= len(batch)
 	for _, i := range batch {
-		c := i.call
+		c := i.call // nil: it was alone
+		if c == nil {
+			continue
+		}
 		if c.open--; c.open == 0 && !c.gone {
 			c.wake <- answered
 		}

@@ -97,13 +97,43 @@ func TestABatchIsBounded(t *testing.T) {
 			synctest.Wait()
 		}
 		wg.Wait()
-		var sizes []int
+		n := 0
 		for _, b := range batches {
-			sizes = append(sizes, len(b))
+			n += len(b)
+			require.LessOrEqual(t, len(b), maxItems)
 		}
-		require.ElementsMatch(t, []int{1, 1, maxItems, maxItems, 1, 1, 1}, sizes)
+		require.Equal(t, len(many)+4, n)
+		require.Contains(t, batches, []string{"large"})
+		require.Contains(t, batches, []string{"larger"})
 		require.Zero(t, g.under)
 	})
+}
+
+// Of many, a leader leaves the other as many as it takes, and has it begin.
+func TestTwoBatchesShareWhoComes(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ queued, other, takes, leaders int }{
+		{400, 0, 200, 2},
+		{397, 3, 200, 2}, // or it would be 397 and 3 in turn
+		{300, 100, 200, 2},
+		{100, 300, 100, 2},
+		{100, 0, 64, 1}, // what is left is too little to begin with
+		{60, 0, 60, 1},
+		{2000, 0, maxItems, 2},
+	} {
+		g := &group{under: 1, items: c.other}
+		if c.other > 0 {
+			g.under = 2
+		}
+		for n := range c.queued {
+			g.queue = append(g.queue, &item{id: fmt.Sprint(n), call: &call{open: 1, wake: make(chan message, 2)}})
+		}
+		batch := g.take()
+		require.Len(t, batch, c.takes, "%+v", c)
+		require.Len(t, g.queue, c.queued-c.takes, "%+v", c)
+		require.Equal(t, c.takes+c.other, g.items, "%+v", c)
+		require.Equal(t, c.leaders, g.under, "%+v", c)
+	}
 }
 
 // Who waits in the queue hangs up: its item is not written, and nobody waits for it.
