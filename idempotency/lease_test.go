@@ -231,6 +231,33 @@ func TestDetachedOutlivesTheClient(t *testing.T) {
 	})
 }
 
+// The client hangs up, then the claim is lost: the context that has ended for the first reason cannot tell the second.
+func TestLossIsToldAfterAHangUp(t *testing.T) {
+	t.Parallel()
+	for _, early := range []bool{true, false} { // the work has asked for its detached context by then
+		synctest.Test(t, func(t *testing.T) {
+			s := newShop(t)
+			s.store.fail(faults{extend: errDown})
+			client, hangUp := context.WithCancel(t.Context())
+			_, err := s.do(client, "a", func(_ context.Context, run *idempotency.Run) (string, error) {
+				own := t.Context()
+				if early {
+					own = run.Detached()
+				}
+				hangUp()
+				time.Sleep(10 * time.Second) // its lease
+				if !early {
+					own = run.Detached()
+				}
+				require.ErrorIs(t, context.Cause(own), idempotency.ErrLost)
+				return "", errors.New("gave up")
+			})
+			require.ErrorIs(t, err, idempotency.ErrLost)
+			require.ErrorContains(t, err, "gave up")
+		})
+	}
+}
+
 func TestDetachedAfterDoHasEnded(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)

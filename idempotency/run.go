@@ -22,6 +22,7 @@ type Run struct {
 	mu         sync.Mutex
 	detached   context.Context // see Detached
 	lose       context.CancelCauseFunc
+	lost       error               // why the claim is not ours any more; nil while it is
 	recorded   []StepRecord        // by earlier runs
 	asked      map[string]struct{} // the steps that this run has come to
 	step       string              // the step that runs now
@@ -46,8 +47,8 @@ func (r *Run) Detached() context.Context {
 	defer r.mu.Unlock()
 	if r.detached == nil {
 		r.detached, r.lose = context.WithCancelCause(context.WithoutCancel(r.ctx))
-		if cause := context.Cause(r.ctx); errors.Is(cause, ErrLost) || r.closed {
-			r.lose(cause)
+		if r.lost != nil || r.closed {
+			r.lose(r.lost)
 		}
 	}
 	return r.detached
@@ -72,24 +73,30 @@ func (r *Run) close() (unrecorded bool) {
 // end ends the contexts of the work, and the extending of the lease, for which it waits.
 func (r *Run) end() {
 	r.close()
-	r.leave(context.Canceled)
+	r.leave(nil)
 	r.lease.stop()
 }
 
-// leave ends the contexts of the work.
-func (r *Run) leave(cause error) {
-	r.cancel(cause)
+// leave ends the contexts of the work, with the cause that the claim was lost, or nil where the work has returned. It
+// notes the loss, which the context of a client that had hung up before cannot tell: that has another cause already.
+func (r *Run) leave(lost error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.lose != nil {
-		r.lose(cause)
+	if lost != nil {
+		r.lost = lost
 	}
+	if r.lose != nil {
+		r.lose(lost)
+	}
+	r.cancel(lost)
 }
 
 // failed returns the error of the work, and with it that the claim was lost.
 func (r *Run) failed(failure error) error {
-	if cause := context.Cause(r.ctx); errors.Is(cause, ErrLost) && !errors.Is(failure, ErrLost) {
-		return fmt.Errorf("%w: %w", cause, failure)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.lost != nil && !errors.Is(failure, ErrLost) {
+		return fmt.Errorf("%w: %w", r.lost, failure)
 	}
 	return failure
 }
