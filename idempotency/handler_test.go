@@ -646,6 +646,28 @@ func TestHandlerOutlivesItsClient(t *testing.T) {
 	})
 }
 
+// The handler has charged when its client hangs up: it does not stop before it has posted.
+func TestHandlersStepsOutliveItsClient(t *testing.T) {
+	t.Parallel()
+	r, hangUp := impatient(t)
+	var ran []string
+	s := newTill(t, func(w http.ResponseWriter, r *http.Request) {
+		run, _ := idempotency.RunFromContext(r.Context())
+		for _, step := range []string{"charge", "post"} {
+			_, err := idempotency.Step(r.Context(), run, step, func(context.Context) (int, error) {
+				hangUp()
+				ran = append(ran, step)
+				return 0, nil
+			})
+			if err != nil {
+				w.WriteHeader(http.StatusBadGateway)
+			}
+		}
+	}, nil)
+	require.Equal(t, http.StatusOK, s.serve(r).Code)
+	require.Equal(t, []string{"charge", "post"}, ran)
+}
+
 func TestHandlerEndsInTime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -250,6 +250,8 @@ func TestLossIsToldAfterAHangUp(t *testing.T) {
 					own = run.Detached()
 				}
 				require.ErrorIs(t, context.Cause(own), idempotency.ErrLost)
+				_, err := idempotency.Step(t.Context(), run, "charge", func(context.Context) (int, error) { panic("must not run") })
+				require.ErrorIs(t, err, idempotency.ErrLost)
 				return "", errors.New("gave up")
 			})
 			require.ErrorIs(t, err, idempotency.ErrLost)

@@ -78,10 +78,11 @@ func (r *Run) enter(ctx context.Context, name string) (*StepRecord, error) {
 	if i := slices.IndexFunc(r.recorded, func(s StepRecord) bool { return s.Name == name }); i >= 0 {
 		return &r.recorded[i], nil
 	}
-	for _, c := range [...]context.Context{ctx, r.ctx} {
-		if c.Err() != nil { // nothing more is to happen
-			return nil, context.Cause(c)
-		}
+	if ctx.Err() != nil { // nothing more is to happen
+		return nil, context.Cause(ctx)
+	}
+	if r.lost != nil { // whatever context it is: another may run the step
+		return nil, r.lost
 	}
 	r.step = name
 	return nil, nil

@@ -220,6 +220,21 @@ func TestStepIsRecordedAfterTheClientHasHungUp(t *testing.T) {
 	require.Equal(t, []string{"charge", "post", "receipt"}, j.ran)
 }
 
+// The client hangs up while the step runs: what is detached goes on to the last one.
+func TestDetachedStepsGoOnAfterTheClientHasHungUp(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	j := &journal{}
+	client, hangUp := context.WithCancel(t.Context())
+	result, err := s.do(client, "a", func(_ context.Context, run *idempotency.Run) (string, error) {
+		hangUp()
+		return j.work(run.Detached(), run)
+	})
+	require.NoError(t, err)
+	require.Equal(t, allSteps, result.Value)
+	require.Equal(t, []string{"charge", "post", "receipt"}, j.ran)
+}
+
 func TestStepOfAnyType(t *testing.T) {
 	t.Parallel()
 	type charge struct {
