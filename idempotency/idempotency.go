@@ -160,8 +160,8 @@ type Result[T any] struct {
 //     is not released, a repeat gets ErrInFlight until the lease is over and then runs fn again. Or the value is over
 //     [Options.MaxResponse] (it also is a [*TooLargeError]) or does not encode: that it has run is stored, and repeats get
 //     the same error, Replayed and without the value, instead of a second run.
-//   - any other error of fn: the key is free again. If the claim was lost meanwhile, it also is ErrLost. A panic of fn, or
-//     runtime.Goexit, frees the key too and goes on.
+//   - any other error of fn: the key is free again, unless a [Step] could not be recorded. If the claim was lost meanwhile,
+//     it also is ErrLost. A panic of fn, or runtime.Goexit, does the same and goes on.
 //   - anything else: the store failed, or the stored value does not decode into T; fn was not run.
 //
 // Cost: one round trip for a replay or refusal, two for a run and one more for each third of the lease that it takes.
@@ -184,7 +184,7 @@ func execute[T any](run *Run, fn func(context.Context, *Run) (T, error)) (Result
 	// Freed by a deferred call without recover: a panic keeps its own stack, and runtime.Goexit frees the key too.
 	free := true
 	defer func() {
-		if free {
+		if free && !run.close() { // of a step that is not recorded the next run would have the effect again
 			run.release()
 		}
 	}()
@@ -192,9 +192,8 @@ func execute[T any](run *Run, fn func(context.Context, *Run) (T, error)) (Result
 		return Result[T]{}, fmt.Errorf("idempotency: before the work: %w", context.Cause(run.ctx))
 	}
 	value, failure := fn(run.ctx, run)
-	unrecorded := run.close()
+	run.close()
 	if _, permanent := errors.AsType[*PermanentError](failure); failure != nil && !permanent {
-		free = !unrecorded // a step has had an effect that the next run would have again
 		return Result[T]{}, run.failed(failure)
 	}
 	// From here on the effect has happened: whatever fails now, the key must not be freed. Freed, a repeat would run

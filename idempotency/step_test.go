@@ -180,6 +180,26 @@ func TestStepThatIsNotRecordedKeepsTheKey(t *testing.T) {
 	})
 }
 
+// Work that panics because its step is not recorded has had the step's effect too.
+func TestPanicAfterAStepThatIsNotRecordedKeepsTheKey(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newShop(t)
+		j := &journal{}
+		s.store.fail(faults{extend: errDown})
+		require.Panics(t, func() {
+			_, _ = s.do(t.Context(), "a", func(ctx context.Context, run *idempotency.Run) (string, error) {
+				_, err := j.step(ctx, run, "charge")
+				panic(err)
+			})
+		})
+		s.store.fail(faults{})
+		_, err := s.do(t.Context(), "a", j.work)
+		require.ErrorIs(t, err, idempotency.ErrInFlight)
+		require.Equal(t, []string{"charge"}, j.ran)
+	})
+}
+
 // The store has recorded the step and then reports failure, again and again: the next run has it once.
 func TestStepThatArrivedIsReplayed(t *testing.T) {
 	t.Parallel()
