@@ -79,7 +79,7 @@ func (l *Locker) Do(ctx context.Context, scope, name string, fn func(ctx context
 	_, err := idempotency.Do(ctx, l.guard, key, fingerprint, func(ctx context.Context, run *idempotency.Run) (struct{}, error) {
 		w.ran = true
 		w.failure = fn(ctx, Held{Token: run.Token()})
-		w.cause = context.Cause(ctx)
+		w.cause = context.Cause(run.Detached()) // ctx has another cause where the client hung up before
 		// Always the same failure, so that the name is freed and nothing kept: an error of fn's may be
 		// permanent to idempotency.Do, when it comes from a Do within.
 		return struct{}{}, errFree

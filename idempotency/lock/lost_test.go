@@ -79,6 +79,30 @@ func TestLeaseThatCannotBeExtendedEndsTheWork(t *testing.T) {
 	})
 }
 
+// The client hangs up, the work goes on by a context of its own, and the lease ends meanwhile: Do says so.
+func TestLossIsToldAfterAHangUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := newCut()
+		l := locker(t, store, lock.Options{Lease: 30 * time.Second, Wait: -1})
+		for _, failure := range []error{nil, errors.New("half of it is done")} {
+			client, hangUp := context.WithCancel(t.Context())
+			err := l.Do(client, "s", "a", func(context.Context, lock.Held) error {
+				hangUp()
+				store.down.Store(true)
+				time.Sleep(time.Minute)
+				store.down.Store(false)
+				return failure
+			})
+			require.ErrorIs(t, err, lock.ErrLost)
+			require.ErrorIs(t, err, errDown)
+			if failure != nil {
+				require.ErrorIs(t, err, failure)
+			}
+		}
+	})
+}
+
 // The store is gone for a part of the lease: nobody notices.
 func TestStoreBackInTimeKeepsTheLock(t *testing.T) {
 	t.Parallel()

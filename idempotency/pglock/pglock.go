@@ -122,9 +122,14 @@ func (l *Locker) Do(ctx context.Context, scope, name string, fn func(ctx context
 	defer s.close()
 	work, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	s.watch(cancel)
+	held, lose := context.WithCancelCause(context.Background()) // of its own: work ends with the client too, for another cause
+	defer lose(nil)
+	s.watch(func(cause error) {
+		lose(cause)
+		cancel(cause)
+	})
 	failure := fn(work, lock.Held{Token: s.token})
-	return outcome(failure, context.Cause(work))
+	return outcome(failure, context.Cause(held))
 }
 
 // outcome is what Do returns when the work returned failure and its context ended with cause, if it did.

@@ -217,6 +217,25 @@ func TestLostConnectionEndsTheWork(t *testing.T) {
 	require.ErrorIs(t, err, lock.ErrLost)
 }
 
+// The client hangs up, the work goes on by a context of its own, and the session is ended meanwhile: Do says so.
+func TestLossIsToldAfterAHangUp(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	l, other := newLocker(t, pool, pglock.Options{Lease: time.Hour}), newLocker(t, pool, pglock.Options{Wait: patience})
+	client, hangUp := context.WithCancel(t.Context())
+	err := l.Do(client, t.Name(), "a", func(context.Context, lock.Held) error {
+		hangUp()
+		_, err := pool.Exec(t.Context(), `
+			SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
+				AND (classid::bigint << 32 | objid::bigint) = $1`, pglock.Hash(t.Name(), "a"))
+		require.NoError(t, err)
+		token(t, other)
+		time.Sleep(time.Second) // the end of the session is on its way here too
+		return nil
+	})
+	require.ErrorIs(t, err, lock.ErrLost)
+}
+
 // The table is in a schema that no search_path names.
 func TestOtherSchema(t *testing.T) {
 	t.Parallel()
