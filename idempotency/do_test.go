@@ -252,6 +252,32 @@ func TestStoreDownIsClosed(t *testing.T) {
 	require.Zero(t, s.charges.Load())
 }
 
+// A store that does not answer is down, for a caller without a deadline too.
+func TestStoreThatDoesNotAnswerIsClosed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for _, wait := range []time.Duration{-1, time.Minute} {
+			guard, err := idempotency.New(silentStore{idempotency.NewMemory(nil)},
+				&idempotency.Options{Wait: wait, WriteTimeout: 2 * time.Second})
+			require.NoError(t, err)
+			start := time.Now()
+			_, err = idempotency.Do(t.Context(), guard, testKey("a"), idempotency.Fingerprint{},
+				func(context.Context, *idempotency.Run) (int, error) { panic("must not run") })
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.NotErrorIs(t, err, idempotency.ErrInFlight)
+			require.Equal(t, 2*time.Second, time.Since(start))
+		}
+	})
+}
+
+// silentStore answers no claim.
+type silentStore struct{ idempotency.Store }
+
+func (silentStore) Claim(ctx context.Context, _ []idempotency.Request) ([]idempotency.Record, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
 // The effect has happened: the caller hears that it is not recorded, and the key stays taken until the lease is over.
 func TestCompletionFailureIsSeenAndKeepsTheKey(t *testing.T) {
 	t.Parallel()

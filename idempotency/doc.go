@@ -56,8 +56,8 @@
 //
 // # When the store is down
 //
-// Closed: a claim that fails is an error and the work does not run; if only its reply was lost, the key is in flight until
-// the lease is over. Those who wait go on asking until their time is up. While the work runs, an extension that fails is repeated
+// Closed: a claim that fails, or is not answered within [Options.WriteTimeout], is an error and the work does not run; if
+// only its reply was lost, the key is in flight until the lease is over. Those who wait go on asking until their time is up. While the work runs, an extension that fails is repeated
 // until the lease is over, then the work's context ends with [ErrLost]. A completion that fails is repeated for a few seconds
 // ([Options.WriteTimeout]), then it is an error that matches [ErrNotRecorded]; the claim stays as it is (the effect has
 // happened: to free the key would be to double it), and repeats get [ErrInFlight] until the lease is over. A release that

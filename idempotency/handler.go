@@ -120,9 +120,10 @@ type middleware struct {
 //
 // # When the store is down
 //
-// Closed: 503 with Retry-After, and the handler is not run. If it fails after the handler has run, the client gets the
-// handler's response, since the truth about its money is better than a 503 that makes it try again; that the response is
-// not recorded is logged. See [Do] for what repeats get.
+// Closed: 503 with Retry-After, and the handler is not run; so it is where the store does not answer within
+// [Options.WriteTimeout]. If it fails after the handler has run, the client gets the handler's response, since the truth
+// about its money is better than a 503 that makes it try again; that the response is not recorded is logged. See [Do] for
+// what repeats get.
 //
 // Cost: that of [Do]; the body of the request and of the response in memory.
 func NewMiddleware(g *Guard, opts *HandlerOptions) (func(http.Handler) http.Handler, error) {

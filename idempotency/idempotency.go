@@ -43,8 +43,8 @@ type Options struct {
 	// Default: 10 seconds. Most duplicates are retries of a client whose own patience, or a proxy's, is over after
 	// 5 to 30 seconds: a second answer within that saves it the next retry, and later nobody is listening.
 	Wait time.Duration
-	// WriteTimeout bounds the write of a release, and of a completion or step with its repeats while the store fails. All
-	// go on after the caller's context has ended.
+	// WriteTimeout bounds a claim, the write of a release, and of a completion or step with its repeats while the store
+	// fails. All but the claim go on after the caller's context has ended.
 	// Default: 5 seconds.
 	WriteTimeout time.Duration
 	// MaxResponse is how many bytes an encoded result may have, of the work or of a step. See [TooLargeError].
@@ -85,7 +85,7 @@ func New(store Store, opts *Options) (*Guard, error) {
 	if err := errors.Join(g.faults()...); err != nil {
 		return nil, err
 	}
-	g.claimOne = batchOfOne(store)
+	g.claimOne = answered(store, g.writeTimeout)
 	return g, nil
 }
 
@@ -117,6 +117,20 @@ func (g *Guard) clock() time.Duration { return time.Since(g.born) }
 
 // halfJitter returns from half of d to d, so that those who wait for the same do not return as one.
 func halfJitter(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }
+
+// answered returns how to claim one key of a store that may not answer: it is frozen, or its host is gone. The caller's
+// context may have no deadline, as those of net/http have none, and each request would wait for as long as its client does.
+func answered(store Store, timeout time.Duration) func(context.Context, Request) (Record, error) {
+	claim := batchOfOne(store)
+	if _, ok := store.(*Memory); ok { // it always answers
+		return claim
+	}
+	return func(ctx context.Context, q Request) (Record, error) {
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		return claim(ctx, q)
+	}
+}
 
 // batchOfOne returns how to claim one key.
 func batchOfOne(store Store) func(context.Context, Request) (Record, error) {

@@ -102,7 +102,7 @@ func (g *Guard) lead(ctx, waiting context.Context, q *Request, r *room) (admissi
 			return won, err
 		}
 		sent := g.clock()
-		record, err := g.poll(ctx, q)
+		record, err := g.claim(ctx, q)
 		switch {
 		case err == nil && record.Outcome == Won:
 			return admission{record, sent}, nil
@@ -130,13 +130,6 @@ func (r *room) over(ctx, waiting context.Context, key Key) (admission, bool, err
 		return admission{}, true, r.inFlight(key)
 	}
 	return admission{}, false, nil
-}
-
-// poll claims under a deadline: the caller's may be none, and others wait for this answer.
-func (g *Guard) poll(ctx context.Context, q *Request) (Record, error) {
-	ctx, cancel := context.WithTimeout(ctx, g.writeTimeout)
-	defer cancel()
-	return g.claim(ctx, q)
 }
 
 // enter returns the room of a request, or nil where there is none and none is to be made.

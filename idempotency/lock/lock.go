@@ -26,7 +26,8 @@ type Options struct {
 	// Wait is how long Do waits for a name that is taken. Negative: not at all, it returns [ErrHeld] at once.
 	// Default: 10 seconds.
 	Wait time.Duration
-	// WriteTimeout bounds the release of a lock, which is written also when the caller's context has ended.
+	// WriteTimeout bounds each question whether the name is free, and the release of a lock, which is written also when the
+	// caller's context has ended.
 	// Default: 5 seconds.
 	WriteTimeout time.Duration
 	// Logger is told of releases that failed.

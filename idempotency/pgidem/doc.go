@@ -16,10 +16,11 @@
 //
 // # What is not guaranteed
 //
-// Inside a transaction of the caller, another claim of the same key waits until that transaction ends; two
-// transactions that each make several calls may deadlock, which PostgreSQL ends with an error for one of them. Under
-// REPEATABLE READ or SERIALIZABLE a race is a serialization failure instead of an answer. Steps are part of their key's
-// row: they are for ids and receipts, not for documents.
+// Inside a transaction of the caller, another claim of the same key waits until that transaction ends (that of an
+// idempotency.Guard for no longer than its WriteTimeout, then it fails); two transactions that each make several calls may
+// deadlock, which PostgreSQL ends with an error for one of them. Under REPEATABLE READ or SERIALIZABLE a race is a
+// serialization failure instead of an answer. Steps are part of their key's row: they are for ids and receipts, not for
+// documents.
 //
 // Expired rows stay in the table until [Store.Sweep] is called: from a timer, in batches of some hundreds, by any number of
 // processes at once. It finds what is due by an index that other statements leave alone, so that the updates of a
