@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"math"
 	"time"
 )
 
@@ -40,7 +41,7 @@ func (k Key) ID(parts ...string) string {
 // where that matters. A window that is changed is another key.
 //
 // The error is an [*InvalidError]: a scope or op that is empty or over 255 bytes, no parts, a window shorter than a
-// millisecond or longer than 100 years.
+// millisecond or longer than 100 years, a time before 1678 or after 2261, such as one that was never set.
 func DerivedKey(scope, op string, at time.Time, window time.Duration, parts ...[]byte) (Key, error) {
 	if err := validateSpan("window", window); err != nil {
 		return Key{}, err
@@ -48,18 +49,21 @@ func DerivedKey(scope, op string, at time.Time, window time.Duration, parts ...[
 	if len(parts) == 0 { // every request of the scope would be one
 		return Key{}, &InvalidError{Field: "parts", Reason: "are missing"}
 	}
+	since := at.Sub(time.Unix(0, 0))
+	if since == math.MinInt64 || since == math.MaxInt64 { // as far as a Duration goes: all times beyond would be in one window
+		return Key{}, &InvalidError{Field: "time", Reason: "is before 1678 or after 2261"}
+	}
 	h := newPartHash("safetill/idempotency/derived/1")
 	h.addNumber(int64(window))
-	h.addNumber(windowOf(at, window))
+	h.addNumber(windowOf(since, window))
 	for _, part := range parts {
 		h.add(string(part))
 	}
 	return NewKey(scope, op, "derived-"+h.sum())
 }
 
-// windowOf returns the number of the window that at is in.
-func windowOf(at time.Time, window time.Duration) int64 {
-	since := at.Sub(time.Unix(0, 0))
+// windowOf returns the number of the window that a time since 1970 is in.
+func windowOf(since, window time.Duration) int64 {
 	n := since / window
 	if since%window < 0 { // division cuts towards 0, and windows before 1970 begin below it
 		n--

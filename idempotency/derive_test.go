@@ -2,6 +2,7 @@ package idempotency_test
 
 import (
 	"errors"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -63,7 +64,7 @@ func TestDerivedKeyWindows(t *testing.T) {
 	require.Equal(t, at(0), at(window-1)) // all of a window
 	require.NotEqual(t, at(-1), at(0))    // however close, on both sides of its boundary
 	require.NotEqual(t, at(0), at(window))
-	for _, odd := range []time.Time{{}, time.Unix(0, 0), time.Unix(0, -1), time.Unix(1<<40, 0)} {
+	for _, odd := range []time.Time{time.Unix(0, 0), time.Unix(0, -1), time.Unix(0, math.MinInt64+1), time.Unix(0, math.MaxInt64-1)} {
 		_, err := idempotency.DerivedKey("tenant", "pay", odd, window, []byte("coffee"))
 		require.NoError(t, err)
 	}
@@ -72,6 +73,18 @@ func TestDerivedKeyWindows(t *testing.T) {
 	after, err := idempotency.DerivedKey("tenant", "pay", time.Unix(1, 0), window, []byte("coffee"))
 	require.NoError(t, err)
 	require.NotEqual(t, before, after)
+}
+
+// A time that was never set is in no window: two equal coffees, years apart, would be one.
+func TestDerivedKeyRefusesTimesWithoutAWindow(t *testing.T) {
+	t.Parallel()
+	for _, at := range []time.Time{{}, time.Time{}.Add(time.Hour), time.Unix(1<<40, 0), time.Unix(1<<41, 0)} {
+		key, err := idempotency.DerivedKey("tenant", "pay", at, time.Minute, []byte("coffee"))
+		invalid, ok := errors.AsType[*idempotency.InvalidError](err)
+		require.True(t, ok, "%v: %v", at, key)
+		require.Equal(t, "time", invalid.Field)
+		require.Zero(t, key)
+	}
 }
 
 // The probability of the documentation: of repeats after d, 1 - d/window are recognised.
