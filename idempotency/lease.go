@@ -75,11 +75,11 @@ func (l *lease) keep() (cause error) {
 			if failure == nil {
 				return ErrLost
 			}
-			return fmt.Errorf("%w: its lease could not be extended: %w", ErrLost, failure)
+			return unextended(failure)
 		}
 		pause := left
 		if g.beat > 0 {
-			failure = l.extend(min(left, g.beat))
+			failure = l.extend(left)
 			switch {
 			case errors.Is(failure, ErrLost):
 				return failure
@@ -95,11 +95,28 @@ func (l *lease) keep() (cause error) {
 	}
 }
 
-// extend asks the store once.
-func (l *lease) extend(timeout time.Duration) error {
+// unextended is why a claim is lost that nobody else need have taken.
+func unextended(failure error) error {
+	return fmt.Errorf("%w: its lease could not be extended: %w", ErrLost, failure)
+}
+
+// extend asks the store once, in the time that is left. Not every client heeds a context: that of go-redis waits for its own
+// ReadTimeout by default. The work hears in time all the same: it would write beside the next owner.
+func (l *lease) extend(left time.Duration) error {
 	r := l.run
-	ctx, cancel := context.WithTimeout(l.ctx, timeout)
+	ctx, cancel := context.WithTimeout(l.ctx, min(left, r.guard.beat))
 	defer cancel()
+	waiting, answered := context.WithCancel(l.ctx)
+	defer answered()
+	over := time.AfterFunc(left, func() {
+		for left := l.left(); left > 0; left = l.left() { // a step has extended it meanwhile
+			if !sleep(waiting, left) {
+				return
+			}
+		}
+		r.leave(unextended(context.DeadlineExceeded))
+	})
+	defer over.Stop()
 	sent := r.guard.clock()
 	err := single(r.guard.store.Extend(ctx, []Extension{{Key: r.key, Token: r.token, Lease: r.guard.lease}}))
 	if err == nil {

@@ -158,6 +158,58 @@ func (hangingExtend) Extend(ctx context.Context, _ []idempotency.Extension) ([]e
 	return nil, ctx.Err()
 }
 
+// The client of the store does not heed a context, as that of go-redis does not unless it is told to: the work is told all the
+// same before another can have the key.
+func TestWorkEndsWhileTheStoreDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		guard, err := idempotency.New(deafExtend{idempotency.NewMemory(nil)}, &idempotency.Options{Lease: 10 * time.Second})
+		require.NoError(t, err)
+		start := time.Now()
+		_, err = idempotency.Do(t.Context(), guard, testKey("a"), idempotency.Fingerprint{},
+			func(ctx context.Context, run *idempotency.Run) (int, error) {
+				own := run.Detached()
+				<-ctx.Done()
+				require.Less(t, time.Since(start), 10*time.Second)
+				require.ErrorIs(t, context.Cause(own), idempotency.ErrLost)
+				return 0, context.Cause(ctx)
+			})
+		require.ErrorIs(t, err, idempotency.ErrLost)
+	})
+}
+
+// The heartbeat has no answer, but a step has: that extends the lease too.
+func TestStepKeepsTheLeaseWhileAHeartbeatHasNoAnswer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		guard, err := idempotency.New(deafExtend{idempotency.NewMemory(nil)}, &idempotency.Options{Lease: 10 * time.Second})
+		require.NoError(t, err)
+		start := time.Now()
+		_, err = idempotency.Do(t.Context(), guard, testKey("a"), idempotency.Fingerprint{},
+			func(ctx context.Context, run *idempotency.Run) (int, error) {
+				time.Sleep(9 * time.Second)
+				_, err := idempotency.Step(ctx, run, "charge", func(context.Context) (int, error) { return 1, nil })
+				require.NoError(t, err)
+				<-ctx.Done()
+				require.Greater(t, time.Since(start), 15*time.Second)
+				require.Less(t, time.Since(start), 19*time.Second)
+				return 0, context.Cause(ctx)
+			})
+		require.ErrorIs(t, err, idempotency.ErrLost)
+	})
+}
+
+// deafExtend extends nothing but with a step, and takes its time to say so.
+type deafExtend struct{ idempotency.Store }
+
+func (s deafExtend) Extend(ctx context.Context, e []idempotency.Extension) ([]error, error) {
+	if e[0].Step.Name != "" {
+		return s.Store.Extend(ctx, e)
+	}
+	time.Sleep(4 * time.Second)
+	return nil, errDown
+}
+
 // A goroutine that outlived Do would be nobody's.
 func TestDoWaitsForItsHeartbeat(t *testing.T) {
 	t.Parallel()
