@@ -178,6 +178,48 @@ func TestWorkEndsWhileTheStoreDoesNotAnswer(t *testing.T) {
 	})
 }
 
+// The store counts a lease from when it was asked, not from when its answer has come.
+func TestLeaseCountsFromTheQuestion(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for name, o := range map[string]idempotency.Options{"claim": {NoHeartbeat: true}, "heartbeat": {}} {
+			store := &slowAnswers{Store: idempotency.NewMemory(nil)}
+			o.Lease = 10 * time.Second
+			guard, err := idempotency.New(store, &o)
+			require.NoError(t, err)
+			_, err = idempotency.Do(t.Context(), guard, testKey(name), idempotency.Fingerprint{},
+				func(ctx context.Context, _ *idempotency.Run) (int, error) {
+					<-ctx.Done()
+					require.Less(t, time.Since(store.held), 10*time.Second)
+					return 0, context.Cause(ctx)
+				})
+			require.ErrorIs(t, err, idempotency.ErrLost)
+		}
+	})
+}
+
+// slowAnswers holds a key at once, says so two seconds later, and extends it once.
+type slowAnswers struct {
+	idempotency.Store
+	held     time.Time
+	extended bool
+}
+
+func (s *slowAnswers) Claim(ctx context.Context, q []idempotency.Request) ([]idempotency.Record, error) {
+	s.held = time.Now()
+	defer time.Sleep(2 * time.Second)
+	return s.Store.Claim(ctx, q)
+}
+
+func (s *slowAnswers) Extend(ctx context.Context, e []idempotency.Extension) ([]error, error) {
+	if s.extended {
+		return nil, errDown
+	}
+	s.extended, s.held = true, time.Now()
+	defer time.Sleep(2 * time.Second)
+	return s.Store.Extend(ctx, e)
+}
+
 // The heartbeat has no answer, but a step has: that extends the lease too.
 func TestStepKeepsTheLeaseWhileAHeartbeatHasNoAnswer(t *testing.T) {
 	t.Parallel()
