@@ -22,6 +22,9 @@
 //
 // # When Redis is down
 //
-// Every call returns the client's error. On a Cluster the items of the nodes that answered are decided and the others
-// are idempotency.Unknown (Claim) or carry the error (Complete, Release, Extend), and the call returns an error.
+// Every call returns the client's error. A client of go-redis heeds the deadline of a context, and with it
+// idempotency.Options.WriteTimeout, only with its option ContextTimeoutEnabled; without it, it waits for its own ReadTimeout
+// first, 3 seconds by default, and of a Redis that is frozen callers hear so much later. On a Cluster the items of the nodes
+// that answered are decided and the others are idempotency.Unknown (Claim) or carry the error (Complete, Release, Extend),
+// and the call returns an error.
 package redisidem
