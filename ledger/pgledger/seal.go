@@ -123,14 +123,20 @@ func (s *Store) sealOnce(ctx context.Context, horizon int64) (last sealed, err e
 		if last, err = pgx.CollectOneRow(rows, scanSeal); err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			return err
 		}
-		if last.to >= horizon {
-			return nil
+		// Numbers are drawn by those who write nothing too: each repeat of what was
+		// decided draws one. A stretch without a transaction is passed here, since the
+		// next call would begin at its beginning again.
+		var n int64
+		hash := last.Hash
+		for n == 0 && last.to < horizon {
+			from := last.to
+			last.to = min(horizon, from+sealSize*ledger.MaxBatch)
+			if n, hash, err = s.digest(ctx, tx, hash, from, last.to); err != nil {
+				return err
+			}
 		}
-		from := last.to
-		last.to = min(horizon, from+sealSize*ledger.MaxBatch)
-		n, hash, err := s.digest(ctx, tx, last.Hash, from, last.to)
-		if err != nil || n == 0 {
-			return err // nothing was decided there: the next seal goes further
+		if n == 0 { // nothing was decided since the last seal
+			return nil
 		}
 		last.Number, last.Transactions, last.Hash = last.Number+1, n, hash
 		return tx.QueryRow(ctx, s.sql.insertSeal, last.Number, last.to, n, hash[:]).Scan(&last.At)

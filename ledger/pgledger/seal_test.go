@@ -246,3 +246,26 @@ func TestASealWaitsForWhoHasANumberAndHasWrittenNothing(t *testing.T) {
 	f.verify(t)
 	require.Equal(t, 3, count(t, pool, "SELECT sum(transactions)::int FROM ledger_seals"))
 }
+
+// Each repeat of what was decided draws a number and writes nothing, so 10,000 of them in a row leave a stretch of numbers that are in no
+// seal. A sealer that begins anew behind the last seal would find that stretch empty again and again.
+func TestASealPassesByNumbersThatNobodyUsed(t *testing.T) {
+	t.Parallel()
+	pool := testdb.Postgres(t)
+	f := openOn(t, pool)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for n, drawn := range []int{25_000, 10_000, 0} {
+		f.want(t, ledger.Posted, move(fmt.Sprint(n), "bank", "a", "1"))
+		exec(t, pool, "SELECT count(nextval('ledger_transaction_seq')) FROM generate_series(1, $1)", drawn)
+		before, err := f.Seal(ctx)
+		require.NoError(t, err)
+		require.EqualValues(t, n+1, before.Number)
+		exec(t, pool, "SELECT count(nextval('ledger_transaction_seq')) FROM generate_series(1, $1)", drawn)
+		again, err := f.Seal(ctx)
+		require.NoError(t, err)
+		require.Equal(t, before, again, "there was nothing to seal")
+		require.Equal(t, before, f.verify(t).Seal)
+	}
+	require.Equal(t, 3, count(t, pool, "SELECT sum(transactions)::int FROM ledger_seals"))
+}
