@@ -62,7 +62,7 @@ func ParseMinor(s string) (Amount, error) {
 
 // AmountOf returns d in minor units of a currency with scale decimal places.
 // It goes by value, so 10.00 fits a currency without decimals and 10.50 does
-// not: [ErrOverScale]. More than 38 digits are [ErrOverflow].
+// not: [ErrOverScale]. More than 38 digits are [ErrOverflow], if it is not both.
 func AmountOf(d decimal.Decimal, scale uint8) (Amount, error) {
 	shift := int64(d.Exponent()) + int64(scale)
 	if d.IsZero() {
@@ -70,7 +70,7 @@ func AmountOf(d decimal.Decimal, scale uint8) (Amount, error) {
 	}
 	digits := int64(d.NumDigits())
 	switch { // before any power of ten is made: 1e1000000000 must cost nothing
-	case digits+shift > MaxDigits:
+	case shift >= 0 && digits+shift > MaxDigits:
 		return Amount{}, ErrOverflow
 	case digits+shift <= 0:
 		return Amount{}, ErrOverScale

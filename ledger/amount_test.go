@@ -34,6 +34,8 @@ func TestAmountOf(t *testing.T) {
 		{nines, 1, "", ErrOverflow},
 		{"1" + strings.Repeat("0", MaxDigits), 0, "", ErrOverflow},
 		{nines + ".00", 0, nines, nil},
+		{nines + "9.00", 0, "", ErrOverflow},
+		{nines + "9.01", 0, "", ErrOverScale}, // and more than 38 digits
 		{"9223372036854775807", 18, "9223372036854775807" + strings.Repeat("0", 18), nil},
 		{"123456789012345678901234567890.12", 2, "12345678901234567890123456789012", nil},
 		{"1234567890123456789012345678901.123", 2, "", ErrOverScale},

@@ -2,6 +2,8 @@ package ledger_test
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -143,4 +145,101 @@ func TestSidesHaveNames(t *testing.T) {
 	t.Parallel()
 	require.Equal(t, []string{"invalid side", "debit", "credit", "invalid side"},
 		[]string{ledger.Side(0).String(), ledger.Debit.String(), ledger.Credit.String(), ledger.Side(3).String()})
+}
+
+// faults make a transaction malformed, each in one way: the posting of index i where the fault is of a posting.
+var faults = []struct {
+	verdict ledger.Verdict
+	posting bool
+	add     func(tx *ledger.Transaction, i int)
+}{
+	{ledger.InvalidID, false, func(tx *ledger.Transaction, _ int) { tx.ID = "" }},
+	{ledger.InvalidID, false, func(tx *ledger.Transaction, _ int) { ask(tx, 1, ledger.Condition{}) }},
+	{ledger.InvalidID, true, func(tx *ledger.Transaction, i int) { tx.Postings[i].Debit = "" }},
+	{ledger.InvalidPostings, false, func(tx *ledger.Transaction, _ int) { ask(tx, ledger.MaxPostings+1, ledger.Condition{Account: "x"}) }},
+	{ledger.SameAccount, true, func(tx *ledger.Transaction, i int) { tx.Postings[i].Credit = tx.Postings[i].Debit }},
+	{ledger.UnknownCurrency, true, func(tx *ledger.Transaction, i int) { tx.Postings[i].Currency = "XXX" }},
+	{ledger.InvalidAmount, true, func(tx *ledger.Transaction, i int) { tx.Postings[i].Amount = tx.Postings[i].Amount.Abs().Neg() }},
+	{ledger.OverScale, true, func(tx *ledger.Transaction, i int) { grow(tx, i, decimal.New(1, -3)) }},
+	{ledger.OverScale, false, func(tx *ledger.Transaction, _ int) { ask(tx, 1, available(decimal.New(1, -31))) }},
+	{ledger.Overflow, true, func(tx *ledger.Transaction, i int) { grow(tx, i, decimal.New(1, 36)) }},
+	{ledger.Overflow, false, func(tx *ledger.Transaction, _ int) { ask(tx, 1, available(decimal.New(-1, 38))) }},
+	{ledger.InvalidKind, false, func(tx *ledger.Transaction, _ int) { tx.Expires = 1 }},
+}
+
+func ask(tx *ledger.Transaction, times int, c ledger.Condition) {
+	tx.If = append(tx.If, slices.Repeat([]ledger.Condition{c}, times)...)
+}
+
+func available(d decimal.Decimal) ledger.Condition {
+	return ledger.Condition{Account: "x", Available: &d}
+}
+
+// grow moves the amount away from 0.
+func grow(tx *ledger.Transaction, i int, by decimal.Decimal) {
+	a := &tx.Postings[i].Amount
+	*a = a.Add(by.Mul(decimal.New(int64(a.Sign()), 0)))
+}
+
+// Of two faults the one whose verdict stands first counts, wherever it is, and of two of one verdict the first posting's.
+func TestVerdictsOfTheMalformedStandInOrder(t *testing.T) {
+	t.Parallel()
+	l, err := ledger.New(ledger.NewMemory(nil), nil)
+	require.NoError(t, err)
+	for a, one := range faults {
+		for b, other := range faults {
+			for i := range 3 { // the posting of the one; that of the other is 1
+				tx := ledger.Transaction{ID: "tx", Postings: slices.Repeat([]ledger.Posting{
+					{Debit: "x", Credit: "y", Currency: "NGN", Amount: decimal.New(1, 0)},
+				}, 3)}
+				one.add(&tx, i)
+				other.add(&tx, 1)
+				want := ledger.Result{ID: tx.ID, Verdict: min(one.verdict, other.verdict)}
+				switch {
+				case one.verdict == other.verdict && one.posting && other.posting:
+					want.Posting = min(i, 1)
+				case one.verdict < other.verdict && one.posting:
+					want.Posting = i
+				case other.verdict < one.verdict && other.posting:
+					want.Posting = 1
+				}
+				results, err := l.Post(t.Context(), []ledger.Transaction{tx})
+				require.NoError(t, err)
+				require.Equal(t, want, results[0], "fault %d in posting %d and fault %d in posting 1", a, i, b)
+			}
+		}
+	}
+}
+
+// What is asked of an account is part of the fingerprint, and is compared with the balance while others wait: 1 followed by a billion zeros
+// must cost nothing there, as it costs nothing in a posting.
+func TestConditionsAreNoLongerThanBalances(t *testing.T) {
+	t.Parallel()
+	l, err := ledger.New(ledger.NewMemory(nil), &ledger.Options{Currencies: map[string]uint8{"FINE": 30}})
+	require.NoError(t, err)
+	require.NoError(t, l.Open(t.Context(),
+		ledger.Account{ID: "x", Currency: "FINE", Normal: ledger.Debit}, ledger.Account{ID: "y", Currency: "FINE", Normal: ledger.Credit}))
+	for i, c := range []struct {
+		asked decimal.Decimal
+		want  ledger.Verdict
+	}{
+		{decimal.New(-1, 37), ledger.Posted},
+		{decimal.New(-1, -30), ledger.Posted},
+		{decimal.New(1, -30), ledger.Posted},
+		{decimal.New(1, 37), ledger.ConditionFailed},
+		{decimal.New(-1, 38), ledger.Overflow},
+		{decimal.New(1, 1_000_000_000), ledger.Overflow},
+		{decimal.New(-1, 1_000_000_000), ledger.Overflow},
+		{decimal.New(0, 1_000_000_000), ledger.Overflow},
+		{decimal.New(1, -31), ledger.OverScale},
+		{decimal.New(1, -1_000_000_000), ledger.OverScale},
+		{decimal.New(0, -1_000_000_000), ledger.OverScale},
+	} {
+		results, err := l.Post(t.Context(), []ledger.Transaction{{
+			ID: ledger.TransactionID(fmt.Sprint(i)), If: []ledger.Condition{available(c.asked)},
+			Postings: []ledger.Posting{{Debit: "x", Credit: "y", Amount: decimal.New(1, 0), Currency: "FINE"}},
+		}})
+		require.NoError(t, err)
+		require.Equal(t, c.want, results[0].Verdict, "case %d", i)
+	}
 }

@@ -51,12 +51,14 @@ func New(store Store, o *Options) (*Ledger, error) {
 	return l, nil
 }
 
+const maxScale = 30 // decimal places that a currency can have
+
 func checkCurrency(code string, scale uint8) error {
 	field := fmt.Sprintf("Options.Currencies[%q]", code)
 	if iso, ok := iso4217[code]; ok && iso != scale {
 		return &InputError{Field: field, Reason: fmt.Sprintf("has %d decimal places in ISO 4217, not %d", iso, scale)}
 	}
-	if scale > 30 {
+	if scale > maxScale {
 		return &InputError{Field: field, Reason: "has more than 30 decimal places"}
 	}
 	if len(code) == 0 || len(code) > 12 {

@@ -73,7 +73,7 @@ type Condition struct {
 	Account AccountID
 
 	// Available is the least that must be available on the account, on its
-	// normal side. Default: nil, any.
+	// normal side, with 38 digits and 30 decimal places at most. Default: nil, any.
 	Available *decimal.Decimal
 
 	// Version is the version that the account must have. Default: nil, any.
@@ -140,15 +140,18 @@ type Fingerprint [16]byte
 // draft checks what can be checked without the ledger's state, and appends the
 // postings in minor units to room. scale maps a currency to its decimal places.
 func (t *Transaction) draft(room []DraftPosting, scale func(string) (uint8, bool)) (Draft, Verdict, int) {
-	if v := t.shape(); v != Posted {
-		return Draft{}, v, 0
-	}
-	for i, p := range t.Postings {
-		d, v := p.draft(scale)
-		if v != Posted {
-			return Draft{}, v, i
+	first, at := t.shape(), 0
+	for i := range t.Postings {
+		d, v := t.Postings[i].draft(scale)
+		if v != Posted && (first == Posted || v < first) {
+			first, at = v, i
 		}
-		room = append(room, d)
+		if first == Posted {
+			room = append(room, d)
+		}
+	}
+	if first != Posted {
+		return Draft{}, first, at
 	}
 	d := Draft{ID: t.ID, Kind: t.Kind, Postings: room, Of: t.Of, Expires: t.Expires, Linked: t.Linked}
 	for _, c := range t.If {
@@ -158,7 +161,8 @@ func (t *Transaction) draft(room []DraftPosting, scale func(string) (uint8, bool
 	return d, Posted, 0
 }
 
-// shape checks that the transaction has what its kind needs and nothing else.
+// shape checks that the transaction has what its kind needs and nothing else. Of
+// several faults it tells the one whose verdict comes first.
 func (t *Transaction) shape() Verdict {
 	refers := t.Kind == KindCapture || t.Kind == KindRelease || t.Kind == KindReverse
 	bad := func(id string) bool { return checkID("", id) != nil }
@@ -166,19 +170,29 @@ func (t *Transaction) shape() Verdict {
 	case bad(string(t.ID)), refers && bad(string(t.Of)),
 		slices.ContainsFunc(t.If, func(c Condition) bool { return bad(string(c.Account)) }):
 		return InvalidID
+	case len(t.Postings) > MaxPostings, len(t.If) > MaxPostings,
+		len(t.Postings) > 0 && (t.Kind == KindRelease || t.Kind == KindReverse),
+		len(t.Postings) == 0 && (t.Kind == KindPost || t.Kind == KindHold):
+		return InvalidPostings
+	case slices.ContainsFunc(t.If, Condition.overScale):
+		return OverScale
+	case slices.ContainsFunc(t.If, Condition.overflows):
+		return Overflow
 	case t.Kind > KindReverse, !refers && t.Of != "", t.Expires < 0, t.Expires > 0 && t.Kind != KindHold,
 		t.Expires%time.Microsecond != 0, t.Of == t.ID:
 		return InvalidKind
-	case len(t.Postings) > MaxPostings, len(t.If) > MaxPostings:
-		return InvalidPostings
-	case t.Kind == KindRelease || t.Kind == KindReverse:
-		if len(t.Postings) > 0 {
-			return InvalidPostings
-		}
-	case len(t.Postings) == 0 && t.Kind != KindCapture:
-		return InvalidPostings
 	}
 	return Posted
+}
+
+// Conditions are compared as they are, in the currency of an account that only
+// the store knows. None of any has more decimals than these, or more digits.
+func (c Condition) overScale() bool {
+	return c.Available != nil && c.Available.Exponent() < -maxScale
+}
+
+func (c Condition) overflows() bool {
+	return c.Available != nil && int64(c.Available.NumDigits())+int64(c.Available.Exponent()) > MaxDigits
 }
 
 func (p *Posting) draft(scaleOf func(string) (uint8, bool)) (DraftPosting, Verdict) {

@@ -264,18 +264,20 @@ func (m *model) chain(txs []ledger.Transaction, got []ledger.Result) []ledger.Re
 	return want
 }
 
-// malformation is what can be said of a transaction without the others:
-// LinkFailed stands for nothing, since that is what becomes of one whose
-// neighbour is malformed.
+// malformation is what can be said of a transaction without the others: the first
+// verdict that applies, and its first posting. LinkFailed stands for nothing, since
+// that is what becomes of one whose neighbour is malformed.
 func malformation(tx ledger.Transaction) ledger.Result {
-	for i, p := range tx.Postings {
-		switch {
-		case p.Debit == p.Credit:
-			return ledger.Result{Verdict: ledger.SameAccount, Posting: i}
-		case p.Amount.IsZero():
-			return ledger.Result{Verdict: ledger.InvalidAmount, Posting: i}
-		case p.Amount.Exponent() < -2:
-			return ledger.Result{Verdict: ledger.OverScale, Posting: i}
+	for _, fault := range []struct {
+		verdict ledger.Verdict
+		has     func(ledger.Posting) bool
+	}{
+		{ledger.SameAccount, func(p ledger.Posting) bool { return p.Debit == p.Credit }},
+		{ledger.InvalidAmount, func(p ledger.Posting) bool { return p.Amount.IsZero() }},
+		{ledger.OverScale, func(p ledger.Posting) bool { return p.Amount.Exponent() < -2 }},
+	} {
+		if i := slices.IndexFunc(tx.Postings, fault.has); i >= 0 {
+			return ledger.Result{Verdict: fault.verdict, Posting: i}
 		}
 	}
 	return ledger.Result{Verdict: ledger.LinkFailed}
