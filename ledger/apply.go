@@ -164,12 +164,12 @@ func (b *Book) target(d *Draft) (*Target, Verdict) {
 func (b *Book) plan(d *Draft, t *Target, lines []Line) ([]Line, Verdict, int) {
 	switch d.Kind {
 	case KindHold:
-		return b.resolve(LineHeld, d.Postings, lines)
+		return b.resolve(LineHeld, d.Postings, true, lines)
 	case KindRelease:
-		return b.resolve(LineFreed, t.Postings, lines)
+		return b.resolve(LineFreed, t.Postings, false, lines)
 	case KindReverse:
 		made := len(lines)
-		lines, v, i := b.resolve(LinePosted, t.Postings, lines)
+		lines, v, i := b.resolve(LinePosted, t.Postings, false, lines)
 		for k := made; k < len(lines); k++ {
 			lines[k].Debit, lines[k].Credit = lines[k].Credit, lines[k].Debit
 		}
@@ -178,22 +178,28 @@ func (b *Book) plan(d *Draft, t *Target, lines []Line) ([]Line, Verdict, int) {
 		if i, ok := within(d.Postings, t.Postings); !ok {
 			return lines, NotHeld, i
 		}
-		lines, v, i := b.resolve(LineFreed, t.Postings, lines)
+		lines, v, i := b.resolve(LineFreed, t.Postings, false, lines)
 		if v != Posted {
 			return lines, v, i
 		}
-		captured := d.Postings
-		if len(captured) == 0 {
-			captured = t.Postings
+		if len(d.Postings) == 0 {
+			return b.resolve(LinePosted, t.Postings, false, lines)
 		}
-		return b.resolve(LinePosted, captured, lines)
+		return b.resolve(LinePosted, d.Postings, true, lines)
 	default:
-		return b.resolve(LinePosted, d.Postings, lines)
+		return b.resolve(LinePosted, d.Postings, true, lines)
 	}
 }
 
-// resolve finds the postings' accounts.
-func (b *Book) resolve(kind LineKind, postings []DraftPosting, lines []Line) ([]Line, Verdict, int) {
+// resolve finds the postings' accounts. The amounts of a draft's own postings are
+// in the minor units of who made it, and need not be those of the accounts:
+//
+//	accounts are opened in GOLD with 2 decimal places;
+//	a process that was told 3 posts 1.000 GOLD, which are 1000 units to it;
+//	to the accounts these are 10.00.
+//
+// A target's amounts are the accounts'.
+func (b *Book) resolve(kind LineKind, postings []DraftPosting, own bool, lines []Line) ([]Line, Verdict, int) {
 	mismatch := -1
 	for i := range postings {
 		p := &postings[i]
@@ -201,7 +207,8 @@ func (b *Book) resolve(kind LineKind, postings []DraftPosting, lines []Line) ([]
 		switch {
 		case debit == nil || credit == nil:
 			return lines, UnknownAccount, i
-		case mismatch < 0 && (debit.Currency != p.Currency || credit.Currency != p.Currency):
+		case mismatch < 0 && (debit.Currency != p.Currency || credit.Currency != p.Currency ||
+			own && (debit.Scale != p.Scale || credit.Scale != p.Scale)):
 			mismatch = i
 		}
 		lines = append(lines, Line{Kind: kind, Debit: debit, Credit: credit, Amount: p.Amount})

@@ -60,7 +60,7 @@ func draft(postings ...ledger.DraftPosting) *ledger.Draft {
 }
 
 func ngn(debit, credit ledger.AccountID, amount int64) ledger.DraftPosting {
-	return ledger.DraftPosting{Debit: debit, Credit: credit, Amount: ledger.Minor(amount), Currency: "NGN"}
+	return ledger.DraftPosting{Debit: debit, Credit: credit, Amount: ledger.Minor(amount), Currency: "NGN", Scale: 2}
 }
 
 func TestApply(t *testing.T) {
@@ -181,7 +181,7 @@ func draftFrom(next func(n int) int) *ledger.Draft {
 		debit := next(len(names))
 		credit := (debit + 1 + next(len(names)-1)) % len(names)
 		amount, _ := ledger.ParseMinor(sizes[next(len(sizes))])
-		p := ledger.DraftPosting{Debit: names[debit], Credit: names[credit], Amount: amount, Currency: "NGN"}
+		p := ledger.DraftPosting{Debit: names[debit], Credit: names[credit], Amount: amount, Currency: "NGN", Scale: 2}
 		if next(16) == 0 {
 			p.Currency = "USD"
 		}

@@ -21,7 +21,9 @@ type Ledger struct {
 type Options struct {
 	// Currencies adds to the currencies of ISO 4217: a code of 1 to 12 upper
 	// case letters and digits, and its decimal places, 0 to 30. A code of ISO
-	// 4217 keeps its own. Default: none.
+	// 4217 keeps its own. All processes of a ledger must give the same, for ever:
+	// to accounts that were opened with other decimal places nothing can be posted.
+	// Default: none.
 	Currencies map[string]uint8
 }
 

@@ -131,6 +131,7 @@ type DraftPosting struct {
 	Debit, Credit AccountID
 	Amount        Amount // > 0
 	Currency      string
+	Scale         uint8 // decimal places of Currency, for who made the draft
 }
 
 // Fingerprint tells transactions of one id and different content apart. It is
@@ -216,7 +217,7 @@ func (p *Posting) draft(scaleOf func(string) (uint8, bool)) (DraftPosting, Verdi
 	case err != nil:
 		return DraftPosting{}, Overflow
 	}
-	return DraftPosting{Debit: p.Debit, Credit: p.Credit, Amount: amount, Currency: p.Currency}, Posted
+	return DraftPosting{Debit: p.Debit, Credit: p.Credit, Amount: amount, Currency: p.Currency, Scale: scale}, Posted
 }
 
 // fingerprint hashes the content with every part behind its length, so that no

@@ -34,7 +34,7 @@ const (
 	HoldExpired       Verdict = 13 // the hold's time is over
 	NotHeld           Verdict = 14 // a capture of more, or from other accounts, than the hold has
 	UnknownAccount    Verdict = 15 // no such account
-	CurrencyMismatch  Verdict = 16 // an account is in another currency than the posting
+	CurrencyMismatch  Verdict = 16 // an account is in another currency than the posting, or with other decimal places
 	ConditionFailed   Verdict = 17 // one of If does not hold
 	BalanceOverflow   Verdict = 18 // an account's total would pass 38 digits
 	InsufficientFunds Verdict = 19 // what is available would pass an account's floor

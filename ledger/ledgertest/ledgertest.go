@@ -47,6 +47,7 @@ func Run(t *testing.T, newStore func(testing.TB) ledger.Store) {
 		{"Conditions", testConditions},
 		{"Chains", testChains},
 		{"ChainFaults", testChainFaults},
+		{"DecimalPlaces", testDecimalPlaces},
 		{"BigAmounts", testBigAmounts},
 		{"BalanceOverflow", testBalanceOverflow},
 		{"Entries", testEntries},

@@ -292,3 +292,46 @@ func testOddIDs(t *testing.T, f *fixture) {
 	}
 	f.verify(t)
 }
+
+// Two processes are told different decimal places for one currency: what the one
+// calls 1 must not become 10.
+func testDecimalPlaces(t *testing.T, f *fixture) {
+	with := func(places uint8) *fixture {
+		l, err := ledger.New(f.store, &ledger.Options{Currencies: map[string]uint8{"GOLD": places}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &fixture{Ledger: l, store: f.store}
+	}
+	two, three := with(2), with(3)
+	mine, vault := ledger.Account{ID: "mine", Currency: "GOLD", Normal: ledger.Debit}, ledger.Account{ID: "vault", Currency: "GOLD", Normal: ledger.Credit}
+	if err := two.Open(t.Context(), mine, vault); err != nil {
+		t.Fatal(err)
+	}
+	gold := func(amount string) ledger.Posting {
+		p := ngn("mine", "vault", amount)
+		p.Currency = "GOLD"
+		return p
+	}
+	two.want(t, ledger.Posted, ledger.Transaction{ID: "post", Postings: []ledger.Posting{gold("1")}}, hold("hold", gold("2")), hold("hold 2", gold("4")))
+	three.want(t, ledger.CurrencyMismatch, ledger.Transaction{ID: "post 3", Postings: []ledger.Posting{gold("1")}}, hold("hold 3", gold("2")))
+	// 1.999 is more units than 2.00, and 0.100 more than 0.10.
+	three.want(t, ledger.NotHeld, of(ledger.KindCapture, "capture too much", "hold", gold("1.999")))
+	three.want(t, ledger.CurrencyMismatch, of(ledger.KindCapture, "capture a part", "hold", gold("0.1")))
+	// What names no amount is in the units of the accounts.
+	three.want(t, ledger.Posted, of(ledger.KindCapture, "capture all", "hold"), of(ledger.KindRelease, "release", "hold 2"), of(ledger.KindReverse, "reverse", "post"))
+	three.has(t, "vault", "2", "2", 3)
+	if err := three.Open(t.Context(), mine); err == nil {
+		t.Error("an account was opened again with other decimal places")
+	}
+	// One that was opened with them cannot take part either.
+	if err := three.Open(t.Context(), ledger.Account{ID: "new", Currency: "GOLD", Normal: ledger.Credit}); err != nil {
+		t.Fatal(err)
+	}
+	for i, l := range []*fixture{two, three} {
+		p := gold("1")
+		p.Credit = "new"
+		l.want(t, ledger.CurrencyMismatch, ledger.Transaction{ID: ledger.TransactionID(fmt.Sprint("mixed ", i)), Postings: []ledger.Posting{p}})
+	}
+	f.verify(t)
+}
