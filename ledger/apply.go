@@ -30,19 +30,27 @@ func (s *State) Balance() Amount {
 // they may bring does not count. It has 38 digits at the most, or is that far
 // below 0.
 func (s *State) Available() Amount {
+	a, ok := s.available()
+	if !ok {
+		return maxAmount.Neg()
+	}
+	return a
+}
+
+func (s *State) available() (_ Amount, ok bool) {
 	held := s.HeldCredits
 	if s.Normal == Credit {
 		held = s.HeldDebits
 	}
-	b, ok := s.Balance().Sub(held)
-	if !ok {
-		return maxAmount.Neg()
-	}
-	return b
+	return s.Balance().Sub(held)
 }
 
 func (s *State) belowFloor() bool {
-	return s.Floor != nil && s.Available().Cmp(*s.Floor) < 0
+	if s.Floor == nil {
+		return false
+	}
+	a, ok := s.available()
+	return !ok || a.Cmp(*s.Floor) < 0 // not ok is lower than any floor
 }
 
 // Book is what transactions are decided on. The caller sees to it that nobody

@@ -48,6 +48,7 @@ func Run(t *testing.T, newStore func(testing.TB) ledger.Store) {
 		{"Chains", testChains},
 		{"ChainFaults", testChainFaults},
 		{"DecimalPlaces", testDecimalPlaces},
+		{"LowestFloor", testLowestFloor},
 		{"BigAmounts", testBigAmounts},
 		{"BalanceOverflow", testBalanceOverflow},
 		{"Entries", testEntries},

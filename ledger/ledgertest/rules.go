@@ -335,3 +335,17 @@ func testDecimalPlaces(t *testing.T, f *fixture) {
 	}
 	f.verify(t)
 }
+
+// What is available can be less than any number of 38 digits: that is still below
+// the lowest floor there is.
+func testLowestFloor(t *testing.T, f *fixture) {
+	most := decimal.RequireFromString(strings.Repeat("9", 36) + ".99")
+	if err := f.Open(t.Context(), ledger.Account{ID: "deep", Currency: "NGN", Normal: ledger.Credit, Floor: new(most.Neg())}); err != nil {
+		t.Fatal(err)
+	}
+	f.want(t, ledger.Posted, move("all", "deep", "bank", most.String()))
+	f.has(t, "deep", most.Neg().String(), most.Neg().String(), 1)
+	f.want(t, ledger.InsufficientFunds, hold("more", ngn("deep", "bank", "0.01")))
+	f.has(t, "deep", most.Neg().String(), most.Neg().String(), 1)
+	f.verify(t)
+}
