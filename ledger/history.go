@@ -33,10 +33,7 @@ func (l *Ledger) BalanceAt(ctx context.Context, account AccountID, t time.Time) 
 	fail := func(err error) (PastBalance, error) {
 		return PastBalance{}, fmt.Errorf("ledger: balance of %q at %s: %w", account, t.Format(time.RFC3339Nano), err)
 	}
-	states, err := l.store.States(ctx, []AccountID{account})
-	if err == nil && states[0] == nil {
-		err = &UnknownAccountError{ID: account}
-	}
+	states, err := l.states(ctx, account)
 	if err != nil {
 		return fail(err)
 	}

@@ -176,15 +176,12 @@ func (l *Ledger) Balances(ctx context.Context, ids ...AccountID) ([]Balance, err
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	states, err := l.store.States(ctx, ids)
+	states, err := l.states(ctx, ids...)
 	if err != nil {
 		return nil, fmt.Errorf("ledger: balances: %w", err)
 	}
 	balances := make([]Balance, len(ids))
 	for i, s := range states {
-		if s == nil {
-			return nil, &UnknownAccountError{ID: ids[i]}
-		}
 		balances[i] = Balance{
 			Account: s.ID, Currency: s.Currency, Normal: s.Normal, Version: s.Version,
 			Debits: s.Debits.Decimal(s.Scale), Credits: s.Credits.Decimal(s.Scale), Posted: s.Balance().Decimal(s.Scale),
@@ -195,6 +192,25 @@ func (l *Ledger) Balances(ctx context.Context, ids ...AccountID) ([]Balance, err
 	return balances, nil
 }
 
+// states returns the accounts, or an [*UnknownAccountError].
+func (l *Ledger) states(ctx context.Context, ids ...AccountID) ([]*State, error) {
+	for _, id := range ids {
+		if checkID("", string(id)) != nil { // no account has it, and not every database takes it
+			return nil, &UnknownAccountError{ID: id}
+		}
+	}
+	states, err := l.store.States(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	for i, s := range states {
+		if s == nil {
+			return nil, &UnknownAccountError{ID: ids[i]}
+		}
+	}
+	return states, nil
+}
+
 // entryPage is how many entries are read at a time.
 const entryPage = 500
 
@@ -203,10 +219,7 @@ const entryPage = 500
 // runs are seen too. An unknown account is an [*UnknownAccountError].
 func (l *Ledger) Entries(ctx context.Context, account AccountID, after int64) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		states, err := l.store.States(ctx, []AccountID{account})
-		if err == nil && states[0] == nil {
-			err = &UnknownAccountError{ID: account}
-		}
+		states, err := l.states(ctx, account)
 		if err != nil {
 			yield(Entry{}, fmt.Errorf("ledger: entries: %w", err))
 			return

@@ -53,6 +53,7 @@ func Run(t *testing.T, newStore func(testing.TB) ledger.Store) {
 		{"BalanceOverflow", testBalanceOverflow},
 		{"Entries", testEntries},
 		{"OddIDs", testOddIDs},
+		{"ImpossibleIDs", testImpossibleIDs},
 		{"FullBatch", testFullBatch},
 		{"TwoDebitsOneBalance", testTwoDebits},
 		{"SameBatchTwiceAtOnce", testSameBatchAtOnce},

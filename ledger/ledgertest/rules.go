@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/shopspring/decimal"
 
@@ -348,4 +349,23 @@ func testLowestFloor(t *testing.T, f *fixture) {
 	f.want(t, ledger.InsufficientFunds, hold("more", ngn("deep", "bank", "0.01")))
 	f.has(t, "deep", most.Neg().String(), most.Neg().String(), 1)
 	f.verify(t)
+}
+
+// An id that no account can have is that of an unknown account, and no error of
+// the store's.
+func testImpossibleIDs(t *testing.T, f *fixture) {
+	for _, id := range []ledger.AccountID{"", "a\x00b", "\xff", "a\nb", ledger.AccountID(strings.Repeat("x", 129))} {
+		unknown := func(what string, err error) {
+			if e, ok := errors.AsType[*ledger.UnknownAccountError](err); !ok || e.ID != id {
+				t.Errorf("%s of %q: %v", what, id, err)
+			}
+		}
+		_, err := f.Balances(t.Context(), "bank", id)
+		unknown("balance", err)
+		_, err = f.BalanceAt(t.Context(), id, time.Now())
+		unknown("past balance", err)
+		for _, err := range f.Entries(t.Context(), id, 0) {
+			unknown("entries", err)
+		}
+	}
 }
