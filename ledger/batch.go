@@ -1,12 +1,13 @@
 package ledger
 
-// batch is one call of Post on its way to the store and back.
+// batch is one call of Post, or the rest of one, on its way to the store and back.
 type batch struct {
 	results []Result
 	drafts  []Draft
 	index   []int // of each draft's transaction in the call
 	repeats []repeat
-	later   []group
+	later   []int // repeats that have other content than the first
+	rest    int   // what begins here has to wait until all before it is decided
 }
 
 // repeat is a transaction whose id came before in the same call.
@@ -15,15 +16,19 @@ type repeat struct {
 	fingerprint Fingerprint
 }
 
-// group is a transaction or chain of the call that has to wait for the rest of
-// it: only when that is decided can the store say what an id of both comes to.
-type group struct{ from, to int }
-
 // newBatch gives malformed transactions their verdict and drafts the others,
-// each id once.
+// each id once. It ends before the first that has an id of a chain before it, or is
+// a chain with an id from before it:
+//
+//	a chain of a and b fails because of a, so b is not decided;
+//	b comes again, alone, and brings money;
+//	c, behind it, spends that.
+//
+// Only when the chain is decided can be said what b comes to, and only then c.
 func (l *Ledger) newBatch(txs []Transaction) *batch {
 	b := &batch{
 		results: make([]Result, len(txs)),
+		rest:    len(txs),
 		drafts:  make([]Draft, 0, len(txs)),
 		index:   make([]int, 0, len(txs)),
 	}
@@ -39,42 +44,52 @@ func (l *Ledger) newBatch(txs []Transaction) *batch {
 		for txs[to-1].Linked && to < len(txs) {
 			to++
 		}
+		var ok bool
 		if to-from == 1 && !txs[from].Linked {
-			room = b.add(txs, from, seen, room, l.scale)
+			room, ok = b.add(txs, from, seen, room, l.scale)
 		} else {
-			room = b.addChain(txs, group{from, to}, seen, room, l.scale)
+			room, ok = b.addChain(txs, from, to, seen, room, l.scale)
+		}
+		if !ok {
+			b.rest = from
+			break
 		}
 		from = to
 	}
 	return b
 }
 
-func (b *batch) add(txs []Transaction, i int, seen map[TransactionID]int, room []DraftPosting, scale func(string) (uint8, bool)) []DraftPosting {
+// add adds a transaction. False: it has to wait for a chain.
+func (b *batch) add(txs []Transaction, i int, seen map[TransactionID]int, room []DraftPosting, scale func(string) (uint8, bool)) ([]DraftPosting, bool) {
 	d, verdict, posting := txs[i].draft(room[len(room):], scale)
 	if verdict != Posted {
 		b.results[i].Verdict, b.results[i].Posting = verdict, posting
-		return room
+		return room, true
 	}
 	if first, ok := seen[d.ID]; ok {
+		if b.drafts[first].Linked || first > 0 && b.drafts[first-1].Linked {
+			return room, false
+		}
 		b.repeats = append(b.repeats, repeat{at: i, draft: first, fingerprint: d.Fingerprint})
-		return room
+		return room, true
 	}
 	seen[d.ID] = len(b.drafts)
 	b.drafts, b.index = append(b.drafts, d), append(b.index, i)
-	return room[:len(room)+len(d.Postings)]
+	return room[:len(room)+len(d.Postings)], true
 }
 
 // addChain adds a chain as a whole. One with a malformed transaction, with an id
-// twice or without an end is refused as a whole.
-func (b *batch) addChain(txs []Transaction, g group, seen map[TransactionID]int, room []DraftPosting, scale func(string) (uint8, bool)) []DraftPosting {
-	whole, repeats := !txs[g.to-1].Linked, false
-	drafts := make([]Draft, 0, g.to-g.from)
-	own := make(map[TransactionID]bool, g.to-g.from)
+// twice or without an end is refused as a whole. False: it has to wait for what has
+// one of its ids.
+func (b *batch) addChain(txs []Transaction, from, to int, seen map[TransactionID]int, room []DraftPosting, scale func(string) (uint8, bool)) ([]DraftPosting, bool) {
+	whole, repeats := !txs[to-1].Linked, false
+	drafts := make([]Draft, 0, to-from)
+	own := make(map[TransactionID]bool, to-from)
 	used := len(room)
-	for i := g.from; i < g.to; i++ {
+	for i := from; i < to; i++ {
 		b.results[i].Verdict = LinkFailed
 		d, verdict, posting := txs[i].draft(room[used:used:cap(room)], scale)
-		if verdict == Posted && (own[txs[i].ID] || i == g.to-1 && txs[i].Linked) {
+		if verdict == Posted && (own[txs[i].ID] || i == to-1 && txs[i].Linked) {
 			verdict = InvalidKind
 		}
 		if verdict != Posted {
@@ -87,18 +102,14 @@ func (b *batch) addChain(txs []Transaction, g group, seen map[TransactionID]int,
 		drafts = append(drafts, d)
 		used += len(d.Postings)
 	}
-	switch {
-	case !whole:
-		return room
-	case repeats:
-		b.later = append(b.later, g)
-		return room
+	if !whole || repeats {
+		return room, !whole
 	}
 	for k, d := range drafts {
 		seen[d.ID] = len(b.drafts)
-		b.drafts, b.index = append(b.drafts, d), append(b.index, g.from+k)
+		b.drafts, b.index = append(b.drafts, d), append(b.index, from+k)
 	}
-	return room[:used]
+	return room[:used], true
 }
 
 func (l *Ledger) scale(currency string) (uint8, bool) {
@@ -113,9 +124,8 @@ func (b *batch) settle(outcomes []Outcome) {
 	}
 	for _, r := range b.repeats {
 		o := outcomes[r.draft]
-		// What fails with its chain is not decided: it may come a second time, alone.
-		if b.drafts[r.draft].Fingerprint != r.fingerprint || o.Verdict == LinkFailed {
-			b.later = append(b.later, group{r.at, r.at + 1})
+		if b.drafts[r.draft].Fingerprint != r.fingerprint {
+			b.later = append(b.later, r.at)
 			continue
 		}
 		o.Duplicate = o.Verdict != Conflict

@@ -132,8 +132,9 @@ func (l *Ledger) state(field string, a Account) (State, error) {
 //
 // An error means that no result is known: the store failed, and posting the
 // same batch again is safe. Cost: one commit, however many transactions there
-// are (and one more, behind the others, for each that has an id of the batch with
-// other content or of a chain that failed, and each chain that has one at all).
+// are. Where one has an id of a chain before it in the batch, or is a chain with an
+// id from before it, the batch goes on behind it in another commit; and one that
+// has an id of the batch with other content has one of its own.
 func (l *Ledger) Post(ctx context.Context, txs []Transaction) ([]Result, error) {
 	if len(txs) > MaxBatch {
 		return nil, &InputError{Field: "txs", Reason: fmt.Sprintf("has %d transactions, more than %d", len(txs), MaxBatch)}
@@ -150,14 +151,25 @@ func (l *Ledger) Post(ctx context.Context, txs []Transaction) ([]Result, error) 
 		return nil, fmt.Errorf("ledger: store gave %d outcomes for %d drafts", len(outcomes), len(b.drafts))
 	}
 	b.settle(outcomes)
-	for _, g := range b.later {
-		results, err := l.Post(ctx, txs[g.from:g.to])
-		if err != nil {
+	for _, i := range b.later {
+		if err := l.postRest(ctx, txs[i:i+1], b.results[i:i+1]); err != nil {
 			return nil, err
 		}
-		copy(b.results[g.from:g.to], results)
+	}
+	if err := l.postRest(ctx, txs[b.rest:], b.results[b.rest:]); err != nil {
+		return nil, err
 	}
 	return b.results, nil
+}
+
+// postRest posts what had to wait for the commit of what came before it.
+func (l *Ledger) postRest(ctx context.Context, txs []Transaction, into []Result) error {
+	if len(txs) == 0 {
+		return nil
+	}
+	results, err := l.Post(ctx, txs)
+	copy(into, results)
+	return err
 }
 
 // PostOne is [Ledger.Post] of one transaction, with a refusal as a

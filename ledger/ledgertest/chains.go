@@ -74,3 +74,20 @@ func testChainFaults(t *testing.T, f *fixture) {
 	f.has(t, wallet(2), "1", "1", 1)
 	f.verify(t)
 }
+
+// What fails with its chain may come again in the same call, and then what stands
+// behind it finds what it has done.
+func testBehindARepeat(t *testing.T, f *fixture) {
+	const posted, link, short = ledger.Posted, ledger.LinkFailed, ledger.InsufficientFunds
+	broke, fund := move("broke", wallet(7), "bank", "1"), move("fund", "bank", wallet(0), "10")
+	spend := move("spend", wallet(0), wallet(1), "10")
+	f.verdicts(t, append(chain(broke, fund), fund, spend), short, link, posted, posted)
+	f.has(t, wallet(1), "10", "10", 1)
+
+	// The same of a chain with an id of another before it.
+	broke, fund, spend = move("broke 2", wallet(7), "bank", "1"), move("fund 2", "bank", wallet(0), "10"), move("spend 2", wallet(0), wallet(1), "10")
+	failed, fits := chain(broke, fund), chain(move("other", "bank", wallet(2), "1"), fund)
+	f.verdicts(t, append(append(failed, fits...), spend, fund, spend), short, link, posted, posted, posted, posted, posted)
+	f.has(t, wallet(1), "20", "20", 2)
+	f.verify(t)
+}

@@ -47,6 +47,7 @@ func Run(t *testing.T, newStore func(testing.TB) ledger.Store) {
 		{"Conditions", testConditions},
 		{"Chains", testChains},
 		{"ChainFaults", testChainFaults},
+		{"BehindARepeat", testBehindARepeat},
 		{"DecimalPlaces", testDecimalPlaces},
 		{"LowestFloor", testLowestFloor},
 		{"BigAmounts", testBigAmounts},
