@@ -3,6 +3,7 @@ package pgledger_test
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
@@ -54,4 +55,33 @@ func scans(t *testing.T, pool *pgxpool.Pool) map[string]int {
 		found[table] = count(t, pool, "SELECT seq_scan FROM pg_stat_user_tables WHERE relid = $1::text::regclass", table)
 	}
 	return found
+}
+
+// Most holds that can expire have not: to find those that have, the others are not to be read. A clock that is asked for each row is no
+// bound for an index.
+func TestExpiredHoldsAreFoundWithoutTheOthers(t *testing.T) {
+	t.Parallel()
+	pool := newPool(t, testdb.PostgresURL(t), func(c *pgxpool.Config) { c.MaxConns = 1 })
+	f := openOn(t, pool)
+	batch := func(n int, expires time.Duration) (holds []ledger.Transaction) {
+		for i := range n {
+			h := move(fmt.Sprint("hold ", expires, i), "bank", "a", "1")
+			h.Kind, h.Expires = ledger.KindHold, expires
+			holds = append(holds, h)
+		}
+		return holds
+	}
+	f.want(t, ledger.Posted, append(batch(2000, time.Hour), batch(5, time.Microsecond)...)...)
+	read := func() int {
+		exec(t, pool, "SELECT pg_stat_force_next_flush()")
+		return count(t, pool, "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelid = 'ledger_transactions_expiring'::regclass")
+	}
+	before := read()
+	for _, want := range []int{5, 0, 0} {
+		n, err := f.ExpireHolds(t.Context(), 100)
+		require.NoError(t, err)
+		require.Equal(t, want, n)
+	}
+	require.Less(t, read()-before, 100)
+	f.verify(t)
 }

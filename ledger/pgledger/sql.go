@@ -85,8 +85,9 @@ SELECT t.id, t.fingerprint, t.verdict, t.posting, t.at, t.closed_by IS NOT NULL,
 FROM (SELECT CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval('{seq}') END AS seq, clock_timestamp() AS at) c
 LEFT JOIN {transactions} t ON t.id = ANY($1)`
 
+	// The clock is read once: asked for each row, it would be no bound for the index.
 	expiredSQL = `
-SELECT id FROM {transactions} WHERE expires_at <= clock_timestamp() AND closed_by IS NULL AND verdict = 0
+SELECT id FROM {transactions} WHERE expires_at <= (SELECT clock_timestamp()) AND closed_by IS NULL AND verdict = 0
 ORDER BY expires_at LIMIT $1`
 
 	// What a transaction has posted or held never changes, so it is read before
