@@ -20,12 +20,15 @@ const expiryPrefix = "\x01expired:"
 // ExpireHolds releases up to limit holds whose time is over, and returns how
 // many. An expired hold cannot be captured any more, but what it reserves is not
 // available until it is released: call this again and again, from as many
-// processes as you like. Its error is [errors.ErrUnsupported] where the store's
+// processes as you like. A limit below 1 is an [*InputError]. Its error is [errors.ErrUnsupported] where the store's
 // holds never expire. Cost: one query, and one commit if there are any.
 func (l *Ledger) ExpireHolds(ctx context.Context, limit int) (int, error) {
 	store, ok := l.store.(Expirer)
 	if !ok {
 		return 0, fmt.Errorf("ledger: expire holds: %w", errors.ErrUnsupported)
+	}
+	if limit < 1 {
+		return 0, &InputError{Field: "limit", Reason: "is less than 1"}
 	}
 	holds, err := store.ExpiredHolds(ctx, min(limit, MaxBatch))
 	if err != nil || len(holds) == 0 {

@@ -1,6 +1,7 @@
 package ledgertest
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -121,6 +122,11 @@ func testExpireHolds(t *testing.T, f *fixture) {
 	time.Sleep(2 * time.Millisecond)
 	f.want(t, ledger.Posted, of(ledger.KindRelease, "by hand", string(holds[0].ID)))
 
+	for _, limit := range []int{0, -1} {
+		if _, err := f.ExpireHolds(t.Context(), limit); !errors.As(err, new(*ledger.InputError)) {
+			t.Errorf("expire %d holds: %v", limit, err)
+		}
+	}
 	var released atomic.Int64
 	atOnce(4, func(int) { // several processes do it
 		for range n {
