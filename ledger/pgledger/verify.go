@@ -11,8 +11,8 @@ import (
 )
 
 // verifySQL goes through every account's entries in the order of their versions
-// and compares neighbours, and lays postings and holds beside transactions, in one
-// statement and so in one snapshot. It returns a row for each break, and at last
+// and compares neighbours, and lays postings, holds and what closes something
+// beside transactions, in one statement and so in one snapshot. It returns a row for each break, and at last
 // one of counts. The arrays are a version, what is there and what should be:
 // their least is that of the first break.
 const verifySQL = `
@@ -47,6 +47,8 @@ WITH entries AS (
     FROM {postings} p FULL JOIN (SELECT seq, id FROM {transactions} WHERE verdict = 0 AND kind IN (0, 2, 4)) t ON t.seq = p.seq
     LEFT JOIN {accounts} d ON d.no = p.debit_no LEFT JOIN {accounts} c ON c.no = p.credit_no
     WHERE p.transaction_id IS DISTINCT FROM t.id OR d.currency <> c.currency
+), closings AS MATERIALIZED (
+    SELECT id, closed_by, CASE verdict WHEN 0 THEN target END AS target FROM {transactions} WHERE closed_by IS NOT NULL OR target IS NOT NULL
 ), breaks AS (
     SELECT id, currency, scale, 'debits' AS what, debits AS have, want_debits AS want FROM checked WHERE debits <> want_debits
     UNION ALL SELECT id, currency, scale, 'credits', credits, want_credits FROM checked WHERE credits <> want_credits
@@ -63,6 +65,10 @@ WITH entries AS (
     UNION ALL SELECT id, currency, 0, 'postings with an account in ' || other, count(*), 0
               FROM strays WHERE currency <> other GROUP BY id, currency, other
     UNION ALL SELECT '', '', 0, 'postings of transaction ' || transaction, 0, 1 FROM strays WHERE debit_no IS NULL
+    UNION ALL SELECT '', '', 0, coalesce('transactions that close ' || t.id, 'transactions closed by ' || c.id), 0, 1
+              FROM (SELECT id, closed_by FROM closings WHERE closed_by IS NOT NULL) t
+              FULL JOIN (SELECT id, target FROM closings WHERE target IS NOT NULL) c ON c.id = t.closed_by AND c.target = t.id
+              WHERE t.id IS NULL OR c.id IS NULL
     UNION ALL SELECT '', currency, max(scale), 'sum', sum(debits), sum(credits)
               FROM checked WHERE id IS NOT NULL GROUP BY currency HAVING sum(debits) <> sum(credits)
 )

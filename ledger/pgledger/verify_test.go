@@ -18,6 +18,12 @@ func tampered(t *testing.T, sql ...string) []string {
 	f := open(t)
 	f.want(t, ledger.Posted, move("1", "bank", "a", "10"), move("2", "bank", "b", "7"), move("3", "a", "b", "4"), move("4", "b", "a", "1"))
 	f.want(t, ledger.InsufficientFunds, move("5", "a", "b", "100"))
+	return changed(t, f, sql...)
+}
+
+// changed changes a ledger and says what Verify then finds.
+func changed(t *testing.T, f fixture, sql ...string) []string {
+	t.Helper()
 	f.verify(t)
 	for _, change := range sql {
 		tag, err := f.pool.Exec(t.Context(), change)
@@ -127,6 +133,39 @@ func TestVerifyFindsTampering(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			require.Equal(t, c.want, tampered(t, c.sql...))
+		})
+	}
+}
+
+// What is held, and what was closed, is no part of entries.
+func TestVerifyFindsTamperingWithHoldsAndWhatClosesThem(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		sql  string
+		want []string
+	}{
+		"what an account holds":   {`UPDATE ledger_accounts SET held_debits = held_debits - 100 WHERE id = 'a'`, []string{`NGN held debits of account "a": 1, should be 2`}},
+		"what it is to get":       {`UPDATE ledger_accounts SET held_credits = 0 WHERE id = 'b'`, []string{`NGN held credits of account "b": 0, should be 2`}},
+		"the amount of a hold":    {`UPDATE ledger_holds SET amount = 300 WHERE transaction_id = 'open'`, []string{`NGN held debits of account "a": 2, should be 3`, `NGN held credits of account "b": 2, should be 3`}},
+		"a hold is open again":    {`UPDATE ledger_transactions SET closed_by = NULL WHERE id = 'captured'`, []string{"transactions closed by capture: 0, should be 1", `NGN held debits of account "a": 2, should be 7`, `NGN held credits of account "b": 2, should be 7`}},
+		"a posting is not undone": {`UPDATE ledger_transactions SET closed_by = NULL WHERE id = 'undone'`, []string{"transactions closed by undo: 0, should be 1"}},
+		"a posting is undone":     {`UPDATE ledger_transactions SET closed_by = 'nobody' WHERE id = 'fund'`, []string{"transactions that close fund: 0, should be 1"}},
+		"by a refusal":            {`UPDATE ledger_transactions SET closed_by = 'refused' WHERE id = 'fund'`, []string{"transactions that close fund: 0, should be 1"}},
+		"undone by another":       {`UPDATE ledger_transactions SET target = 'fund' WHERE id = 'undo'`, []string{"transactions closed by undo: 0, should be 1", "transactions that close undone: 0, should be 1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := open(t)
+			held := func(id string, amount string) ledger.Transaction {
+				tx := move(id, "a", "b", amount)
+				tx.Kind = ledger.KindHold
+				return tx
+			}
+			f.want(t, ledger.Posted, move("fund", "bank", "a", "20"), held("captured", "5"), held("open", "2"), move("undone", "bank", "a", "3"),
+				ledger.Transaction{ID: "capture", Kind: ledger.KindCapture, Of: "captured", Postings: move("", "a", "b", "4").Postings},
+				ledger.Transaction{ID: "undo", Kind: ledger.KindReverse, Of: "undone"})
+			f.want(t, ledger.TargetClosed, ledger.Transaction{ID: "refused", Kind: ledger.KindReverse, Of: "undone"})
+			require.Equal(t, c.want, changed(t, f, c.sql))
 		})
 	}
 }
