@@ -2,6 +2,7 @@ package pgledger_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -179,4 +180,49 @@ func TestAttemptsInVainAreFew(t *testing.T) {
 	}
 	require.Less(t, rolledBack()-before, posts/10)
 	f.balance(t, "a", fmt.Sprint(posts), posts)
+}
+
+// One batch goes without a lock, another takes locks, and a few accounts are in both:
+//
+//	the first has locked y and wants x, in the order in which they were opened;
+//	the second has locked x and wants y, in the order of their ids.
+//
+// Of few accounts that PostgreSQL has analyzed it would sort what is to be updated as it likes.
+func TestBothWaysToPostLockInOneOrder(t *testing.T) {
+	t.Parallel()
+	url := testdb.PostgresURL(t)
+	pool := newPool(t, url, func(c *pgxpool.Config) { c.MaxConns = 4 })
+	f := openOn(t, pool)
+	for _, id := range []ledger.AccountID{"y", "x"} { // the greater one first
+		require.NoError(t, f.Open(t.Context(), ledger.Account{ID: id, Currency: "NGN", Normal: ledger.Debit}))
+	}
+	for n := range 300 {
+		exec(t, pool, "INSERT INTO ledger_accounts (id, currency, scale, normal) VALUES ($1, 'NGN', 2, 1)", fmt.Sprint("other ", n))
+		if n != 10 && n != 299 {
+			continue
+		}
+		exec(t, pool, "VACUUM ANALYZE ledger_accounts")
+		f.want(t, ledger.Posted, move(fmt.Sprint("x and y are known ", n), "x", "y", "1"))
+		first, err := pool.Begin(t.Context())
+		require.NoError(t, err)
+		exec(t, first, "SELECT 1 FROM ledger_accounts WHERE id = 'y' FOR UPDATE")
+		var wg sync.WaitGroup
+		faults := make([]error, 2)
+		wg.Go(func() {
+			_, faults[0] = f.Post(t.Context(), []ledger.Transaction{move(fmt.Sprint("without ", n), "x", "y", "1")})
+		})
+		waitForLock(t, pool, 1)
+		wg.Go(func() {
+			faults[1] = pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+				_, err := on(t, tx).Post(t.Context(), []ledger.Transaction{move(fmt.Sprint("with ", n), "x", "y", "1")})
+				return err
+			})
+		})
+		waitForLock(t, pool, 2)
+		require.NoError(t, first.Rollback(t.Context()))
+		wg.Wait()
+		require.NoError(t, errors.Join(faults...), "%d accounts", n)
+	}
+	f.balance(t, "x", "6", 6)
+	f.verify(t)
 }
