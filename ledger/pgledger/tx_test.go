@@ -270,3 +270,28 @@ func TestDBOfTheCallersOwn(t *testing.T) {
 	}
 	require.EqualValues(t, 2, f.verify(t).Transactions)
 }
+
+// A connection that is in a transaction was taken for one that is not, and the batch's COMMIT was that of the caller's transaction.
+func TestAConnectionInATransactionIsRefused(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	exec(t, f.pool, "CREATE TABLE orders (id text)")
+	conn, err := f.pool.Acquire(t.Context())
+	require.NoError(t, err)
+	defer conn.Release()
+	l := on(t, conn.Conn())
+	for _, name := range []string{"known", "not known any more"} {
+		want(t, l, ledger.Posted, move(name, "bank", "a", "1"))
+		tx, err := conn.Begin(t.Context())
+		require.NoError(t, err)
+		exec(t, tx, "INSERT INTO orders VALUES ('1')")
+		_, err = l.Post(t.Context(), []ledger.Transaction{move(name+", in between", "bank", "a", "1")})
+		require.ErrorContains(t, err, "the connection is in a transaction")
+		exec(t, tx, "INSERT INTO orders VALUES ('2')")
+		want(t, on(t, tx), ledger.Posted, move(name+", with the transaction", "bank", "a", "1"))
+		require.NoError(t, tx.Rollback(t.Context()))
+		require.Zero(t, count(t, f.pool, "SELECT count(*) FROM orders"))
+	}
+	f.balance(t, "a", "2", 2)
+	f.verify(t)
+}

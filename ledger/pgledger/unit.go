@@ -2,6 +2,7 @@ package pgledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -38,6 +39,8 @@ const (
 // rollbackLimit is how long a failed unit may take to free its locks.
 const rollbackLimit = 5 * time.Second
 
+var errInTransaction = errors.New("the connection is in a transaction: make the store over that")
+
 func (s *Store) begin(ctx context.Context) (*unit, error) {
 	switch db := s.db.(type) {
 	case *pgxpool.Pool:
@@ -47,6 +50,9 @@ func (s *Store) begin(ctx context.Context) (*unit, error) {
 		}
 		return &unit{conn: conn.Conn(), release: conn.Release}, nil
 	case *pgx.Conn:
+		if db.PgConn().TxStatus() != 'I' { // our COMMIT would be the caller's
+			return nil, errInTransaction
+		}
 		return &unit{conn: db, release: func() {}}, nil
 	}
 	tx, err := s.db.Begin(ctx)
