@@ -86,14 +86,18 @@ func (s *Store) post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outco
 	if p.turn, err = s.cache.take(ctx, p.names); err != nil {
 		return nil, fmt.Errorf("wait for %d accounts: %w", len(p.names), err)
 	}
+	committed := false
+	defer func() { // also when the driver, or a tracer of the caller's, panics: others wait for their turn
+		if !committed {
+			p.forget(0) // nobody knows what has become of the accounts
+		}
+		p.turn.end(p.accounts, p.numbers)
+	}()
 	done, err := p.quick(ctx, s)
 	if !done && err == nil {
 		err = p.locked(ctx, s)
 	}
-	if err != nil {
-		p.forget(0) // nobody knows what has become of them
-	}
-	p.turn.end(p.accounts, p.numbers)
+	committed = err == nil
 	return p.outcomes, err
 }
 

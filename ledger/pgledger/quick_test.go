@@ -226,3 +226,40 @@ func TestBothWaysToPostLockInOneOrder(t *testing.T) {
 	f.balance(t, "x", "6", 6)
 	f.verify(t)
 }
+
+// panicking is a tracer with a fault.
+type panicking struct{ now *atomic.Bool }
+
+func (p panicking) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
+	if p.now.Load() {
+		panic("tracer")
+	}
+	return ctx
+}
+
+func (panicking) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return ctx
+}
+func (panicking) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData)     {}
+func (panicking) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+func (panicking) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
+
+// A server goes on where a handler has panicked. Its accounts must not be taken for ever.
+func TestAPanicGivesTheAccountsBack(t *testing.T) {
+	t.Parallel()
+	faulty := panicking{&atomic.Bool{}}
+	f := openOn(t, newPool(t, testdb.PostgresURL(t), func(c *pgxpool.Config) { c.ConnConfig.Tracer = faulty; c.MaxConns = 2 }))
+	f.want(t, ledger.Posted, move("1", "bank", "a", "1"))
+	faulty.now.Store(true)
+	for range 3 {
+		require.Panics(t, func() { _, _ = f.Post(t.Context(), []ledger.Transaction{move("2", "bank", "a", "1")}) })
+	}
+	faulty.now.Store(false)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	r, err := f.PostOne(ctx, move("2", "bank", "a", "1"))
+	require.NoError(t, err)
+	require.False(t, r.Duplicate)
+	f.balance(t, "a", "2", 2)
+	f.verify(t)
+}
