@@ -107,6 +107,37 @@ func TestOldAccountsInTheCacheDecideNothing(t *testing.T) {
 	f.verify(t)
 }
 
+// What holds reserve and the floor are no part of a version, and the constraint sees only what a batch leaves. A store that was wrong about
+// an account reads it anew for a while, so each of these was right until then.
+func TestHoldsAndFloorsOfOthersAreNoticed(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		from, to ledger.AccountID // debit and credit of what is taken; a hold is with a third
+		change   func(*testing.T, fixture)
+	}{
+		"held debits":  {"a", "bank", func(t *testing.T, f fixture) { f.want(t, ledger.Posted, hold("hold", "a", "b", "60")) }},
+		"held credits": {"bank", "till", func(t *testing.T, f fixture) { f.want(t, ledger.Posted, hold("hold", "b", "till", "60")) }},
+		"floor":        {"b", "bank", func(t *testing.T, f fixture) { exec(t, f.pool, "UPDATE ledger_accounts SET floor = 0 WHERE id = 'b'") }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := open(t)
+			require.NoError(t, f.Open(t.Context(), ledger.Account{ID: "till", Currency: "NGN", Normal: ledger.Debit, Floor: new(decimal.Zero)}))
+			f.want(t, ledger.Posted, move("into a", "bank", "a", "60"), move("into till", "till", "bank", "60"))
+			exec(t, f.pool, "UPDATE ledger_accounts SET floor = -6000 WHERE id = 'b'")
+			l := stores(t, f, 1, nil)[0]
+			take, bring := func(id string) ledger.Transaction { return move(id, c.from, c.to, "60") }, func(id string) ledger.Transaction { return move(id, c.to, c.from, "60") }
+			want(t, l, ledger.Posted, take("it knows the accounts"), bring("as they are"))
+			c.change(t, f)
+			r, err := l.Post(t.Context(), []ledger.Transaction{take("takes"), bring("brings it back")})
+			require.NoError(t, err)
+			require.Equal(t, ledger.InsufficientFunds, r[0].Verdict)
+			require.Equal(t, ledger.Posted, r[1].Verdict)
+			f.verify(t)
+		})
+	}
+}
+
 func hold(id string, debit, credit ledger.AccountID, amount string) ledger.Transaction {
 	tx := move(id, debit, credit, amount)
 	tx.Kind = ledger.KindHold
