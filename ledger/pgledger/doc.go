@@ -21,10 +21,11 @@
 //
 // NewStore takes a pool, a connection or a transaction. Over a [pgx.Tx] every call
 // is a savepoint in it, so that postings commit or roll back with whatever else
-// it holds. A connection that is in a transaction is refused by Post: it takes the
-// transaction itself. Two calls of Post in one transaction lock their accounts one
-// after the other, not in one order: PostgreSQL may then break a deadlock, and the
-// caller repeats the transaction. One call with both batches cannot deadlock.
+// it holds. A connection that is in a transaction is refused by whatever writes or
+// verifies, which take the transaction itself. Two calls of Post in one transaction
+// lock their accounts one after the other, not in one order: PostgreSQL may then
+// break a deadlock, and the caller repeats the transaction. One call with both
+// batches cannot deadlock.
 //
 // The transaction may be of any isolation. In one with a single snapshot
 // (REPEATABLE READ, SERIALIZABLE) that another batch was too quick for, Post fails

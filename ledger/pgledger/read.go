@@ -24,6 +24,9 @@ func (s *Store) Open(ctx context.Context, accounts []ledger.State) error {
 		scales, normals = append(scales, int16(a.Scale)), append(normals, int16(a.Normal))
 		floors.addFloor(a.Floor)
 	}
+	if err := s.idle(); err != nil {
+		return fmt.Errorf("pgledger: open: %w", err)
+	}
 	tx, err := s.db.Begin(ctx)
 	if err != nil {
 		return fmt.Errorf("pgledger: open: begin: %w", err)

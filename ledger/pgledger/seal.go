@@ -71,7 +71,7 @@ var errOwnTransaction = errors.New("pgledger: seal: not within a transaction")
 // Seal is [ledger.Sealer.Seal]: it waits until everybody who has begun to write
 // is done, then reads what is not sealed yet, in transactions of its own.
 func (s *Store) Seal(ctx context.Context) (ledger.Seal, error) {
-	if _, callers := s.db.(pgx.Tx); callers {
+	if _, callers := s.db.(pgx.Tx); callers || s.idle() != nil {
 		return ledger.Seal{}, errOwnTransaction
 	}
 	var horizon, next int64

@@ -41,6 +41,15 @@ const rollbackLimit = 5 * time.Second
 
 var errInTransaction = errors.New("the connection is in a transaction: make the store over that")
 
+// idle tells whether we may begin a transaction. On a connection that is in one,
+// our COMMIT or ROLLBACK would be the caller's.
+func (s *Store) idle() error {
+	if conn, ok := s.db.(*pgx.Conn); ok && conn.PgConn().TxStatus() != 'I' {
+		return errInTransaction
+	}
+	return nil
+}
+
 func (s *Store) begin(ctx context.Context) (*unit, error) {
 	switch db := s.db.(type) {
 	case *pgxpool.Pool:
@@ -50,8 +59,8 @@ func (s *Store) begin(ctx context.Context) (*unit, error) {
 		}
 		return &unit{conn: conn.Conn(), release: conn.Release}, nil
 	case *pgx.Conn:
-		if db.PgConn().TxStatus() != 'I' { // our COMMIT would be the caller's
-			return nil, errInTransaction
+		if err := s.idle(); err != nil {
+			return nil, err
 		}
 		return &unit{conn: db, release: func() {}}, nil
 	}

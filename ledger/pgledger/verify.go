@@ -102,6 +102,9 @@ func (s *Store) Verify(ctx context.Context) (r ledger.Report, err error) {
 // audit reads in a transaction, of which there is nothing to commit: so a caller's
 // own gets its settings back.
 func (s *Store) audit(ctx context.Context, read func(pgx.Tx) error) error {
+	if err := s.idle(); err != nil {
+		return err
+	}
 	tx, err := s.db.Begin(ctx)
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
