@@ -103,7 +103,9 @@ func (l *Limiter) WaitN(ctx context.Context, key string, n int64) error {
 		if after > within {
 			return &RefusedError{r.Result}
 		}
-		if p.Algorithm.bucket() { // as much as can be is taken ahead: there is room to queue before there are units
+		// As much as can be is taken ahead: there is room to queue before there are units. A policy has no queue, and its wait may be shorter than
+		// a refill: without that wait this would be a loop that never rests.
+		if p.Algorithm.bucket() && r.Result.Source == FromStore {
 			after -= time.Duration(p.refill.us) * time.Microsecond
 		}
 		if !pause(ctx, max(after, time.Microsecond)) {

@@ -147,3 +147,22 @@ func TestAcquire(t *testing.T) {
 		require.NoError(t, free.Release(t.Context()))
 	})
 }
+
+// While the store fails and everything is refused, or the share of a fallback is too small, who waits asks once a cooldown, and not without end.
+func TestWaitRestsWhileTheStoreFails(t *testing.T) {
+	t.Parallel()
+	for _, policy := range []ratelimit.OnError{ratelimit.FailClosed, ratelimit.FailLocal} {
+		synctest.Test(t, func(t *testing.T) {
+			asked := 0
+			l, store := limiterOn(t, ratelimit.PerMinute(100), &ratelimit.Options{
+				OnError: policy, Share: 0.01, Hooks: ratelimit.Hooks{OnDecision: func(ratelimit.Limit, string, ratelimit.Result) { asked++ }},
+			})
+			store.down.Store(true)
+			time.AfterFunc(10*time.Second, func() { store.down.Store(false) })
+			start := time.Now()
+			require.NoError(t, l.WaitN(t.Context(), "k", 2))
+			require.LessOrEqual(t, time.Since(start), 12*time.Second)
+			require.LessOrEqual(t, asked, 13)
+		})
+	}
+}
