@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -10,8 +11,9 @@ import (
 type denyCache struct {
 	limit int // 0: off
 
-	mu   sync.Mutex
-	keys map[counter]denial
+	mu      sync.Mutex
+	keys    map[counter]denial
+	forgets atomic.Uint64 // how often something was forgotten: see remember
 }
 
 // counter is what a count is kept by.
@@ -68,12 +70,20 @@ func (c *denyCache) look(p *plan, op *Op, now time.Time) (Result, bool) {
 }
 
 // remember keeps a refusal. now is after the store has answered: so the wait is never over before the store's is, and the caller's own trip is on top.
-func (c *denyCache) remember(p *plan, op *Op, wait time.Duration, r Result, now time.Time) {
+// forgets is c.forgets from before the store was asked. Where that has changed the refusal may be one of before a reset:
+//
+//	a caller asks, and the store refuses him
+//	another resets the counter, at the store and here
+//	the first one comes back with his refusal, of a counter that is as new
+func (c *denyCache) remember(p *plan, op *Op, wait time.Duration, r Result, now time.Time, forgets uint64) {
 	if c.limit == 0 || wait == Never || p.Algorithm == Concurrency || op.Min > 0 || op.Ahead > 0 {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.forgets.Load() != forgets {
+		return
+	}
 	if c.keys == nil {
 		c.keys = map[counter]denial{}
 	}
@@ -99,11 +109,13 @@ func (c *denyCache) makeRoom(now time.Time) {
 	}
 }
 
+// forget drops the refusal of a counter that was reset at the store.
 func (c *denyCache) forget(p *plan, key string) {
 	if c.limit == 0 {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.forgets.Add(1)
 	delete(c.keys, counter{p.Name, key})
 }

@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strings"
@@ -467,22 +468,35 @@ func (c *local) reset(ctx context.Context, key string) error {
 		return err
 	}
 	s, d := c.find(p, key)
-	s.mu.Lock()
-	if e := s.entries[d]; e != nil && e.key == key {
-		e.pending, e.sent = 0, 0
-		e.forget()
-		for f := e.flight; f != nil; f = e.flight { // or its charge would come after
-			s.mu.Unlock()
-			select {
-			case <-f.done:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			s.mu.Lock()
-		}
-		e.pending = 0
-		e.forget()
+	err = s.quiet(ctx, d, key, func(e *entry) { e.pending, e.sent = 0, 0; e.forget() }, func(e *entry) { e.pending = 0; e.forget() })
+	if err != nil {
+		return err
 	}
-	s.mu.Unlock()
-	return c.limiter.Reset(ctx, key)
+	err = c.limiter.Reset(ctx, key)
+	// Who was refused before the store has forgotten, and is told so only now, must not have others refused here.
+	calm := func(e *entry) { e.refusal = refusal{} }
+	return cmp.Or(err, s.quiet(ctx, d, key, calm, func(e *entry) { calm(e); e.since++ }))
+}
+
+// quiet changes an entry, if there is one, now and when nothing of it is on its way: a charge, or a refusal, would come after.
+func (s *localShard) quiet(ctx context.Context, d uint64, key string, now, then func(e *entry)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.entries[d]
+	if e == nil || e.key != key {
+		return nil
+	}
+	now(e)
+	for f := e.flight; f != nil; f = e.flight {
+		s.mu.Unlock()
+		select {
+		case <-f.done:
+			s.mu.Lock()
+		case <-ctx.Done():
+			s.mu.Lock()
+			return ctx.Err()
+		}
+	}
+	then(e)
+	return nil
 }

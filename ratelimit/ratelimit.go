@@ -107,8 +107,8 @@ func (l *Limiter) Reset(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	l.denied.forget(p, key)
 	_, err = l.must(ctx, Op{Kind: Reset, Limit: p.Limit, Key: key})
+	l.denied.forget(p, key) // afterwards, or who is refused meanwhile would be remembered; also of an answer that was lost
 	return err
 }
 
@@ -189,11 +189,12 @@ func faultOf(p *plan, kind Kind, key string, n int64) error {
 func (l *Limiter) decide(ctx context.Context, call Call, plans []*plan) (Results, error) {
 	r, denied := l.denied.ask(&call, plans, l.o.Now())
 	if !denied {
+		forgets := l.denied.forgets.Load()
 		outcomes, source, err := l.ask(ctx, call)
 		if err != nil {
 			return Results{}, err
 		}
-		r = l.results(&call, plans, outcomes, source)
+		r = l.results(&call, plans, outcomes, source, forgets)
 	}
 	if f := l.o.Hooks.OnDecision; f != nil {
 		for i, p := range plans {
@@ -203,14 +204,14 @@ func (l *Limiter) decide(ctx context.Context, call Call, plans []*plan) (Results
 	return r, nil
 }
 
-// results shows the outcomes of a call to its caller.
-func (l *Limiter) results(call *Call, plans []*plan, outcomes []Outcome, source Source) Results {
+// results shows the outcomes of a call to its caller. forgets is for denyCache.remember.
+func (l *Limiter) results(call *Call, plans []*plan, outcomes []Outcome, source Source, forgets uint64) Results {
 	r := Results{Allowed: true, Each: make([]Result, len(plans))}
 	for i, p := range plans {
 		p.result(&outcomes[i], source, &r.Each[i])
 		r.Allowed = r.Allowed && outcomes[i].Allowed
 		if source == FromStore && call.Ops[i].Kind == Take && !outcomes[i].Allowed {
-			l.denied.remember(p, &call.Ops[i], outcomes[i].Wait, r.Each[i], l.o.Now())
+			l.denied.remember(p, &call.Ops[i], outcomes[i].Wait, r.Each[i], l.o.Now(), forgets)
 		}
 	}
 	return r

@@ -673,3 +673,84 @@ func TestLocalDecisionsDoNotAllocate(t *testing.T) {
 		require.InDelta(t, 0, testing.AllocsPerRun(10_000, func() { _, _ = who.Allow(ctx, "k") }), 0.5)
 	}
 }
+
+// runs is a Hybrid or a Leased.
+type runs interface {
+	Decider
+	Run(ctx context.Context) error
+}
+
+// late holds the answers to takes.
+type late struct {
+	Store
+	gate chan struct{}
+}
+
+func (l late) Decide(ctx context.Context, calls []Call) []Reply {
+	replies := l.Store.Decide(ctx, calls)
+	if calls[0].Ops[0].Kind == Take {
+		<-l.gate
+	}
+	return replies
+}
+
+// A key that is hammered is reset: who is refused before the store has done so, and hears of it at once or only afterwards, has nobody refused here.
+func TestLocalResetOutlastsARefusalThatIsOnItsWay(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		limit, o := Limit{Rate: 100, Per: time.Hour}, Options{Timeout: time.Minute}
+		for _, start := range []func(s Store) runs{
+			func(s Store) runs { return hybrid(t, s, limit, HybridOptions{Options: o}) },
+			func(s Store) runs { return leased(t, s, limit, LeasedOptions{Options: o}) },
+		} {
+			for _, isRun := range []bool{true, false} {
+				for _, isLate := range []bool{true, false} {
+					resetUnderFire(t, start, isRun, isLate)
+				}
+			}
+		}
+	})
+}
+
+func resetUnderFire(t *testing.T, start func(s Store) runs, isRun, isLate bool) {
+	s := newSpy()
+	d, other := start(s), start(s)
+	if isRun {
+		running(t, d.Run)
+	}
+	admit(t, other, "k", 200) // d knows nothing of it yet
+	reset, answer := make(chan struct{}), make(chan struct{})
+	s.set(func() {
+		s.fail = func(calls []Call) error {
+			if calls[0].Ops[0].Kind == Reset {
+				<-reset
+			}
+			return nil
+		}
+		s.Store = late{s.Store, answer}
+	})
+	if !isLate {
+		close(answer)
+	}
+	var all sync.WaitGroup
+	all.Go(func() {
+		if err := d.Reset(context.Background(), "k"); err != nil {
+			t.Error(err)
+		}
+	})
+	synctest.Wait()
+	for range 2 { // where Run does not run both ask
+		all.Go(func() {
+			if _, err := d.Allow(context.Background(), "k"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	synctest.Wait()
+	close(reset)
+	synctest.Wait()
+	if isLate {
+		close(answer)
+	}
+	all.Wait()
+	require.EqualValues(t, 1, admit(t, d, "k", 1), "%T runs %v, late %v", d, isRun, isLate)
+}

@@ -234,3 +234,54 @@ func TestAllAsksNothingWhenOneCheckIsDenied(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 98, left.Each[0].Remaining, "refused calls have charged nothing")
 }
+
+// A key that is hammered is reset: who is refused before the store has done so, and hears of it only afterwards, leaves no refusal behind.
+func TestResetOutlastsARefusalThatIsOnItsWay(t *testing.T) {
+	t.Parallel()
+	for _, resetFirst := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			held := &heldAnswers{remote: newRemote(), gate: make(chan struct{})}
+			l, err := ratelimit.New(held, ratelimit.PerHour(1), &ratelimit.Options{Timeout: time.Minute})
+			require.NoError(t, err)
+			require.True(t, allow(t, l, "k").Allowed)
+			ask := func() { require.False(t, allow(t, l, "k").Allowed) }
+			reset := func() { require.NoError(t, l.Reset(t.Context(), "k")) }
+			if resetFirst { // the reset is slow to get to the store, and others are refused meanwhile
+				held.before.Store(int64(ratelimit.Reset))
+				go reset()
+				synctest.Wait()
+				ask()
+				close(held.gate)
+			} else { // the refusal is slow to come back
+				held.after.Store(true)
+				go ask()
+				synctest.Wait()
+				held.after.Store(false)
+				reset()
+				close(held.gate)
+			}
+			synctest.Wait()
+			require.True(t, allow(t, l, "k").Allowed)
+		})
+	}
+}
+
+// heldAnswers holds calls of a kind before they are carried out, or all afterwards.
+type heldAnswers struct {
+	*remote
+	before atomic.Int64
+	after  atomic.Bool
+	gate   chan struct{}
+}
+
+func (h *heldAnswers) Decide(ctx context.Context, calls []ratelimit.Call) []ratelimit.Reply {
+	if kind := h.before.Load(); kind != 0 && calls[0].Ops[0].Kind == ratelimit.Kind(kind) {
+		<-h.gate
+	}
+	after := h.after.Load()
+	replies := h.remote.Decide(ctx, calls)
+	if after {
+		<-h.gate
+	}
+	return replies
+}

@@ -40,12 +40,13 @@ func (l *Limiter) reserveFor(ctx context.Context, p *plan, key string, n int64, 
 // reserve carries out a take by itself, so that it can be given back.
 func (l *Limiter) reserve(ctx context.Context, p *plan, op Op) (*Reservation, error) {
 	call := Call{Ops: []Op{op}}
+	forgets := l.denied.forgets.Load()
 	outcomes, source, err := l.ask(ctx, call)
 	if err != nil {
 		return nil, err
 	}
 	o := &outcomes[0]
-	r := &Reservation{Result: l.results(&call, []*plan{p}, outcomes, source).Each[0]}
+	r := &Reservation{Result: l.results(&call, []*plan{p}, outcomes, source, forgets).Each[0]}
 	if f := l.o.Hooks.OnDecision; f != nil {
 		f(p.Limit, op.Key, r.Result)
 	}
