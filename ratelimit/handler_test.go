@@ -559,3 +559,21 @@ func TestResetIsInBoundsWhereClocksDiffer(t *testing.T) {
 		require.LessOrEqual(t, d.Quotas[0].Reset, ratelimit.MaxRefill)
 	}
 }
+
+// While the store fails, what could never be admitted is still no matter of time: no limit gives it when the store is back.
+func TestCostOverTheWholeLimitWhileTheStoreFails(t *testing.T) {
+	t.Parallel()
+	for _, policy := range []ratelimit.OnError{ratelimit.FailOpen, ratelimit.FailClosed, ratelimit.FailLocal} {
+		l, err := ratelimit.New(broken{}, ratelimit.PerMinute(5), &ratelimit.Options{OnError: policy})
+		require.NoError(t, err)
+		cost := func(*http.Request) int64 { return 6 }
+		one := around(t, l, &ratelimit.HandlerOptions{Key: byHeader, Cost: cost}, served)
+		both := around(t, l, &ratelimit.HandlerOptions{Cost: cost, Checks: func(*http.Request) ([]ratelimit.Check, bool) {
+			return []ratelimit.Check{{Limit: ratelimit.PerMinute(60).Named("wide"), Key: "ada"}, {Limit: ratelimit.PerMinute(5).Named("narrow"), Key: "ada"}}, true
+		}}, served)
+		p := refused(t, ask(t, one, http.MethodPost, "ada"), http.StatusUnprocessableEntity, "cost_too_high", "")
+		require.Equal(t, []any{"default"}, p["violated-policies"])
+		p = refused(t, ask(t, both, http.MethodPost, "ada"), http.StatusUnprocessableEntity, "cost_too_high", "")
+		require.Equal(t, []any{"narrow"}, p["violated-policies"])
+	}
+}

@@ -51,11 +51,12 @@ func holdOne(ctx context.Context, l *Limiter, key string, n int64) Decision {
 	return d
 }
 
-// judge completes a decision: the refusal is of the longest wait among those that refuse.
+// judge completes a decision: the refusal is of the longest wait among those that refuse. What could never be admitted is refused for that also while
+// the store fails, or its client would be told to come back in three hundred years.
 func (d *Decision) judge(l *Limiter) {
 	var violated []string
 	var wait time.Duration
-	failed := false
+	refused, failed := false, false
 	for i := range d.Quotas {
 		q := &d.Quotas[i]
 		if q.counted() {
@@ -64,26 +65,29 @@ func (d *Decision) judge(l *Limiter) {
 		if q.Result.Allowed {
 			continue
 		}
-		failed = failed || q.Result.Source == FromFailClosed
-		violated, wait = append(violated, q.Limit.Name), max(wait, q.Result.RetryAfter)
+		refused, wait = true, max(wait, q.Result.RetryAfter)
+		if q.Result.Source == FromFailClosed && q.Result.RetryAfter != Never { // nobody has asked it
+			failed = true
+		} else {
+			violated = append(violated, q.Limit.Name)
+		}
 	}
-	if violated == nil {
+	if !refused {
 		return
 	}
 	for i := range d.Quotas {
 		d.Quotas[i].Reset = min(d.Quotas[i].Reset, wait)
 	}
 	switch {
-	case failed:
-		d.Refusal = unavailable.because(nil).after(wait)
 	case wait == Never:
 		d.Refusal = costTooHigh.because(nil)
+	case failed:
+		d.Refusal = unavailable.because(nil).after(wait)
+		return
 	default:
 		d.Refusal = limited.because(nil).after(wait)
 	}
-	if !failed {
-		d.Refusal.Violated = violated
-	}
+	d.Refusal.Violated = violated
 }
 
 // refusalOf is of a request that could not be held to its limits.
