@@ -69,11 +69,23 @@ func (t *table[S]) get(digest, limit uint64, now int64) S {
 	if i := t.find(digest); i >= 0 {
 		return t.slots[i].state
 	}
-	if t.crowd != nil && t.used >= t.limit && now-t.rebuilt <= rebuildAfter && t.victim(digest, now) < 0 {
+	if t.crowd != nil && t.crowded(digest, now) {
 		return t.crowd[limit]
 	}
 	var none S
 	return none
+}
+
+// crowded tells whether there is no room for a new counter. What is idle elsewhere is dropped first, now and then: a key that was given a counter of
+// its own, in the hope of that, would bring a new one for the whole crowd if there is none.
+func (t *table[S]) crowded(digest uint64, now int64) bool {
+	if t.used < t.limit || t.victim(digest, now) >= 0 {
+		return false
+	}
+	if now-t.rebuilt > rebuildAfter {
+		t.rebuild(now)
+	}
+	return t.used >= t.limit && t.victim(digest, now) < 0
 }
 
 // put writes the counter of a digest. Where there is no room for a new one, an idle counter makes way, else of some neighbours the one that is

@@ -326,6 +326,25 @@ func TestMemoryFullOfExhaustedKeys(t *testing.T) {
 	}
 }
 
+// What a crowd has used stays used when its part is searched for what is idle, as it is every second, and nothing is found.
+func TestCrowdIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	for _, a := range []ratelimit.Algorithm{ratelimit.TokenBucket, ratelimit.SlidingLog, ratelimit.SlidingCounter, ratelimit.FixedWindow} {
+		h := newHand()
+		l, err := ratelimit.New(ratelimit.NewMemory(&ratelimit.MemoryOptions{MaxKeys: 256, Now: h.now}), ratelimit.Limit{Rate: 1, Per: 24 * time.Hour, Algorithm: a}, nil)
+		require.NoError(t, err)
+		for i := range 10_000 {
+			allow(t, l, fmt.Sprint("x", i))
+		}
+		for range 100 {
+			h.move(2 * time.Second)
+			require.False(t, allow(t, l, "one of the crowd").Allowed, "%v", a)
+		}
+		h.move(48 * time.Hour)
+		require.True(t, allow(t, l, "one of the crowd").Allowed, "%v", a)
+	}
+}
+
 func heapBytes() float64 {
 	var m runtime.MemStats
 	runtime.GC()
