@@ -165,23 +165,46 @@ func (m *Memory) call(c *Call) Reply {
 		now = m.shards[i].time(m, now)
 	}
 	outcomes := make([]Outcome, len(c.Ops))
+	one := func(i int, op *Op) Outcome { return m.shards[digests[i]%shards].decide(plans[i], digests[i], now, op) }
 	refused := false
 	if takes > 1 {
-		for i := range c.Ops {
-			if c.Ops[i].Kind == Take {
-				trial := c.Ops[i]
-				trial.Kind = Peek
-				outcomes[i] = m.shards[digests[i]%shards].decide(plans[i], digests[i], now, &trial)
-				refused = refused || !outcomes[i].Allowed
-			}
-		}
+		refused = try(c.Ops, outcomes, one)
 	}
 	for i := range c.Ops {
-		if !refused || c.Ops[i].Kind != Take {
-			outcomes[i] = m.shards[digests[i]%shards].decide(plans[i], digests[i], now, &c.Ops[i])
+		if refused && c.Ops[i].Kind == Take {
+			continue
+		}
+		outcomes[i] = one(i, &c.Ops[i])
+		if takes > 1 && !outcomes[i].Allowed {
+			// Keys that have to share a counter, since there is no room, were each found to have room in it, and together they have not.
+			refused = true
+			undo(c.Ops[:i], outcomes, one)
+			try(c.Ops[:i], outcomes, one)
 		}
 	}
 	return Reply{Outcomes: outcomes}
+}
+
+// try finds out what takes would be told, and whether one is refused.
+func try(ops []Op, outcomes []Outcome, one func(i int, op *Op) Outcome) (refused bool) {
+	for i := range ops {
+		if trial := ops[i]; trial.Kind == Take {
+			trial.Kind = Peek
+			outcomes[i] = one(i, &trial)
+			refused = refused || !outcomes[i].Allowed
+		}
+	}
+	return refused
+}
+
+// undo gives back what takes have charged.
+func undo(ops []Op, outcomes []Outcome, one func(i int, op *Op) Outcome) {
+	for i := range ops {
+		if back := ops[i]; back.Kind == Take && outcomes[i].Charged > 0 {
+			back.Kind, back.N, back.At = Return, outcomes[i].Charged, outcomes[i].At
+			one(i, &back)
+		}
+	}
 }
 
 // decide carries out one op; the shard is locked.

@@ -1,0 +1,44 @@
+package ratelimit
+
+import (
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Two keys of one call share a counter, since the store is full: there is room for either of them, and not for both. Neither is charged then.
+func TestCrowdIsChargedAllOrNone(t *testing.T) {
+	t.Parallel()
+	for _, a := range every {
+		m := NewMemory(&MemoryOptions{MaxKeys: shards, Now: func() time.Time { return time.UnixMicro(1_700_000_000_000_000) }})
+		l := PerHour(3).As(a)
+		if a == GCRA {
+			l.Burst = 3
+		}
+		p, err := planOf(l)
+		require.NoError(t, err)
+		decide := func(ops ...Op) []Outcome {
+			reply := m.Decide(t.Context(), []Call{{Ops: ops}})[0]
+			require.NoError(t, reply.Err)
+			return reply.Outcomes
+		}
+		take := func(key string, n int64) Op { return Op{Limit: l, Key: key, N: n} }
+		var same []string // of one part, which has room for one
+		for i := 0; len(same) < 4; i++ {
+			if key := strconv.Itoa(i); p.digest(key)%shards == 7 {
+				same = append(same, key)
+			}
+		}
+		decide(take(same[0], 3))
+		decide(take(same[1], 1)) // the crowd's
+		both := decide(take(same[2], 2), take(same[3], 2), Op{Kind: Peek, Limit: l, Key: same[1], N: 1})
+		require.Equal(t, []bool{true, false}, []bool{both[0].Allowed, both[1].Allowed}, "%v", a)
+		require.Zero(t, both[0].Charged)
+		for i, o := range both {
+			require.Equal(t, []int64{2, 0, 2}[i], o.Remaining, "%v: what is left for %d", a, i)
+		}
+		require.True(t, decide(take(same[2], 1), take(same[3], 1))[1].Allowed)
+	}
+}
