@@ -32,7 +32,7 @@ import (
 //
 //   - Nodes has to be true: each process more may hold a share more.
 //   - The limit is not always used up: a process that crashes takes along what it holds, and one that has units left holds them for up to Idle
-//     while another refuses.
+//     while another refuses. Of a SlidingLog only the units of the last batch are given back; older ones run out there.
 //   - The clock (Options.Now) must not go back for windows; if it is seen to, the batch is not used. The default cannot go back.
 //
 // # When the store is down
@@ -195,12 +195,16 @@ func (l *prepaid) lapse(e *entry) {
 	e.left = 0
 }
 
-// back is what gives an entry's units back.
+// back is what gives an entry's units back. Those of several grants are one: a bucket does not ask when they were charged, and of windows they are all of
+// one. A log does, and gets back what the last grant was.
 func (l *prepaid) back(e *entry) (Op, bool) {
 	n, at := l.stale, l.staleAt
 	l.stale = 0
 	if n == 0 && l.n > 0 {
-		n, at = min(e.left, l.n), l.at
+		n, at = e.left, l.at
+		if e.plan.Algorithm == SlidingLog {
+			n = min(n, l.n)
+		}
 		e.left, l.n = 0, 0
 	}
 	return Op{Kind: Return, Limit: e.plan.Limit, Key: e.key, N: n, At: at}, n > 0

@@ -94,10 +94,10 @@ func (c *local) pass(ctx context.Context, final bool) error {
 				<-f.done
 				s.mu.Lock()
 			}
-			if op, ok := c.mode.due(e, pass, final); ok && e.flight == nil {
-				if op.Kind == Return {
+			if e.flight == nil { // else it is for the next pass; due takes what is to be given back out of the entry
+				if op, ok := c.mode.due(e, pass, final); ok && op.Kind == Return {
 					back = append(back, Call{Ops: []Op{op}})
-				} else {
+				} else if ok {
 					jobs = append(jobs, c.start(s, e, op.N, pass))
 					calls = append(calls, Call{Ops: []Op{op}})
 				}

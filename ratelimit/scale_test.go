@@ -553,6 +553,60 @@ func TestFallbackBeginsEmptyAndIsCharged(t *testing.T) {
 	})
 }
 
+// What a process holds when Run ends is given back, of however many batches it is; of a log what the last one was.
+func TestUnitsOfSeveralBatchesAreGivenBack(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		for _, a := range every {
+			s, l := newSpy(), Limit{Algorithm: a, Rate: 11_000, Per: 360 * 24 * time.Hour, Burst: 11_000}
+			d := leased(t, s, l, LeasedOptions{})
+			stop := running(t, d.Run)
+			used := int64(0)
+			for batches := 0; batches < 3; used++ {
+				before, _ := s.asked()
+				require.EqualValues(t, 1, admit(t, d, "k", 1))
+				synctest.Wait() // a batch is asked for before the last one is used up
+				if after, _ := s.asked(); after > before {
+					batches++
+				}
+			}
+			require.NoError(t, stop())
+			_, ops := s.asked()
+			lost := units(ops, Take) - units(ops, Return) - used
+			if a == SlidingLog {
+				require.Positive(t, lost)
+				require.LessOrEqual(t, lost, int64(100), "a quarter of a batch")
+			} else {
+				require.Zero(t, lost, "%v", a)
+			}
+		}
+	})
+}
+
+// Units that nobody has used for a while are not lost where a question for more is just on its way.
+func TestIdleUnitsAreNotLostBesideAQuestion(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s, limit := newSpy(), quota(1100)
+		d := leased(t, s, limit, LeasedOptions{Options: Options{Timeout: time.Second}})
+		stop := running(t, d.Run)
+		admit(t, d, "k", 1)
+		time.Sleep(950 * time.Millisecond) // all but idle
+		gate := make(chan struct{})
+		s.set(func() { s.gate = gate })
+		var all sync.WaitGroup
+		all.Go(func() {
+			if r, err := d.AllowN(context.Background(), "k", 40); err != nil || !r.Allowed { // more than it holds
+				t.Errorf("%+v %v", r, err)
+			}
+		})
+		time.Sleep(400 * time.Millisecond)
+		s.set(func() { s.gate = nil })
+		close(gate)
+		all.Wait()
+		require.NoError(t, stop())
+		require.EqualValues(t, 1000-41, s.remaining(t, d.local.limiter.limit.Limit, "k"))
+	})
+}
+
 // More keys than there is room for cost questions, and nothing that has to be told is forgotten.
 func TestBoundedNumberOfKeys(t *testing.T) {
 	bubble(t, func(t *testing.T) {
