@@ -5,8 +5,17 @@ import (
 	"errors"
 )
 
-// errUnanswered: a store has returned fewer replies than there were calls, which is a fault of the store.
+// errUnanswered: a store has returned fewer replies than there were calls, or fewer outcomes than ops, which is a fault of the store.
 var errUnanswered = errors.New("ratelimit: store did not answer all calls")
+
+// decideOn asks a store one thing. What has no answer to it, as a peer of another version may, has failed.
+func decideOn(ctx context.Context, s Store, call Call) Reply {
+	replies := s.Decide(ctx, []Call{call})
+	if len(replies) != 1 || replies[0].Err == nil && len(replies[0].Outcomes) != len(call.Ops) {
+		return Reply{Err: errUnanswered}
+	}
+	return replies[0]
+}
 
 // askAll asks the store several things at once, within the timeout and unless the breaker is open. The error is that of a store that has answered
 // nothing; where it has answered some, the others have theirs in their replies.

@@ -28,7 +28,7 @@ func (l *Limiter) ask(ctx context.Context, call Call) ([]Outcome, Source, error)
 // question asks the store, within the timeout and unless the breaker is open.
 func (l *Limiter) question(ctx context.Context, call Call) ([]Outcome, error) {
 	if l.memory != nil {
-		reply := l.store.Decide(ctx, []Call{call})[0]
+		reply := decideOn(ctx, l.store, call)
 		return reply.Outcomes, reply.Err
 	}
 	if err := ctx.Err(); err != nil {
@@ -38,7 +38,7 @@ func (l *Limiter) question(ctx context.Context, call Call) ([]Outcome, error) {
 		return nil, errOpen
 	}
 	asked := l.timeout.Within(ctx)
-	reply := l.store.Decide(asked, []Call{call})[0]
+	reply := decideOn(asked, l.store, call)
 	asked.End()
 	failed := reply.Err != nil && !callers(ctx, reply.Err)
 	if failed && l.o.Hooks.OnStoreError != nil {

@@ -173,6 +173,42 @@ func TestBreakerHalfOpensWithoutAHerd(t *testing.T) {
 	})
 }
 
+// silent is a store that answers too little.
+type silent struct {
+	ratelimit.Store
+	replies func(n int) []ratelimit.Reply
+}
+
+func (s silent) Decide(_ context.Context, calls []ratelimit.Call) []ratelimit.Reply {
+	return s.replies(len(calls))
+}
+
+// A store of somebody else's, or a peer of another version, that answers too little has failed. It must not bring its callers down.
+func TestAStoreThatAnswersTooLittleHasFailed(t *testing.T) {
+	t.Parallel()
+	for name, replies := range map[string]func(n int) []ratelimit.Reply{
+		"no reply":       func(int) []ratelimit.Reply { return nil },
+		"no outcome":     func(n int) []ratelimit.Reply { return make([]ratelimit.Reply, n) },
+		"too many":       func(n int) []ratelimit.Reply { return make([]ratelimit.Reply, n+1) },
+		"one outcome":    func(n int) []ratelimit.Reply { return []ratelimit.Reply{{Outcomes: make([]ratelimit.Outcome, n)}} },
+		"three outcomes": func(n int) []ratelimit.Reply { return []ratelimit.Reply{{Outcomes: make([]ratelimit.Outcome, n+2)}} },
+	} {
+		l, err := ratelimit.New(silent{replies: replies}, ratelimit.PerMinute(4), nil)
+		require.NoError(t, err)
+		both, err := l.All(t.Context(), ratelimit.Check{Limit: ratelimit.PerMinute(4), Key: "a"}, ratelimit.Check{Limit: ratelimit.PerMinute(4), Key: "b"})
+		require.NoError(t, err, name)
+		require.Equal(t, ratelimit.FromFailOpen, both.Each[1].Source, name)
+		if name == "one outcome" {
+			continue
+		}
+		require.Equal(t, ratelimit.FromFailOpen, allow(t, l, "k").Source, name)
+		r, err := l.Reserve(t.Context(), "k", 1, 0)
+		require.NoError(t, err)
+		require.Equal(t, ratelimit.FromFailOpen, r.Result.Source, name)
+		require.Error(t, l.Reset(t.Context(), "k"), name)
+	}
+}
+
 func TestNoAnswerTakesLongerThanTheTimeout(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
