@@ -10,12 +10,12 @@ type Permit struct {
 	// Result is the answer. Refused, nothing is held.
 	Result Result
 
-	store Store // nil: nothing is held anywhere
-	op    Op
+	taken
 }
 
 // Acquire takes n places for work that is under way, for limits of [Concurrency] only. A process that dies gives them back when the lease, the
-// limit's Per, is over; work that may take longer calls [Permit.Extend] in time.
+// limit's Per, is over; work that may take longer calls [Permit.Extend] in time. Both it and [Permit.Release] ask the store within ctx, or within
+// [Options.Timeout] where that has no deadline.
 func (l *Limiter) Acquire(ctx context.Context, key string, n int64) (*Permit, error) {
 	p, err := l.planFor(ctx, key)
 	if err != nil {
@@ -32,7 +32,7 @@ func (l *Limiter) Acquire(ctx context.Context, key string, n int64) (*Permit, er
 	if err != nil {
 		return nil, err
 	}
-	return &Permit{Result: r.Result, store: r.store, op: r.op}, nil
+	return &Permit{Result: r.Result, taken: r.taken}, nil
 }
 
 // Extend begins the lease anew. False: it was over, and there is no room any more; the work has to end. The error is the store's: whether the lease is
@@ -43,7 +43,7 @@ func (p *Permit) Extend(ctx context.Context) (bool, error) {
 	}
 	op := p.op
 	op.Kind = Take
-	reply := p.store.Decide(ctx, []Call{{Ops: []Op{op}}})[0]
+	reply := p.decide(ctx, op)
 	if reply.Err != nil {
 		return false, reply.Err
 	}
@@ -55,5 +55,5 @@ func (p *Permit) Release(ctx context.Context) error {
 	if p.store == nil {
 		return nil
 	}
-	return p.store.Decide(ctx, []Call{{Ops: []Op{p.op}}})[0].Err
+	return p.decide(ctx, p.op).Err
 }

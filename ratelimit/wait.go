@@ -3,6 +3,8 @@ package ratelimit
 import (
 	"context"
 	"time"
+
+	"github.com/safetill/safetill/internal/deadline"
 )
 
 // Reservation is units that were taken, to be used or given back.
@@ -12,8 +14,24 @@ type Reservation struct {
 	// Delay is after what time the units may be used, counted from when the store has decided.
 	Delay time.Duration
 
-	store Store // nil: there is nothing to give back
-	op    Op
+	taken
+}
+
+// taken is what can be given back.
+type taken struct {
+	store   Store // nil: there is nothing
+	op      Op    // gives it back
+	timeout *deadline.Pool
+}
+
+// decide asks the store within ctx or, where that has no deadline, the limiter's timeout: a caller who gives back in a deferred call must not hang.
+func (t *taken) decide(ctx context.Context, op Op) Reply {
+	if _, ends := ctx.Deadline(); !ends {
+		asked := t.timeout.Within(ctx)
+		defer asked.End()
+		ctx = asked
+	}
+	return decideOn(ctx, t.store, Call{Ops: []Op{op}})
 }
 
 // Reserve takes n units that may be used within some time: from a bucket, also those that come back until then, in the order of those who ask;
@@ -53,7 +71,7 @@ func (l *Limiter) reserve(ctx context.Context, p *plan, op Op) (*Reservation, er
 	if !o.Allowed {
 		return r, nil
 	}
-	r.Delay = o.Wait
+	r.Delay, r.timeout = o.Wait, l.timeout
 	switch source {
 	case FromStore:
 		r.store = l.store
@@ -67,12 +85,12 @@ func (l *Limiter) reserve(ctx context.Context, p *plan, op Op) (*Reservation, er
 }
 
 // Cancel gives the units back: of a bucket as far as it is not full by itself, of a window as long as that counts. Once is enough; a second time
-// does nothing. It asks the store, within ctx.
+// does nothing. It asks the store, within ctx, or within [Options.Timeout] where that has no deadline.
 func (r *Reservation) Cancel(ctx context.Context) error {
 	if r.store == nil {
 		return nil
 	}
-	err := r.store.Decide(ctx, []Call{{Ops: []Op{r.op}}})[0].Err
+	err := r.decide(ctx, r.op).Err
 	r.store = nil
 	return err
 }

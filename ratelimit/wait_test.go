@@ -166,3 +166,28 @@ func TestWaitRestsWhileTheStoreFails(t *testing.T) {
 		})
 	}
 }
+
+// Who gives back in a deferred call, by a context without end, does not hang with the store; who has a deadline has all of it.
+func TestGivingBackEnds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		places, store := limiterOn(t, ratelimit.Limit{Algorithm: ratelimit.Concurrency, Rate: 2, Per: time.Hour}, nil)
+		p, err := places.Acquire(t.Context(), "k", 1)
+		require.NoError(t, err)
+		units, err := ratelimit.New(store, ratelimit.PerMinute(2).Named("units"), nil)
+		require.NoError(t, err)
+		r, err := units.Reserve(t.Context(), "k", 1, 0)
+		require.NoError(t, err)
+		store.slow.Store(int64(time.Second))
+		for _, f := range []func(ctx context.Context) error{
+			func(ctx context.Context) error { _, err := p.Extend(ctx); return err }, p.Release, r.Cancel,
+		} {
+			start := time.Now()
+			require.ErrorIs(t, f(context.Background()), context.DeadlineExceeded)
+			require.LessOrEqual(t, time.Since(start), 20*time.Millisecond)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		require.NoError(t, p.Release(ctx))
+	})
+}
