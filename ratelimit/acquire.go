@@ -11,11 +11,14 @@ type Permit struct {
 	Result Result
 
 	taken
+	perhaps taken // what the store has given, though its answer was lost
 }
 
 // Acquire takes n places for work that is under way, for limits of [Concurrency] only. A process that dies gives them back when the lease, the
-// limit's Per, is over; work that may take longer calls [Permit.Extend] in time. Both it and [Permit.Release] ask the store within ctx, or within
-// [Options.Timeout] where that has no deadline.
+// limit's Per, is over; work that may take longer calls [Permit.Extend] in time. Where there is an error, or a policy that refuses, the store may have
+// given places without being heard: those, too, are held until then.
+//
+// Extend and [Permit.Release] ask the store within ctx, or within [Options.Timeout] where that has no deadline.
 func (l *Limiter) Acquire(ctx context.Context, key string, n int64) (*Permit, error) {
 	p, err := l.planFor(ctx, key)
 	if err != nil {
@@ -32,7 +35,12 @@ func (l *Limiter) Acquire(ctx context.Context, key string, n int64) (*Permit, er
 	if err != nil {
 		return nil, err
 	}
-	return &Permit{Result: r.Result, taken: r.taken}, nil
+	permit := &Permit{Result: r.Result, taken: r.taken}
+	if r.unsure {
+		op.Kind = Return
+		permit.perhaps = taken{store: l.store, op: op, timeout: l.timeout}
+	}
+	return permit, nil
 }
 
 // Extend begins the lease anew. False: it was over, and there is no room any more; the work has to end. The error is the store's: whether the lease is
@@ -51,7 +59,16 @@ func (p *Permit) Extend(ctx context.Context) (bool, error) {
 }
 
 // Release gives the places back. Twice is as once.
+//
+// Places that were admitted by the policy are given back at the store, too, if that was asked for them and has not answered in time:
+//
+//	the store gives the places, and its answer is late
+//	the policy admits the work, which ends after a second
+//	nobody is at work, and the places are taken until the lease is over
 func (p *Permit) Release(ctx context.Context) error {
+	if p.perhaps.store != nil {
+		_ = p.perhaps.decide(ctx, p.perhaps.op) // if it fails again, nothing is known of what is held there
+	}
 	if p.store == nil {
 		return nil
 	}

@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/safetill/safetill/internal/deadline"
@@ -15,6 +16,7 @@ type Reservation struct {
 	Delay time.Duration
 
 	taken
+	unsure bool // the store was asked, and whether it has charged is not known
 }
 
 // taken is what can be given back.
@@ -58,10 +60,13 @@ func (l *Limiter) reserveFor(ctx context.Context, p *plan, key string, n int64, 
 // reserve carries out a take by itself, so that it can be given back.
 func (l *Limiter) reserve(ctx context.Context, p *plan, op Op) (*Reservation, error) {
 	call := Call{Ops: []Op{op}}
-	forgets := l.denied.forgets.Load()
-	outcomes, source, err := l.ask(ctx, call)
+	forgets, source := l.denied.forgets.Load(), FromStore
+	outcomes, err := l.question(ctx, call)
 	if err != nil {
-		return nil, err
+		if callers(ctx, err) {
+			return nil, err
+		}
+		outcomes, source = l.policy(ctx, call)
 	}
 	o := &outcomes[0]
 	r := &Reservation{Result: l.results(&call, []*plan{p}, outcomes, source, forgets).Each[0]}
@@ -72,6 +77,7 @@ func (l *Limiter) reserve(ctx context.Context, p *plan, op Op) (*Reservation, er
 		return r, nil
 	}
 	r.Delay, r.timeout = o.Wait, l.timeout
+	r.unsure = source != FromStore && !errors.Is(err, errOpen)
 	switch source {
 	case FromStore:
 		r.store = l.store

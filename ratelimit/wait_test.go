@@ -3,6 +3,7 @@ package ratelimit_test
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -190,4 +191,45 @@ func TestGivingBackEnds(t *testing.T) {
 		defer cancel()
 		require.NoError(t, p.Release(ctx))
 	})
+}
+
+// Places of which the answer was lost are not held when the work that the policy has admitted is over.
+func TestPlacesThatAreGivenUnheardAreReleased(t *testing.T) {
+	t.Parallel()
+	for _, policy := range []ratelimit.OnError{ratelimit.FailOpen, ratelimit.FailLocal} {
+		synctest.Test(t, func(t *testing.T) {
+			store := mute{remote: newRemote()}
+			l, err := ratelimit.New(&store, ratelimit.Limit{Algorithm: ratelimit.Concurrency, Rate: 2, Per: time.Hour}, &ratelimit.Options{OnError: policy})
+			require.NoError(t, err)
+			for range 5 {
+				store.is.Store(true)
+				p, err := l.Acquire(t.Context(), "k", 2)
+				require.NoError(t, err)
+				require.True(t, p.Result.Allowed)
+				require.NotEqual(t, ratelimit.FromStore, p.Result.Source)
+				store.is.Store(false)
+				left, err := l.Peek(t.Context(), "k")
+				require.NoError(t, err)
+				require.Zero(t, left.Remaining, "they were given")
+				require.NoError(t, p.Release(t.Context()))
+				left, err = l.Peek(t.Context(), "k")
+				require.NoError(t, err)
+				require.EqualValues(t, 2, left.Remaining)
+			}
+		})
+	}
+}
+
+// mute carries out what it is asked, and at times says nothing.
+type mute struct {
+	*remote
+	is atomic.Bool
+}
+
+func (m *mute) Decide(ctx context.Context, calls []ratelimit.Call) []ratelimit.Reply {
+	replies := m.remote.Decide(ctx, calls)
+	if m.is.Load() {
+		return make([]ratelimit.Reply, len(calls))
+	}
+	return replies
 }
