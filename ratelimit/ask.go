@@ -51,7 +51,7 @@ func (l *Limiter) askAll(ctx context.Context, calls []Call) ([]Reply, error) {
 	if err != nil && !callers(ctx, err) && l.o.Hooks.OnStoreError != nil {
 		l.o.Hooks.OnStoreError(err)
 	}
-	if changed, open := l.breaker.leave(failed, ctx.Err() != nil, l.o.Now); changed {
+	if changed, open := l.breaker.leave(failed, ctx.Err() != nil || answered == 0, l.o.Now); changed {
 		l.breakerIs(open, err)
 	}
 	if answered > 0 {

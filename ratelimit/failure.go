@@ -44,7 +44,7 @@ func (l *Limiter) question(ctx context.Context, call Call) ([]Outcome, error) {
 	if failed && l.o.Hooks.OnStoreError != nil {
 		l.o.Hooks.OnStoreError(reply.Err)
 	}
-	if changed, open := l.breaker.leave(failed, ctx.Err() != nil, l.o.Now); changed {
+	if changed, open := l.breaker.leave(failed, ctx.Err() != nil || reply.Err != nil, l.o.Now); changed {
 		l.breakerIs(open, reply.Err)
 	}
 	return reply.Outcomes, reply.Err
@@ -140,15 +140,15 @@ func (b *breaker) enter(clock func() time.Time) bool {
 		return true
 	}
 	now := clock()
-	if now.Before(b.until) {
+	if left := b.until.Sub(now); left > 0 && left <= b.cooldown { // more is left only of a clock that was set back
 		return false
 	}
 	b.until = now.Add(b.cooldown)
 	return true
 }
 
-// leave says what became of it. A caller that has hung up tells nothing of the store.
-func (b *breaker) leave(failed, hungUp bool, clock func() time.Time) (changed, open bool) {
+// leave says what became of it. A caller that has hung up tells nothing of the store, nor does a fault of the call, for which it need not be asked.
+func (b *breaker) leave(failed, unknown bool, clock func() time.Time) (changed, open bool) {
 	if !failed && b.calm.Load() {
 		return false, false
 	}
@@ -162,7 +162,7 @@ func (b *breaker) leave(failed, hungUp bool, clock func() time.Time) (changed, o
 			b.until = clock().Add(b.cooldown)
 			return true, true
 		}
-	case hungUp:
+	case unknown:
 	default:
 		b.failed = 0
 		changed = !b.until.IsZero()

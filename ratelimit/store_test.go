@@ -173,6 +173,56 @@ func TestBreakerHalfOpensWithoutAHerd(t *testing.T) {
 	})
 }
 
+// A call that is not to be decided, as of keys in several slots, is no sign of life: the store need not have been asked.
+func TestFaultOfACallClosesNoBreaker(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var changes []bool
+		faulty := silent{replies: func(int) []ratelimit.Reply { return []ratelimit.Reply{{Err: ratelimit.ErrInvalid}} }}
+		down := silent{replies: func(int) []ratelimit.Reply { return []ratelimit.Reply{{Err: errDown}} }}
+		store := &silent{}
+		l, err := ratelimit.New(store, ratelimit.PerMinute(4), &ratelimit.Options{
+			Hooks: ratelimit.Hooks{OnBreaker: func(open bool) { changes = append(changes, open) }},
+		})
+		require.NoError(t, err)
+		ask := func(as silent) {
+			*store = as
+			_, _ = l.Allow(t.Context(), "k")
+		}
+		for range 5 {
+			ask(down)
+			ask(faulty)
+		}
+		require.Equal(t, []bool{true}, changes, "five failures in a row")
+		time.Sleep(time.Second)
+		ask(faulty)
+		require.Equal(t, []bool{true}, changes)
+		ask(down)
+	})
+}
+
+// A clock that is set back an hour neither refuses a key nor leaves a store alone for an hour.
+func TestClockOfAProcessThatIsSetBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var back atomic.Int64
+		o := ratelimit.Options{Now: func() time.Time { return time.Now().Round(0).Add(-time.Duration(back.Load())) }}
+		refused, _ := limiterOn(t, ratelimit.PerSecond(1), &o)
+		failing, store := limiterOn(t, ratelimit.PerSecond(100), &o)
+		require.True(t, allow(t, refused, "k").Allowed)
+		require.False(t, allow(t, refused, "k").Allowed)
+		store.down.Store(true)
+		for range 6 {
+			require.Equal(t, ratelimit.FromFailOpen, allow(t, failing, "k").Source)
+		}
+		store.down.Store(false)
+		back.Store(int64(time.Hour))
+		time.Sleep(2 * time.Second)
+		require.True(t, allow(t, refused, "k").Allowed)
+		require.Equal(t, ratelimit.FromStore, allow(t, failing, "k").Source)
+	})
+}
+
 // silent is a store that answers too little.
 type silent struct {
 	ratelimit.Store
