@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/safetill/safetill/ratelimit"
@@ -93,9 +94,11 @@ func (s *Store) beginApart(ctx context.Context, t *trip, groups []*group) func()
 		return func() ([]ratelimit.Outcome, error) { return nil, ErrClosed }
 	}
 	done := make(chan ratelimit.Reply, 1)
+	own := *t // the caller may leave, and change what he has asked
+	own.call = &ratelimit.Call{Ops: slices.Clone(t.call.Ops)}
 	go func() {
 		defer s.working.Done()
-		s.reserve(ctx, t, groups, done)
+		s.reserve(ctx, &own, groups, done)
 	}()
 	return func() ([]ratelimit.Outcome, error) {
 		select {

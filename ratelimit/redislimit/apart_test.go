@@ -177,6 +177,26 @@ func TestLapsedReservationCannotBeCommitted(t *testing.T) {
 	}
 }
 
+// A caller who has left may use his ops for something else. What he had asked goes on as he had asked it. Under -race.
+func TestOpsAreTheCallersAgainWhenHeLeaves(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, testdb.RedisCluster(t), redislimit.Options{})
+	l := forever(1_000_000)[0]
+	for i := range 200 {
+		ops := spread(l)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*10*time.Microsecond)
+		_ = s.Decide(ctx, []ratelimit.Call{{Ops: ops}})
+		cancel()
+		for k := range ops {
+			ops[k] = take(l, "nobody", int64(k))
+		}
+	}
+	require.Eventually(t, func() bool {
+		user := left(t, s, l, "user")
+		return left(t, s, l, "ip") == user && left(t, s, l, "everybody") == user
+	}, long, 10*time.Millisecond)
+}
+
 // mixed is one of the calls of a herd: a user, an ip and everybody.
 func mixed(limits []ratelimit.Limit, tag string, caller, i int) []ratelimit.Op {
 	l := limits[i%4]
