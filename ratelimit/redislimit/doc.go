@@ -69,6 +69,7 @@
 // Callers wait until their context ends, or until the client gives up ([github.com/redis/go-redis/v9.Options] DialTimeout, ReadTimeout), whichever
 // is first, and get an error: [ratelimit.Limiter] then answers by its policy, and asks no more for a while. While flights are stuck at most
 // Options.Queue callers wait, others have [ErrBusy]. A call that finds its master gone is not sent to the next one: while Sentinel or the Cluster
-// promotes a replica calls have errors, and as soon as the client knows the new master they are answered again. On a Cluster a node that hangs
-// holds up the sixteenths of the slots that it has a part of.
+// promotes a replica calls have errors, and as soon as the client knows the new master they are answered again. A Cluster's client is told to look for it
+// whenever it has not reached a master; by itself it does so once a minute. On a Cluster a node that hangs holds up the sixteenths of the slots that it
+// has a part of.
 package redislimit

@@ -97,6 +97,7 @@ func (s *Store) run(ctx context.Context, scripts []*script) {
 	if len(again) > 0 {
 		s.send(ctx, again)
 	}
+	s.lookAround(ctx, scripts)
 	for _, r := range scripts {
 		if s.layout == oneServer || !r.turnedAway() {
 			r.deliver(ctx, s)
@@ -106,6 +107,25 @@ func (s *Store) run(ctx context.Context, scripts []*script) {
 			for _, j := range r.jobs {
 				s.again(j, r.cmd.Err())
 			}
+		}
+	}
+}
+
+// lookAround has a Cluster's client see who the masters are, beside what it does, where one was not reached. By itself it does so once a minute (its
+// ClusterStateReloadInterval), since a command that is not to be sent again finds no master that would tell:
+//
+//	a master dies, and its replica is promoted, within some seconds
+//	calls go to the one that is gone, and fail; nobody asks the others, who would know
+func (s *Store) lookAround(ctx context.Context, scripts []*script) {
+	cluster, ok := s.rdb.(*redis.ClusterClient)
+	if !ok {
+		return
+	}
+	for _, r := range scripts {
+		err := r.cmd.Err()
+		if _, told := errors.AsType[redis.Error](err); err != nil && !told { // by a server
+			cluster.ReloadState(ctx) // which is one at a time, and rests in between
+			return
 		}
 	}
 }

@@ -1,7 +1,11 @@
 package redislimit_test
 
 import (
+	"context"
 	"fmt"
+	"net"
+	"regexp"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -17,23 +21,36 @@ import (
 	"github.com/safetill/safetill/ratelimit/redislimit"
 )
 
+// The ways to lose a server.
+func killed(t *testing.T, server *localdb.Redis) {
+	t.Helper()
+	require.NoError(t, server.Kill())
+}
+
+func hung(t *testing.T, server *localdb.Redis) {
+	t.Helper()
+	pid := server.Pid()
+	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
+	t.Cleanup(func() { require.NoError(t, syscall.Kill(pid, syscall.SIGCONT)) })
+}
+
 // The master is killed, or hangs, and the sentinel promotes its replica, which has never seen the script: meanwhile callers return within their timeout
-// by the policy, afterwards they are answered by the store again; of what the replica had, nothing is lost: of N, N are admitted.
+// by the policy, afterwards they are answered by the store again; of what the replica had, nothing is lost: of N, N are admitted. So it is, too, for the
+// client that takes the two for a cluster.
 func TestSentinelFailsOver(t *testing.T) {
 	t.Parallel()
-	lose := map[string]func(*testing.T, *localdb.Redis){
-		"killed": func(t *testing.T, master *localdb.Redis) { require.NoError(t, master.Kill()) },
-		"hung": func(t *testing.T, master *localdb.Redis) {
-			pid := master.Pid()
-			require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
-			t.Cleanup(func() { require.NoError(t, syscall.Kill(pid, syscall.SIGCONT)) })
-		},
-	}
-	for how, lost := range lose {
+	plain := func(o *redis.FailoverOptions) redis.UniversalClient { return redis.NewFailoverClient(o) }
+	cluster := func(o *redis.FailoverOptions) redis.UniversalClient { return redis.NewFailoverClusterClient(o) }
+	for how, test := range map[string]struct {
+		lost   func(*testing.T, *localdb.Redis)
+		client func(*redis.FailoverOptions) redis.UniversalClient
+	}{
+		"killed": {killed, plain}, "hung": {hung, plain}, "killed, by a cluster client": {killed, cluster},
+	} {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
 			watched := testdb.NewRedisSentinel(t)
-			rdb := redis.NewFailoverClient(&redis.FailoverOptions{
+			rdb := test.client(&redis.FailoverOptions{
 				MasterName: localdb.SentinelMaster, SentinelAddrs: watched.Addrs(), ReadTimeout: 500 * time.Millisecond,
 			})
 			t.Cleanup(func() { require.NoError(t, rdb.Close()) })
@@ -59,7 +76,12 @@ func TestSentinelFailsOver(t *testing.T) {
 			require.Equal(t, []bool{false}, heir.ScriptExists(t.Context(), redislimit.Digest).Val(), "scripts are not replicated")
 			require.True(t, byStore())
 
-			lost(t, watched.Nodes()[0])
+			for _, want := range []bool{true, false} { // of several keys, too
+				outcomes := decide(t, s, take(limit, "a", 60), take(limit, "b", 60))
+				require.Equal(t, []bool{want, want}, []bool{outcomes[0].Allowed, outcomes[1].Allowed})
+			}
+
+			test.lost(t, watched.Nodes()[0])
 			require.False(t, byStore())
 			for deadline := time.Now().Add(long); ask(t, s, 1) < 8; { // of another key
 				byStore()
@@ -163,5 +185,125 @@ func TestRing(t *testing.T) {
 			return reply.Err == nil
 		}, long, 10*time.Millisecond)
 		require.Equal(t, map[string]int{"a": 3, "b": 0}[home], left, "k%d", i)
+	}
+}
+
+// heirOf starts a replica of a cluster's first master, and returns when it is in step and all know of it.
+func heirOf(t *testing.T, cluster *localdb.RedisCluster) *redis.Client {
+	t.Helper()
+	const timeout = "2000" // ms until a silent master is taken for dead
+	server := testdb.NewRedis(t, localdb.Options{Settings: map[string]string{
+		"cluster-enabled": "yes", "cluster-config-file": "nodes.conf", "cluster-node-timeout": timeout, "databases": "1",
+	}})
+	client := func(addr string) *redis.Client {
+		c := redis.NewClient(&redis.Options{Addr: addr})
+		t.Cleanup(func() { require.NoError(t, c.Close()) })
+		return c
+	}
+	heir, masters := client(server.Addr()), []*redis.Client{}
+	for _, addr := range cluster.Addrs() {
+		masters = append(masters, client(addr))
+		require.NoError(t, masters[len(masters)-1].ConfigSet(t.Context(), "cluster-node-timeout", timeout).Err())
+	}
+	host, port, err := net.SplitHostPort(cluster.Addrs()[0])
+	require.NoError(t, err)
+	require.NoError(t, heir.ClusterMeet(t.Context(), host, port).Err())
+	first, err := masters[0].Do(t.Context(), "CLUSTER", "MYID").Text()
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return heir.ClusterReplicate(t.Context(), first).Err() == nil }, long, 50*time.Millisecond)
+	name, err := heir.Do(t.Context(), "CLUSTER", "MYID").Text()
+	require.NoError(t, err)
+	for _, m := range masters {
+		require.Eventually(t, func() bool {
+			nodes := m.ClusterNodes(t.Context()).Val()
+			return regexp.MustCompile(`(?m)^` + name + ` \S+ slave ` + first + ` `).MatchString(nodes)
+		}, long, 50*time.Millisecond)
+	}
+	require.Eventually(t, func() bool {
+		return strings.Contains(heir.Info(t.Context(), "replication").Val(), "master_link_status:up")
+	}, long, 50*time.Millisecond)
+	return heir
+}
+
+// A master of a cluster is killed, or hangs, and its replica is promoted while calls are made for keys on all three: meanwhile they are back within their timeout, by
+// the policy; none is charged to the masters that are there and not to the one that is gone; afterwards all is as before.
+func TestClusterFailsOver(t *testing.T) {
+	t.Parallel()
+	for how, lost := range map[string]func(*testing.T, *localdb.Redis){"killed": killed, "hung": hung} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			clusterFailsOver(t, lost)
+		})
+	}
+}
+
+func clusterFailsOver(t *testing.T, lost func(*testing.T, *localdb.Redis)) {
+	t.Helper()
+	cluster := testdb.NewRedisCluster(t)
+	heir := heirOf(t, cluster)
+	rdb := redis.NewClusterClient(&redis.ClusterOptions{
+		Addrs: cluster.Addrs(), ReadTimeout: 500 * time.Millisecond, ClusterStateReloadInterval: time.Hour, // it does not find out by itself
+	})
+	t.Cleanup(func() { require.NoError(t, rdb.Close()) })
+	s := openStore(t, rdb, redislimit.Options{Prefix: "p:"})
+	limiter, err := ratelimit.New(s, ratelimit.PerHour(1), &ratelimit.Options{OnError: ratelimit.FailClosed, Timeout: patience, DenyCache: -1})
+	require.NoError(t, err)
+
+	limits := forever(1_000_000)[:4]
+	var keys []string // one on each master
+	for i := 0; len(keys) < 3; i++ {
+		if key := fmt.Sprint("k", i); redislimit.Slot(key)*3/16384 == len(keys) {
+			keys = append(keys, key)
+		}
+	}
+	few := forever(100)[0].Named("few")
+	decide(t, s, take(few, keys[0], 40))
+	state := rdb.Get(t.Context(), "p:{"+keys[0]+"}b:few").Val()
+	require.NotEmpty(t, state)
+	inStep := redis.NewClient(&redis.Options{Addr: heir.Options().Addr, OnConnect: func(ctx context.Context, c *redis.Conn) error { return c.ReadOnly(ctx).Err() }})
+	t.Cleanup(func() { require.NoError(t, inStep.Close()) })
+	require.Eventually(t, func() bool { return inStep.Get(t.Context(), "p:{"+keys[0]+"}b:few").Val() == state }, long, 10*time.Millisecond)
+
+	lost(t, cluster.Nodes()[0])
+	var stop atomic.Bool
+	var answered, refused atomic.Int64
+	var callers sync.WaitGroup
+	defer callers.Wait()
+	defer stop.Store(true)
+	for caller := range 8 {
+		callers.Go(func() {
+			for i := caller; !stop.Load(); i++ {
+				var checks []ratelimit.Check
+				for k := range keys { // each is at times the first, where the decision is kept
+					checks = append(checks, ratelimit.Check{Limit: limits[i%len(limits)], Key: keys[(i+k)%len(keys)]})
+				}
+				begun := time.Now()
+				r, err := limiter.All(t.Context(), checks...)
+				switch took := time.Since(begun); {
+				case err != nil || took > patience+soon:
+					t.Errorf("after %v: %v", took, err)
+				case r.Allowed:
+					answered.Add(1)
+				case r.Each[0].Source == ratelimit.FromFailClosed:
+					refused.Add(1)
+				default:
+					t.Errorf("%+v", r)
+				}
+				pass(5 * time.Millisecond)
+			}
+		})
+	}
+	require.Eventually(t, func() bool { return answered.Load() > 100 }, long, 10*time.Millisecond, "nobody was promoted, or the client does not know")
+	stop.Store(true)
+	callers.Wait()
+	require.Positive(t, refused.Load())
+	require.EqualValues(t, 60, left(t, s, few, keys[0]), "nothing that the replica had is lost")
+	for _, l := range limits {
+		charged := func(key string) int64 { return l.Rate - left(t, s, l, key) }
+		require.Eventually(t, func() bool { // reservations lapse meanwhile
+			n := charged(keys[0])
+			return charged(keys[1]) == n && charged(keys[2]) == n
+		}, 10*time.Second, 100*time.Millisecond, l.Name)
+		require.Positive(t, charged(keys[0]))
 	}
 }
