@@ -32,6 +32,9 @@
 //   - A store that fails answers nothing, so the limit is what [Options.OnError] makes of it: by default everything is admitted.
 //   - A question that was not answered may have been charged.
 //   - Counters that a store loses (Redis restarted without its data, a failover) begin anew.
+//   - A process remembers 16,384 limits that differ. What is used under others may be lost when they change, and is the first to be forgotten by a full memory
+//     store, exhausted or not.
+//   - A refusal that is remembered here ([Options.DenyCache]) is good until its wait is over, though another process has reset the key meanwhile.
 //   - A memory store is one process': N of them admit N times the limit. It knows keys by 64 bits of a hash with a seed of the process.
 //
 // # When the memory store is full

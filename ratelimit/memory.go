@@ -10,7 +10,8 @@ import (
 
 // MemoryOptions are the optional settings of a [Memory]. The zero value means the defaults.
 type MemoryOptions struct {
-	// MaxKeys is how many counters there are at most, to within the evenness of 256 parts. Beyond it idle and little-used ones make way,
+	// MaxKeys is how many counters there are at most of each kind of state, which are buckets, windows, logs and places, to within the evenness of 256
+	// parts. Beyond it idle and little-used ones make way,
 	// exhausted ones never: see the package's documentation.
 	// Default: 1,000,000.
 	MaxKeys int

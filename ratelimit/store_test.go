@@ -270,7 +270,7 @@ func TestNoAnswerTakesLongerThanTheTimeout(t *testing.T) {
 	})
 }
 
-// Ten times the limit costs a hundredth of the questions.
+// At ten times the limit a question is asked for each call that is admitted, and one for each wait.
 func TestDeniedKeysAreAnsweredLocally(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
