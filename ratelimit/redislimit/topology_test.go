@@ -188,6 +188,16 @@ func TestRing(t *testing.T) {
 	}
 }
 
+// onEach is a key on each master of a cluster of three.
+func onEach() (keys []string) {
+	for i := 0; len(keys) < 3; i++ {
+		if key := fmt.Sprint("k", i); redislimit.Slot(key)*3/16384 == len(keys) {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
 // heirOf starts a replica of a cluster's first master, and returns when it is in step and all know of it.
 func heirOf(t *testing.T, cluster *localdb.RedisCluster) *redis.Client {
 	t.Helper()
@@ -250,12 +260,7 @@ func clusterFailsOver(t *testing.T, lost func(*testing.T, *localdb.Redis)) {
 	require.NoError(t, err)
 
 	limits := forever(1_000_000)[:4]
-	var keys []string // one on each master
-	for i := 0; len(keys) < 3; i++ {
-		if key := fmt.Sprint("k", i); redislimit.Slot(key)*3/16384 == len(keys) {
-			keys = append(keys, key)
-		}
-	}
+	keys := onEach()
 	few := forever(100)[0].Named("few")
 	decide(t, s, take(few, keys[0], 40))
 	state := rdb.Get(t.Context(), "p:{"+keys[0]+"}b:few").Val()
@@ -305,5 +310,44 @@ func clusterFailsOver(t *testing.T, lost func(*testing.T, *localdb.Redis)) {
 			return charged(keys[1]) == n && charged(keys[2]) == n
 		}, 10*time.Second, 100*time.Millisecond, l.Name)
 		require.Positive(t, charged(keys[0]))
+	}
+}
+
+// A client dies when it has reserved, and then the master dies that has the decision. What is reserved elsewhere counts as charged, and nobody waits for
+// the one that is gone; when it is back, the decision is made.
+func TestReservationWhoseDecisionCannotBeLookedUp(t *testing.T) {
+	t.Parallel()
+	cluster := testdb.NewRedisCluster(t)
+	for _, addr := range cluster.Addrs() { // the others serve on
+		node := redis.NewClient(&redis.Options{Addr: addr})
+		require.NoError(t, node.ConfigSet(t.Context(), "cluster-require-full-coverage", "no").Err())
+		require.NoError(t, node.Close())
+	}
+	rdb := redis.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs(), ReadTimeout: 500 * time.Millisecond})
+	t.Cleanup(func() { require.NoError(t, rdb.Close()) })
+	o := redislimit.Options{Prefix: "p:", ReserveLease: 100 * time.Millisecond}
+	victim, heir := openStore(t, rdb, o), openStore(t, rdb, o)
+	keys := onEach()
+	victim.Die("reserved", func() {})
+	for _, l := range forever(10) {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		_ = victim.Decide(ctx, []ratelimit.Call{{Ops: []ratelimit.Op{take(l, keys[0], 2), take(l, keys[1], 2)}}}) // the first has the decision
+		cancel()
+	}
+	require.NoError(t, victim.Close())
+	pass(o.ReserveLease)
+	killed(t, cluster.Nodes()[0])
+	for _, l := range forever(10) {
+		begun := time.Now()
+		require.EqualValues(t, 8, left(t, heir, l, keys[1]), l.Name)
+		require.True(t, decide(t, heir, take(l, keys[1], 1))[0].Allowed, l.Name)
+		require.Less(t, time.Since(begun), long)
+	}
+	require.NoError(t, cluster.Nodes()[0].Start(t.Context()))
+	for _, l := range forever(10) {
+		require.Eventually(t, func() bool {
+			reply := heir.Decide(t.Context(), []ratelimit.Call{{Ops: []ratelimit.Op{{Kind: ratelimit.Peek, Limit: l, Key: keys[1], N: 1}}}})[0]
+			return reply.Err == nil && reply.Outcomes[0].Remaining == 9
+		}, long, 10*time.Millisecond, l.Name)
 	}
 }
