@@ -257,12 +257,13 @@ func (e *Engine) begin(ctx context.Context, r *run) (*run, error) {
 		//	this engine in between: both find token 1, and run it.
 		rec.Owner, rec.Token, c.Lease = e.owner+"+", 1, e.o.Lease
 	}
-	asked, err := e.create(ctx, r.creates[:])
+	first, last, err := e.create(ctx, r.creates[:])
 	if err == nil {
 		err = c.Err
 	}
 	if err == nil && owned && c.Mine {
-		r.clock(asked, rec.Created, rec.Created)
+		r.clock(last, rec.Created, rec.Created)
+		r.extended(first) // an earlier call whose answer was lost may have begun the lease
 		if e.o.Hooks.OnStarted != nil {
 			e.o.Hooks.OnStarted(rec)
 		}
@@ -280,17 +281,18 @@ func (e *Engine) begin(ctx context.Context, r *run) (*run, error) {
 
 // create repeats what failed, as long as the caller waits: to create twice is
 // harmless, and he cannot do it himself without losing the time of a lease. It returns
-// when it asked last.
-func (e *Engine) create(ctx context.Context, c []*Create) (asked time.Time, err error) {
-	asked, err = time.Now(), e.store.Create(ctx, c)
+// when it asked first, and last.
+func (e *Engine) create(ctx context.Context, c []*Create) (first, last time.Time, err error) {
+	first = time.Now()
+	last, err = first, e.store.Create(ctx, c)
 	for wait := 50 * time.Millisecond; err != nil && retryable(err) && ctx.Err() == nil; wait = min(2*wait, time.Second) {
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
-			asked, err = time.Now(), e.store.Create(ctx, c)
+			last, err = time.Now(), e.store.Create(ctx, c)
 		}
 	}
-	return asked, err
+	return first, last, err
 }
 
 func retryable(err error) bool {

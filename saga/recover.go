@@ -153,6 +153,7 @@ func (e *Engine) renew(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.o.Lease/3)
 	defer cancel()
+	asked := time.Now()
 	if err := e.store.Renew(ctx, leases, e.o.Lease); err != nil {
 		e.log.Warn("leases could not be renewed", slog.Int("sagas", len(leases)), slog.Any("error", err))
 		return
@@ -160,7 +161,9 @@ func (e *Engine) renew(ctx context.Context) {
 	for i, l := range leases {
 		if l.Err != nil {
 			runs[i].lose()
+			continue
 		}
+		runs[i].extended(asked)
 	}
 }
 

@@ -41,6 +41,7 @@ type run struct {
 
 	mu    sync.Mutex
 	lost  bool       // it belongs to somebody else
+	asked time.Time  // when the store was asked for the lease that we have
 	calls []*callCtx // the attempts under way
 	one   [1]*callCtx
 }
@@ -58,7 +59,7 @@ func newRun(e *Engine, p *program) *run {
 func (r *run) clock(asked, created, now time.Time) {
 	r.mu.Lock() // the engine may be about to renew its leases
 	defer r.mu.Unlock()
-	r.local, r.age, r.token = asked, max(0, now.Sub(created)), r.rec.Token
+	r.local, r.age, r.token, r.asked = asked, max(0, now.Sub(created)), r.rec.Token, asked
 }
 
 // elapsed is the saga's age.
@@ -91,6 +92,51 @@ func (r *run) renewable(now time.Time, lease time.Duration) bool {
 	return true
 }
 
+// extended is told that the lease was renewed.
+func (r *run) extended(asked time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.asked = asked
+}
+
+// holds reports whether the saga is ours for long enough to begin something. It is
+// asked before each call of a step:
+//
+//	the machine holds us up for longer than our lease; the next owner goes back, and
+//	undoes the charge of which nobody knows; we are let go on, and charge.
+//
+// By our own clock the lease cannot last longer than it does in the store. One of which
+// less than a third is left is renewed first; as long as the store does not answer,
+// nothing begins.
+func (r *run) holds() bool {
+	lease := r.e.o.Lease
+	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		r.mu.Lock()
+		lost, fresh := r.lost, time.Since(r.asked) < lease*2/3
+		r.mu.Unlock()
+		if lost || fresh {
+			return !lost
+		}
+		l := &Lease{ID: r.rec.ID, Token: r.rec.Token}
+		asked := time.Now()
+		err := r.e.store.Renew(r.e.limited(), []*Lease{l}, lease)
+		switch {
+		case err == nil && l.Err == nil:
+			r.extended(asked)
+			continue
+		case err == nil:
+			r.lose()
+			return false
+		}
+		r.e.log.Warn("a lease could not be renewed, and is asked for again", slog.String("saga", r.rec.ID), slog.Any("error", err))
+		select {
+		case <-r.e.hard.Done():
+			return false
+		case <-time.After(wait):
+		}
+	}
+}
+
 // loop goes on until the saga is over or released.
 func (r *run) loop() {
 	if r.crashed {
@@ -116,7 +162,7 @@ func (r *run) loop() {
 	if r.rec.Undoing {
 		r.rec.Status = Compensating
 	}
-	for more := true; more; {
+	for more := true; more && r.holds(); {
 		if r.rec.Undoing {
 			more = r.back()
 		} else {

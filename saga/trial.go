@@ -37,6 +37,10 @@ func (r *run) try(t *trial) {
 		if t.v, t.err = r.doubtful(t); t.v != failed {
 			return
 		}
+		if !r.holds() { // the look-up may have taken long
+			t.v, t.err = unknown, ErrFenced
+			return
+		}
 	}
 	t.msgs, t.err = r.attempt(p, s.Attempts, p.do, t.data)
 	t.v = judge(t.err)

@@ -1,0 +1,142 @@
+package saga_test
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/saga"
+)
+
+// heldUp is the store of a process that the machine holds up behind some of its calls.
+type heldUp struct {
+	*saga.Memory
+
+	claim, create atomic.Int64 // for how long, the first time that a claim gets something, and that a saga is created
+	away          atomic.Bool  // nothing can be claimed, and no lease renewed
+}
+
+func (h *heldUp) Claim(ctx context.Context, c saga.Claim) ([]saga.Claimed, error) {
+	if h.away.Load() {
+		return nil, lostAnswer{}
+	}
+	claimed, err := h.Memory.Claim(ctx, c)
+	if len(claimed) > 0 {
+		time.Sleep(time.Duration(h.claim.Swap(0)))
+	}
+	return claimed, err
+}
+
+func (h *heldUp) Create(ctx context.Context, c []*saga.Create) error {
+	err := h.Memory.Create(ctx, c)
+	if d := time.Duration(h.create.Swap(0)); d > 0 {
+		time.Sleep(d)
+		return lostAnswer{}
+	}
+	return err
+}
+
+func (h *heldUp) Renew(ctx context.Context, leases []*saga.Lease, d time.Duration) error {
+	if h.away.Load() {
+		return lostAnswer{}
+	}
+	return h.Memory.Renew(ctx, leases, d)
+}
+
+type lostAnswer struct{}
+
+func (lostAnswer) Error() string   { return "the answer was lost" }
+func (lostAnswer) Retryable() bool { return true }
+
+// second is another process on the same store.
+func second(t *testing.T, store saga.Store, def saga.Registered) (e *saga.Engine, stop func()) {
+	t.Helper()
+	e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+	require.NoError(t, err)
+	_, stop = runs(t, e)
+	return e, stop
+}
+
+// A process is held up between its claim and the charge; the next owner goes back, and
+// refunds what may have been charged; the process is let go on. It knows by its own
+// clock that its lease is over.
+func TestNothingBeginsOnALeaseThatIsOver(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var w world
+		def := saga.MustDefine("order", 1, saga.Step("charge", func(context.Context, *order) error { w.charged.Add(1); return nil }).
+			Undo(func(context.Context, *order) error { w.refunded.Add(1); return nil }))
+		idle, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+		require.NoError(t, err)
+		h, err := def.Start(context.Background(), idle, "o1", order{}, nil)
+		require.NoError(t, err)
+		slow := &heldUp{Memory: store}
+		slow.claim.Store(int64(20 * time.Second))
+		_, stop1 := second(t, slow, def)
+		time.Sleep(time.Second)
+		_, stop2 := second(t, store, def)
+		require.Equal(t, saga.Compensated, wait(t, h).Status)
+		require.EqualValues(t, 1, w.refunded.Load())
+		time.Sleep(time.Minute)
+		stop1()
+		stop2()
+		require.Zero(t, w.charged.Load(), "charged after the refund")
+	})
+}
+
+// The same while it asks the provider what became of an attempt.
+func TestNothingBeginsBehindALookUpThatOutlivesTheLease(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var w world
+		asked := 0
+		slow := &heldUp{Memory: store}
+		def := saga.MustDefine("order", 1, saga.Step("charge", func(context.Context, *order) error {
+			if w.charged.Add(1) == 1 {
+				return context.DeadlineExceeded // it has not arrived
+			}
+			return nil
+		}).Retry(saga.Retry{Attempts: 2}).Undo(func(context.Context, *order) error { w.refunded.Add(1); return nil }).
+			Verify(func(context.Context, *order) (saga.Outcome, error) {
+				if asked++; asked == 1 {
+					slow.away.Store(true)
+					time.Sleep(20 * time.Second)
+					return saga.NeverApplied, nil
+				}
+				return saga.Unknown, nil
+			}))
+		_, _, stop1 := start(t, slow, def, saga.Options{})
+		e2, stop2 := second(t, store, def)
+		require.Equal(t, saga.Compensated, wait(t, def.Handle(e2, "o1")).Status)
+		require.EqualValues(t, 1, w.refunded.Load())
+		time.Sleep(10 * time.Second)
+		slow.away.Store(false)
+		time.Sleep(time.Minute)
+		stop1()
+		stop2()
+		require.EqualValues(t, 1, w.charged.Load(), "charged after the refund")
+	})
+}
+
+// The answer to a create is lost, and asked for again when most of the lease is over.
+func TestALeaseBeginsWithTheCreateWhoseAnswerWasLost(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var w world
+		def := saga.MustDefine("order", 1, saga.Step("charge", func(context.Context, *order) error {
+			w.charged.Add(1)
+			time.Sleep(3 * time.Second)
+			return nil
+		}).Undo(func(context.Context, *order) error { w.refunded.Add(1); return nil }))
+		slow := &heldUp{Memory: store}
+		slow.create.Store(int64(14 * time.Second))
+		_, stop2 := second(t, store, def)
+		time.Sleep(1100 * time.Millisecond)
+		_, h, stop1 := start(t, slow, def, saga.Options{})
+		require.Equal(t, saga.Completed, wait(t, h).Status)
+		stop1()
+		stop2()
+		require.EqualValues(t, 1, w.charged.Load())
+		require.Zero(t, w.refunded.Load(), "refunded while it was charged")
+	})
+}
