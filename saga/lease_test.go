@@ -140,3 +140,29 @@ func TestALeaseBeginsWithTheCreateWhoseAnswerWasLost(t *testing.T) {
 		require.Zero(t, w.refunded.Load(), "refunded while it was charged")
 	})
 }
+
+// A step overruns its lease, and its engine, held up, has claimed its saga twice when it
+// ends: by tokens 2 and 3. The run of the older claim is not to tell that of the newer
+// one that it has lost the saga, and end the context of its step.
+func TestAnOlderClaimDoesNotEndANewerOne(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var w world
+		var dead atomic.Bool
+		def := saga.MustDefine("order", 1, saga.Step("charge", func(ctx context.Context, _ *order) error {
+			if w.charged.Add(1) == 1 {
+				time.Sleep(50 * time.Second)
+				return nil
+			}
+			time.Sleep(500 * time.Millisecond)
+			dead.Store(ctx.Err() != nil)
+			return nil
+		}).Timeout(time.Second).Undo(noop).Idempotent())
+		slow := &heldUp{Memory: store}
+		slow.claim.Store(int64(16 * time.Second))
+		_, h, stop := start(t, slow, def, saga.Options{})
+		require.Equal(t, saga.Completed, wait(t, h).Status)
+		stop()
+		require.EqualValues(t, 2, w.charged.Load())
+		require.False(t, dead.Load(), "the owner's step runs on a dead context")
+	})
+}

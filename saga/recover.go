@@ -97,8 +97,8 @@ func (e *Engine) takeUp(c Claimed, asked time.Time) {
 
 // inherit takes a saga in hand as soon as the run that this engine has of it ends:
 // its lease has run out, or it was released a moment ago. The old run is told that it
-// is refused from now on. False: it does not heed its context, or the engine is
-// stopping or full.
+// is refused from now on. False: it does not heed its context, it has a newer claim, or
+// the engine is stopping or full.
 func (e *Engine) inherit(r *run) bool {
 	timer := time.NewTimer(e.o.Lease / 2)
 	defer timer.Stop()
@@ -107,7 +107,9 @@ func (e *Engine) inherit(r *run) bool {
 		if old == nil {
 			return e.hold(r)
 		}
-		old.lose()
+		if !old.yields(r) {
+			return false
+		}
 		select {
 		case <-old.done:
 		case <-timer.C:

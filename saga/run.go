@@ -77,6 +77,22 @@ func (r *run) lose() {
 	}
 }
 
+// yields loses the saga to a claim that is newer. One that is older does not get it:
+//
+//	a step overruns two leases; the engine claims its own saga by tokens 2 and 3, and
+//	waits for the step twice; it ends, and the run of token 3 is first; that of token 2
+//	tells it that it has lost the saga: its refund runs on a dead context.
+func (r *run) yields(to *run) bool {
+	r.mu.Lock()
+	newer := r.token > to.rec.Token
+	r.mu.Unlock()
+	if newer {
+		return false
+	}
+	r.lose()
+	return true
+}
+
 // renewable reports whether the lease is to be renewed.
 func (r *run) renewable(now time.Time, lease time.Duration) bool {
 	r.mu.Lock()
