@@ -3,11 +3,15 @@ package saga
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 )
 
 // errStands is said of a step that its provider knows after it was undone.
 var errStands = errors.New("the provider still says that it took effect")
+
+// errUnasked is said of a step of which the provider was to be asked after it was undone.
+var errUnasked = errors.New("it was undone, and the provider could not be asked whether it took effect since")
 
 // back undoes the last step that stands, or may stand. It returns true if the saga
 // goes on here. A compensation that is given up does not keep the others: they
@@ -38,10 +42,15 @@ func (r *run) back() bool {
 //
 //	the charge is sent, and slow; its time is up; the refund finds nothing to
 //	refund and succeeds; the charge arrives: the customer has paid for nothing.
+//
+// Where it cannot be asked, the compensation is attempted again as if it had failed.
 func (r *run) overtaken(i int) error {
-	outcome, ev, _ := r.verify(r.parts[i], r.rec.Steps[i].Attempts, r.data)
+	outcome, ev, err := r.verify(r.parts[i], r.rec.Steps[i].Attempts, r.data)
 	r.event(ev.Kind, ev.Step, ev.Attempt, ev.Text)
-	if outcome == Applied {
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %w", errUnasked, err)
+	case outcome == Applied:
 		return errStands
 	}
 	return nil

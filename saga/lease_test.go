@@ -2,6 +2,7 @@ package saga_test
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -164,5 +165,34 @@ func TestAnOlderClaimDoesNotEndANewerOne(t *testing.T) {
 		stop()
 		require.EqualValues(t, 2, w.charged.Load())
 		require.False(t, dead.Load(), "the owner's step runs on a dead context")
+	})
+}
+
+// After an Undo of what is in doubt the look-up fails: it is asked again, as the charge
+// may have arrived behind the refund.
+func TestALookUpBehindTheUndoThatFailsIsRepeated(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var standing atomic.Bool
+		asked := 0
+		def := saga.MustDefine("order", 1, saga.Step("charge", func(context.Context, *order) error {
+			time.AfterFunc(time.Second, func() { standing.Store(true) }) // it arrives late
+			return context.DeadlineExceeded
+		}).Retry(saga.Retry{Attempts: 1}).RetryUndo(saga.Retry{First: 4 * time.Second}).
+			Undo(func(context.Context, *order) error { standing.Store(false); return nil }).
+			Verify(func(context.Context, *order) (saga.Outcome, error) {
+				println("ask", asked, time.Now().String())
+				if asked++; asked == 1 {
+					return saga.Unknown, errors.New("503")
+				}
+				if standing.Load() {
+					return saga.Applied, nil
+				}
+				return saga.NeverApplied, nil
+			}))
+		_, h, stop := start(t, store, def, saga.Options{})
+		require.Equal(t, saga.Compensated, wait(t, h).Status)
+		time.Sleep(time.Minute)
+		stop()
+		require.False(t, standing.Load(), "the saga is compensated, and the charge stands")
 	})
 }

@@ -116,7 +116,8 @@ func (s *StepPart[T]) Undo(f Func[T]) *StepPart[T] {
 
 // Verify is asked what became of an attempt that timed out, or whose process died.
 // Without it such a step is repeated if it is [StepPart.Idempotent], undone if it
-// is before the pivot, and else left to a person.
+// is before the pivot, and else left to a person. It is asked again when such a step
+// was undone; where it returns an error then, or [Applied], the Undo is repeated.
 func (s *StepPart[T]) Verify(f VerifyFunc[T]) *StepPart[T] {
 	s.p.verify = func(ctx context.Context, data any) (Outcome, error) { return f(ctx, data.(*T)) }
 	return s
