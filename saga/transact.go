@@ -46,7 +46,14 @@ var errRolledBack = errors.New("saga: rolled back")
 func (r *run) transact(t *transaction) (more bool, err error) {
 	t.before, t.steps = *r.rec, slices.Clone(r.rec.Steps)
 	r.pack(false, 0, nil)
-	more = r.persist(func(ctx context.Context) error {
+	more = r.persist(func(context.Context) error {
+		// The work has the time of its step, and what is before and behind it that of a
+		// call of the store:
+		//
+		//	the work takes a minute; the call of the store is over after half of one; the
+		//	COMMIT fails, and everything is done again, for ever.
+		ctx, cancel := context.WithTimeout(context.Background(), storeLimit+t.part.timeout)
+		defer cancel()
 		var broken error
 		broken, err = t.save(ctx)
 		return broken
