@@ -164,7 +164,8 @@ func (r *run) waiting(i int) bool {
 		if err != nil {
 			return r.fail(i, err)
 		}
-		s.Mark, s.At = Waiting, r.elapsed()+d.Truncate(time.Microsecond)
+		s.Mark, s.At = Waiting, r.elapsed()
+		s.At += min(d, maxAt-s.At).Truncate(time.Microsecond)
 	}
 	if left := s.At - r.elapsed(); left > 0 {
 		r.rec.Status = Suspended

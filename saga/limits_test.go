@@ -3,6 +3,7 @@ package saga_test
 import (
 	"context"
 	"errors"
+	"math"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -48,4 +49,28 @@ func TestATransactionMayTakeAsLongAsItsStep(t *testing.T) {
 		require.Equal(t, saga.Completed, wait(t, h).Status)
 		require.EqualValues(t, 1, tries.Load())
 	})
+}
+
+// A wait of centuries neither ends at once nor makes a record that cannot be read.
+func TestAWaitThatIsLongerThanATimeCanBe(t *testing.T) {
+	for _, d := range []time.Duration{math.MaxInt64, 40 * 365 * 24 * time.Hour} {
+		t.Run(d.String(), func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				def := saga.MustDefine("order", 1, saga.Step("charge", noop).Undo(noop), saga.Sleep("sleep", func(*order) time.Duration { return d }), saga.Pivot("confirm", noop))
+				e, h, end := start(t, store, def, saga.Options{})
+				defer end()
+				time.Sleep(time.Hour)
+				rec, err := e.Admin().Inspect(t.Context(), h.ID())
+				require.NoError(t, err)
+				require.Equal(t, saga.Suspended, rec.Status)
+				text, err := rec.Steps.AppendText(nil)
+				require.NoError(t, err)
+				var read saga.Progress
+				require.NoError(t, read.UnmarshalText(text))
+				require.Equal(t, rec.Steps, read)
+				require.NoError(t, e.Cancel(t.Context(), h.ID()))
+				require.Equal(t, saga.Compensated, wait(t, h).Status)
+			})
+		})
+	}
 }

@@ -127,11 +127,18 @@ func (p *Progress) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// maxAt is the latest time that a [StepState] can have, 285 years after its saga began:
+// as microseconds, a number of 53 bits fits a time.Duration.
+const (
+	numberBits = 53
+	maxAt      = (1<<numberBits - 1) * time.Microsecond
+)
+
 func number(s string) (int64, error) {
 	if s == "" {
 		return 0, nil
 	}
-	n, err := strconv.ParseUint(s, 10, 50) // as microseconds, it fits a time.Duration
+	n, err := strconv.ParseUint(s, 10, numberBits)
 	return int64(n), err
 }
 
