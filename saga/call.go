@@ -52,8 +52,8 @@ func Publish(ctx context.Context, topic string, payload []byte) error {
 	if !ok {
 		return errors.New("saga: Publish is called outside of a step")
 	}
-	if topic == "" || len(topic) > maxID {
-		return &InputError{Field: "topic", Reason: fmt.Sprintf("has %d bytes, not 1 to %d", len(topic), maxID)}
+	if err := checkID("topic", topic); err != nil {
+		return err // here, where the step can fail: no store could keep it with the checkpoint
 	}
 	if len(payload) > maxData {
 		return &InputError{Field: "payload", Reason: fmt.Sprintf("has %d bytes, more than %d", len(payload), maxData)}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -73,4 +74,47 @@ func TestAWaitThatIsLongerThanATimeCanBe(t *testing.T) {
 			})
 		})
 	}
+}
+
+type text struct{ A, B string }
+
+// Each branch stays within a record's limit, and both together do not.
+func TestBranchesTogetherAreTooLarge(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		large := strings.Repeat("x", 600<<10)
+		none := func(context.Context, *text) error { return nil }
+		def := saga.MustDefine("text", 1, saga.Parallel("both",
+			saga.Step("a", func(_ context.Context, d *text) error { d.A = large; return nil }).Undo(none),
+			saga.Step("b", func(_ context.Context, d *text) error { d.B = large; return nil }).Undo(none)))
+		e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+		require.NoError(t, err)
+		ctx, stop := runs(t, e)
+		defer stop()
+		h, err := def.Start(ctx, e, "o1", text{}, nil)
+		require.NoError(t, err)
+		got, err := h.Wait(ctx)
+		require.NoError(t, err)
+		require.Equal(t, saga.Stuck, got.Status)
+		require.ErrorContains(t, got.Err(), "more than 1048576")
+		rec, err := e.Admin().Inspect(ctx, "o1")
+		require.NoError(t, err)
+		require.LessOrEqual(t, len(rec.Data), 1<<20)
+		require.Equal(t, saga.Done, rec.Steps[0].Mark)
+		require.Equal(t, saga.Done, rec.Steps[1].Mark)
+	})
+}
+
+func TestATopicThatNoStoreCouldKeepIsRefused(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		def := saga.MustDefine("order", 1, saga.Pivot("confirm", func(ctx context.Context, _ *order) error {
+			for _, topic := range []string{"", "a\x00b", "\xff", strings.Repeat("x", 256)} {
+				_, ok := errors.AsType[*saga.InputError](saga.Publish(ctx, topic, nil))
+				require.True(t, ok, "%q", topic)
+			}
+			return nil
+		}))
+		_, h, end := start(t, store, def, saga.Options{})
+		defer end()
+		require.Equal(t, saga.Completed, wait(t, h).Status)
+	})
 }

@@ -146,7 +146,10 @@ func (r *run) merge(t *trial, base []byte, taken map[string]string) error {
 		}
 	}
 	if err == nil {
-		if body, err = json.Marshal(now); err == nil {
+		if body, err = json.Marshal(now); err == nil && len(body) > maxData {
+			err = fmt.Errorf("data is %d bytes of JSON with what step %s has added, more than %d", len(body), name, maxData)
+		}
+		if err == nil {
 			r.rec.Data = body
 			err = r.decode()
 		}
