@@ -329,6 +329,7 @@ func (e *Engine) drop(r *run) {
 func (e *Engine) launch(r *run) {
 	go func() {
 		defer e.drop(r) // also if a step ends its goroutine: then the lease runs out, as after a crash
+		defer r.contain()
 		r.loop()
 	}()
 }

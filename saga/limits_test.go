@@ -2,6 +2,7 @@ package saga_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"math"
 	"strings"
@@ -117,4 +118,61 @@ func TestATopicThatNoStoreCouldKeepIsRefused(t *testing.T) {
 		defer end()
 		require.Equal(t, saga.Completed, wait(t, h).Status)
 	})
+}
+
+// poisonous is data whose code panics.
+type poisonous struct{ Written, Read bool }
+
+func (p poisonous) MarshalJSON() ([]byte, error) {
+	if p.Written {
+		panic("written")
+	}
+	type plain poisonous
+	return json.Marshal(plain(p))
+}
+
+func (p *poisonous) UnmarshalJSON(b []byte) error {
+	type plain poisonous
+	if err := json.Unmarshal(b, (*plain)(p)); err != nil {
+		return err
+	}
+	if p.Read {
+		panic("read")
+	}
+	return nil
+}
+
+// The caller's code is called outside of steps too. Its panic is the saga's, as that of
+// a step, and not the end of the process with all the others that it has in hand.
+func TestAPanicOutsideOfAStepIsContained(t *testing.T) {
+	none := func(context.Context, *poisonous) error { return nil }
+	write := func(_ context.Context, p *poisonous) error { p.Written = true; return nil }
+	read := func(_ context.Context, p *poisonous) error { p.Read = true; return nil }
+	odd := func(context.Context, *poisonous) error { return errors.New("odd") }
+	for name, step := range map[string][]saga.Part[poisonous]{
+		"data that cannot be written": {saga.Step("a", write).Undo(none).Idempotent()},
+		"data that cannot be read":    {saga.Step("a", read).Undo(none).Idempotent()},
+		"nor by a branch":             {saga.Step("a", read).Undo(none), saga.Parallel("p", saga.Step("c", none).Undo(none), saga.Step("d", none).Undo(none))},
+		"a judge of errors":           {saga.Step("a", odd).Undo(none).Idempotent().Retry(saga.Retry{Permanent: func(error) bool { panic("judged") }})},
+	} {
+		t.Run(name, func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				def := saga.MustDefine("poisonous", 1, append(step, saga.Pivot("b", odd).Retry(saga.Retry{Attempts: 2}).Idempotent())...)
+				e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+				require.NoError(t, err)
+				ctx, stop := runs(t, e)
+				defer stop()
+				_, err = def.Start(ctx, e, "o1", poisonous{}, nil)
+				require.NoError(t, err)
+				time.Sleep(3 * time.Minute)
+				rec, err := e.Admin().Inspect(ctx, "o1")
+				require.NoError(t, err)
+				want := saga.Stuck
+				if name == "nor by a branch" {
+					want = saga.Compensated // it is not repeated
+				}
+				require.Equal(t, want, rec.Status)
+			})
+		})
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"time"
 )
 
@@ -52,6 +53,10 @@ type fork struct {
 func (f *fork) try(t *trial) {
 	t.v, t.err = unknown, errEnded // of a step that ends its goroutine
 	defer func() {
+		v := recover() // of how the data is read, such as the caller's UnmarshalJSON
+		if v != nil {
+			t.err, t.panics = errors.Join(errEnded, &panicked{v, debug.Stack()}), t.panics+1
+		}
 		if errors.Is(t.err, errEnded) && f.run.parts[t.i].kind != KindPure {
 			t.state.Mark = Maybe
 		}

@@ -162,17 +162,17 @@ func (r *run) loop() {
 		r.park()
 		return
 	}
+	if r.crashed && r.rec.Crashes >= r.e.o.MaxCrashes { // of its data too
+		r.stick(r.rec.Step(), fmt.Errorf("%d owners have died of it, or let their lease run out", r.rec.Crashes))
+		r.save()
+		return
+	}
 	if r.data == nil {
 		if err := r.decode(); err != nil {
 			r.stick("", fmt.Errorf("data of %s does not unmarshal: %w", r.rec.ID, err))
 			r.save()
 			return
 		}
-	}
-	if r.crashed && r.rec.Crashes >= r.e.o.MaxCrashes {
-		r.stick(r.rec.Step(), fmt.Errorf("%d owners have died of it, or let their lease run out", r.rec.Crashes))
-		r.save()
-		return
 	}
 	r.rec.Status = Running
 	if r.rec.Undoing {
@@ -320,6 +320,15 @@ func (e *panicked) Error() string { return fmt.Sprintf("panic: %v", e.value) }
 func (r *run) blame(err error) {
 	if _, ok := errors.AsType[*panicked](err); ok {
 		r.rec.Crashes++
+	}
+}
+
+// contain ends a panic in code of the caller's that is no step, such as how the data is
+// written as JSON: it costs this saga its owner, as a crash does, and not all the others
+// that the process has in hand. The third is a person's business.
+func (r *run) contain() {
+	if v := recover(); v != nil {
+		r.e.log.Error("a saga panicked", slog.String("saga", r.rec.ID), slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
 	}
 }
 
