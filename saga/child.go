@@ -22,7 +22,14 @@ func (r *run) child(i int) bool {
 			return p.start(ctx, r.e, r.rec, data)
 		}, r.data)
 		if err != nil {
-			return r.childFailed(i, err)
+			err = r.rewind(err)
+			switch there, fault := r.hasChild(i); {
+			case fault != nil: // nobody knows whether there is one
+				s.Attempts--
+				return r.pause(p.retry.First)
+			case !there:
+				return r.childFailed(i, err)
+			}
 		}
 		s.Mark = Waiting
 	}
@@ -42,6 +49,23 @@ func (r *run) child(i int) bool {
 		return r.childFailed(i, err)
 	}
 	return r.applied(i, nil)
+}
+
+// hasChild reports whether step i has started its child, as far as the store knows,
+// when it has failed to do so:
+//
+//	the child is started, and the answer lost; what it would be given now has another
+//	time in it, and is refused as another saga; the step is given up, and undone; the
+//	child goes on, and pays.
+func (r *run) hasChild(i int) (bool, error) {
+	rec, err := r.e.find(r.e.limited(), childID(r.rec, r.parts[i].name))
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	return rec.Parent == r.rec.ID, nil
 }
 
 // cancelChild cancels the child that step i waits for, and reports whether there is

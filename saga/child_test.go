@@ -1,0 +1,62 @@
+package saga_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/saga"
+)
+
+// deafParent loses the answer to the first create of a child.
+type deafParent struct {
+	*saga.Memory
+
+	lost atomic.Bool
+}
+
+func (d *deafParent) Create(ctx context.Context, c []*saga.Create) error {
+	err := d.Memory.Create(ctx, c)
+	if strings.Contains(c[0].Record.ID, "/") && d.lost.CompareAndSwap(false, true) {
+		return errors.New("connection reset")
+	}
+	return err
+}
+
+// A child was started, and its parent did not hear of it. What the parent would give it
+// now is something else: it is its child all the same, and not to be undone while it is
+// under way.
+func TestAChildIsKnownByItsParentWhateverItWasGiven(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		given, paid, undone := 0, 0, 0
+		inner := saga.MustDefine("inner", 1,
+			saga.Sleep("pause", func(*order) time.Duration { return time.Hour }),
+			saga.Pivot("pay", func(context.Context, *order) error { paid++; return nil }))
+		def := saga.MustDefine("order", 1,
+			saga.Child("inner", inner, func(*order) (order, error) {
+				given++
+				return order{Charge: time.Now().String()}, nil
+			}, func(_ *order, r saga.Result[order]) error { return saga.Reject(r.Err()) }).
+				Undo(func(context.Context, *order) error { undone++; return nil }),
+			saga.Pivot("confirm", noop))
+		deaf := &deafParent{Memory: store}
+		e, err := saga.New(deaf, &saga.Options{Definitions: []saga.Registered{def, inner}})
+		require.NoError(t, err)
+		ctx, stop := runs(t, e)
+		defer stop()
+		h, err := def.Start(ctx, e, "o1", order{}, nil)
+		require.NoError(t, err)
+		got := wait(t, h)
+		time.Sleep(2 * time.Hour)
+		require.True(t, deaf.lost.Load())
+		require.Equal(t, 1, paid)
+		require.Zero(t, undone, "undone, and paid an hour later")
+		require.Equal(t, saga.Completed, got.Status)
+		require.Equal(t, 1, given)
+	})
+}
