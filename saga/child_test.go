@@ -60,3 +60,42 @@ func TestAChildIsKnownByItsParentWhateverItWasGiven(t *testing.T) {
 		require.Equal(t, 1, given)
 	})
 }
+
+// The parent was stuck over the weekend; its child was over long before, and old sagas
+// are swept. To find no child is not to have had none.
+func TestAChildIsKeptAsLongAsItsParentMayAskForIt(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		paid := 0
+		inner := saga.MustDefine("inner", 1, saga.Sleep("pause", func(*order) time.Duration { return time.Hour }),
+			saga.Pivot("pay", func(context.Context, *order) error { paid++; return nil }))
+		def := saga.MustDefine("order", 1,
+			saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
+				func(_ *order, r saga.Result[order]) error { return saga.Reject(r.Err()) }).Undo(noop),
+			saga.Pivot("confirm", noop))
+		serve := func(defs ...saga.Registered) (*saga.Engine, func()) {
+			e, err := saga.New(store, &saga.Options{Definitions: defs, Keep: time.Hour})
+			require.NoError(t, err)
+			_, stop := runs(t, e)
+			return e, stop
+		}
+		ctx := context.Background()
+		e, stop := serve(def, inner)
+		_, err := def.Start(ctx, e, "o1", order{}, nil)
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		stop()
+		e, stop = serve(inner) // its parent's code is not here: nobody looks at it
+		require.Equal(t, saga.Completed, wait(t, inner.Handle(e, "o1/inner")).Status)
+		time.Sleep(3 * time.Hour)
+		stop()
+		e, stop = serve(def, inner)
+		require.Equal(t, saga.Completed, wait(t, def.Handle(e, "o1")).Status)
+		require.Equal(t, 1, paid, "the child was started a second time")
+		time.Sleep(3 * time.Hour)
+		for _, id := range []string{"o1", "o1/inner"} {
+			_, err = e.Admin().Inspect(ctx, id)
+			require.ErrorIs(t, err, saga.ErrNotFound, "%s: it is swept when its parent is over", id)
+		}
+		stop()
+	})
+}

@@ -38,8 +38,9 @@ type Options struct {
 	// Drain is how long Run waits for the steps under way when it is told to end,
 	// before it cancels them. Default: 30 s.
 	Drain time.Duration
-	// Keep is how long sagas that are Completed or Compensated are kept. What comes
-	// with their id later is a new saga. Default: for ever.
+	// Keep is how long sagas that are Completed or Compensated are kept, and children
+	// at least as long as their parents. What comes with their id later is a new saga.
+	// Default: for ever.
 	Keep time.Duration
 	// Hooks are told what happens. Default: none.
 	Hooks Hooks

@@ -342,7 +342,7 @@ func (m *Memory) Sweep(ctx context.Context, age time.Duration, limit int) (int, 
 		if n == limit {
 			break
 		}
-		if s.finished.Before(before) {
+		if s.finished.Before(before) && m.live[s.rec.Parent] == nil { // else its parent may ask for it
 			delete(m.over, id)
 			n++
 		}

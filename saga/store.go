@@ -147,7 +147,8 @@ type Outbox interface {
 type Sweeper interface {
 	// Sweep removes up to limit sagas that have been Completed or Compensated for
 	// longer than age, with their histories, and returns how many; call it until it
-	// returns less than limit. Messages not yet relayed stay.
+	// returns less than limit. Messages not yet relayed stay, and so do sagas whose
+	// Parent is neither Completed nor Compensated: it would start them again.
 	Sweep(ctx context.Context, age time.Duration, limit int) (int, error)
 }
 

@@ -217,9 +217,12 @@ SELECT set_config('safetill.relay', pg_try_advisory_xact_lock(1935763303, '{outb
 	outboxSQL = `
 SELECT id, saga_id, step, topic, key, payload FROM {outbox} WHERE current_setting('safetill.relay')::boolean ORDER BY id LIMIT $1`
 
+	// A child stays as long as its parent may ask for it, and each parent is looked up by
+	// its id: to PostgreSQL, NOT EXISTS may mean to read them all.
 	sweepSQL = `
 WITH old AS MATERIALIZED (
-    SELECT id FROM {sagas} WHERE over_at < statement_timestamp() - $1::bigint * interval '1 microsecond'
+    SELECT id FROM {sagas} o WHERE over_at < statement_timestamp() - $1::bigint * interval '1 microsecond'
+    AND (parent = '' OR (SELECT p.over_at IS NULL FROM {sagas} p WHERE p.id = o.parent) IS NOT TRUE)
     ORDER BY over_at LIMIT $2 FOR UPDATE SKIP LOCKED
 ), e AS (
     DELETE FROM {events} e USING old WHERE e.saga_id = old.id
