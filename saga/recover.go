@@ -58,11 +58,8 @@ func (e *Engine) claim(ctx context.Context, c Claim) int {
 	defer cancel()
 	asked := time.Now()
 	claimed, err := e.store.Claim(limited, c)
-	if err != nil {
-		if ctx.Err() == nil {
-			e.log.Warn("sagas could not be claimed", slog.Any("error", err))
-		}
-		return 0
+	if err != nil && ctx.Err() == nil {
+		e.log.Warn("sagas could not be claimed", slog.Any("error", err))
 	}
 	for _, c := range claimed {
 		e.takeUp(c, asked)

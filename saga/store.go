@@ -24,7 +24,8 @@ type Store interface {
 	// Save writes checkpoints.
 	Save(ctx context.Context, writes []*Write) error
 	// Claim makes the caller the owner of sagas that nobody has and that are due,
-	// and of those whose owner's lease is over, oldest first.
+	// and of those whose owner's lease is over, oldest first. Where some of them cannot
+	// be read, it returns the others with the error.
 	Claim(ctx context.Context, c Claim) ([]Claimed, error)
 	// Renew lets leases end after d from now. The Err of one is nil or [ErrFenced].
 	Renew(ctx context.Context, leases []*Lease, d time.Duration) error

@@ -3,6 +3,7 @@ package pgsaga
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -13,7 +14,8 @@ import (
 )
 
 // Claim is [saga.Store.Claim]: one round trip, by an index of the sagas that are not
-// over. Several callers get different sagas, and do not wait for each other.
+// over. Several callers get different sagas, and do not wait for each other. Sagas that
+// cannot be read are an error, with which it returns the others.
 func (s *Store) Claim(ctx context.Context, c saga.Claim) ([]saga.Claimed, error) {
 	switch {
 	case c.Owner == "":
@@ -35,10 +37,15 @@ func (s *Store) Claim(ctx context.Context, c saga.Claim) ([]saga.Claimed, error)
 		due time.Time
 	}
 	var all []aged
+	var odd error
 	err := s.probe(ctx, func(rows pgx.Rows) error {
-		return eachRecord(rows, func(r *saga.Record, c claim) {
+		err := eachRecord(rows, func(r *saga.Record, c claim) {
 			all = append(all, aged{saga.Claimed{Record: r, Crashed: c.crashed, Now: c.now}, c.due})
 		})
+		if _, ok := errors.AsType[unreadable](err); ok {
+			odd, err = err, nil
+		}
+		return err
 	}, sql, args...)
 	if err != nil {
 		return nil, fail("claim", err)
@@ -48,7 +55,7 @@ func (s *Store) Claim(ctx context.Context, c saga.Claim) ([]saga.Claimed, error)
 	for n, c := range all {
 		claimed[n] = c.Claimed
 	}
-	return claimed, nil
+	return claimed, fail("claim", odd)
 }
 
 // Renew is [saga.Store.Renew]: one round trip.

@@ -2,6 +2,7 @@ package pgsaga
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -123,10 +124,16 @@ type claim struct {
 	due, now time.Time
 }
 
+// unreadable are records whose columns are none of ours: of a newer version of this
+// package, or changed by hand.
+type unreadable struct{ error }
+
 // eachRecord reads rows of recordSQL, behind which may stand what a claim has found
-// out, and closes them.
+// out, and closes them. Those that cannot be read are passed over, and told of at the
+// end as unreadable.
 func eachRecord(rows pgx.Rows, f func(*saga.Record, claim)) error {
 	defer rows.Close()
+	var odd error
 	for rows.Next() {
 		var r saga.Record
 		var c claim
@@ -143,13 +150,16 @@ func eachRecord(rows pgx.Rows, f func(*saga.Record, claim)) error {
 		copy(r.Fingerprint[:], fingerprint)
 		r.DeadlineAfter = time.Duration(deadline) * time.Microsecond
 		var err error
-		if r.Signals, err = readSignals(signals); err != nil {
-			return fmt.Errorf("%s: %w", r.ID, err)
-		}
-		if err := firstError(r.Plan.UnmarshalText([]byte(plan)), r.Status.UnmarshalText([]byte(status)), r.Steps.UnmarshalText([]byte(progress))); err != nil {
-			return fmt.Errorf("%s: %w", r.ID, err)
+		r.Signals, err = readSignals(signals)
+		err = firstError(err, r.Plan.UnmarshalText([]byte(plan)), r.Status.UnmarshalText([]byte(status)), r.Steps.UnmarshalText([]byte(progress)))
+		if err != nil {
+			odd = errors.Join(odd, fmt.Errorf("%s: %w", r.ID, err))
+			continue
 		}
 		f(&r, c)
 	}
-	return rows.Err()
+	if err := rows.Err(); err != nil || odd == nil {
+		return err
+	}
+	return unreadable{odd}
 }

@@ -1,0 +1,42 @@
+package pgsaga_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/saga"
+	"github.com/safetill/safetill/saga/pgsaga"
+)
+
+// A saga that this version cannot read is claimed with others: they are not to lose an
+// owner each time, until each is a person's business.
+func TestASagaThatCannotBeReadDoesNotFailItsNeighbours(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	type none struct{}
+	def := saga.MustDefine("plain", 1, saga.Pivot("a", func(context.Context, *none) error { return nil }))
+	store := pgsaga.NewStore(f.pool, nil)
+	idle, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+	require.NoError(t, err)
+	for n := range 20 {
+		_, err := def.Start(t.Context(), idle, fmt.Sprint(n), none{}, nil)
+		require.NoError(t, err)
+	}
+	f.exec(t, "UPDATE sagas SET progress = 'Q' WHERE id = '7'")
+	e := running(t, store, def)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	for n := range 20 {
+		if n == 7 {
+			continue
+		}
+		r, err := def.Handle(e, fmt.Sprint(n)).Wait(ctx)
+		require.NoError(t, err, n)
+		require.Equal(t, saga.Completed, r.Status, n)
+	}
+	require.Equal(t, 19, f.count(t, "SELECT count(*) FROM sagas WHERE status = 'COMPLETED' AND token = 1"))
+}
