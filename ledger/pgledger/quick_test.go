@@ -245,6 +245,7 @@ func TestBothWaysToPostLockInOneOrder(t *testing.T) {
 		waitForLock(t, pool, 1)
 		wg.Go(func() {
 			faults[1] = pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+				exec(t, tx, "SET LOCAL deadlock_timeout = '20ms'") // so that it is the victim, which cannot do it again
 				_, err := on(t, tx).Post(t.Context(), []ledger.Transaction{move(fmt.Sprint("with ", n), "x", "y", "1")})
 				return err
 			})

@@ -123,9 +123,7 @@ SELECT * FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::bigint[], $5:
 UPDATE {transactions} t SET closed_by = u.closed_by FROM unnest($1::text[], $2::text[]) AS u(id, closed_by) WHERE t.id = u.id`
 
 	// A batch of posts that was decided without a lock: see quick. The update locks
-	// in the order of the parameters, which is that of lockSQL. With a.no = u.no
-	// PostgreSQL would merge a table of few accounts with the parameters, both sorted
-	// by no: for an element of an array it can only probe the index, row by row. What
+	// in the order of the parameters, which is that of lockSQL: see onePlan. What
 	// holds reserve is no part of a version, and the constraint on the floor sees only
 	// what a batch leaves. The number and the clock are read when all locks are held.
 	postSQL = `
@@ -133,7 +131,7 @@ WITH moved AS (
     UPDATE {accounts} a SET debits = u.debits, credits = u.credits, version = u.version
     FROM unnest($1::bigint[], $2::bigint[], $3::numeric[], $4::numeric[], $5::numeric[], $6::bigint[], $7::numeric[], $8::numeric[])
     AS u(no, before, held_debits, held_credits, floor, version, debits, credits)
-    WHERE a.no = ANY (ARRAY[u.no]) AND a.version = u.before AND a.held_debits = u.held_debits AND a.held_credits = u.held_credits
+    WHERE a.no = u.no AND a.version = u.before AND a.held_debits = u.held_debits AND a.held_credits = u.held_credits
     AND a.floor IS NOT DISTINCT FROM u.floor
     RETURNING 1
 ), c AS MATERIALIZED (

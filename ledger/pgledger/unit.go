@@ -31,8 +31,11 @@ type unit struct {
 const (
 	probesOnly = `SELECT current_setting('enable_seqscan'), current_setting('transaction_isolation') NOT LIKE 'read %',
        set_config('enable_seqscan', 'off', true)`
-	// The plan of a single statement depends on nothing but the tables.
-	onePlan     = `SELECT set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)`
+	// The plan of a single statement depends on nothing but the tables. It goes by
+	// the parameters in their order, which is that of the locks: a table of few
+	// accounts PostgreSQL would rather merge with them, both sorted by no, or hash.
+	onePlan = `SELECT set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true),
+       set_config('enable_mergejoin', 'off', true), set_config('enable_hashjoin', 'off', true)`
 	scansAsWere = `SELECT set_config('enable_seqscan', $1, true)`
 )
 
