@@ -30,8 +30,10 @@
 // The transaction may be of any isolation. In one with a single snapshot
 // (REPEATABLE READ, SERIALIZABLE) that another batch was too quick for, Post fails
 // with code 40001, a serialization failure, and the caller repeats the
-// transaction. A Post that fails leaves the transaction usable, unless its
-// context was cancelled: the driver then closes the connection.
+// transaction. What was opened or held since its snapshot is unknown to it, and
+// that verdict too is for ever: begin such a transaction after what it goes by. A
+// Post that fails leaves the transaction usable, unless its context was cancelled:
+// the driver then closes the connection.
 //
 // # When PostgreSQL is down
 //
