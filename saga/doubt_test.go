@@ -397,7 +397,9 @@ func TestStepsThatAreRefusedTogetherDecideNothing(t *testing.T) {
 	for range 50 { // whichever of them is heard of first
 		refused := func(context.Context, *order) error { return saga.Reject(errors.New("no")) }
 		def := saga.MustDefine("order", 1, saga.Parallel("both", saga.Retriable("a", refused), saga.Retriable("b", refused)))
-		require.Equal(t, saga.Compensated, result(t, def, engine(t, saga.NewMemory(nil), quick(def))).Status)
+		o := quick(def)
+		o.Lease = time.Minute // to be held up for longer would be a doubt, and decide
+		require.Equal(t, saga.Compensated, result(t, def, engine(t, saga.NewMemory(nil), o)).Status)
 	}
 }
 
