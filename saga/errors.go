@@ -16,8 +16,6 @@ var (
 	ErrNotFound = errors.New("saga: not found")
 	// ErrOver means that the saga is over: nothing was written.
 	ErrOver = errors.New("saga: is over")
-	// ErrStopped means that the engine is stopping: nothing was started.
-	ErrStopped = errors.New("saga: engine is stopped")
 	// ErrUnknownDefinition means that the engine was not given the definition.
 	ErrUnknownDefinition = errors.New("saga: definition is not registered")
 )
