@@ -49,7 +49,8 @@
 //
 // # When the store is down
 //
-// Start returns the store's error, and may be repeated. Steps under way finish, and
+// Start asks again for as long as its context lives, and then returns the store's
+// error; it may be repeated. Steps under way finish, and
 // their ends are written when the store is back; nothing begins meanwhile.
 //
 // The model is that of Garcia-Molina and Salem, "Sagas" (SIGMOD 1987).

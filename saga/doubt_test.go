@@ -311,6 +311,48 @@ func TestAProcessThatDoesNotKnowTheStepsPassesTheDoubtOn(t *testing.T) {
 	})
 }
 
+// A deploy is under way; the owner of a saga of the new version dies; a process of the
+// old one has steps of the same names, and would write the data without what it does not
+// know of it.
+func TestAnOlderVersionLeavesASagaToTheNewer(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		type receipted struct{ Receipt string }
+		dies, refunded := true, ""
+		v2 := saga.MustDefine("order", 2,
+			saga.Step("charge", func(_ context.Context, o *receipted) error {
+				o.Receipt = "r1"
+				return nil
+			}).Undo(func(_ context.Context, o *receipted) error {
+				refunded = o.Receipt
+				return nil
+			}),
+			saga.Step("ship", func(context.Context, *receipted) error {
+				if dies {
+					runtime.Goexit()
+				}
+				return saga.Reject(errors.New("sold out"))
+			}).Undo(func(context.Context, *receipted) error { return nil }))
+		v1 := saga.MustDefine("order", 1, saga.Step("charge", noop).Undo(noop), saga.Step("ship", noop).Undo(noop))
+		for n, def := range []saga.Registered{v2, v1, v2} {
+			dies = n == 0
+			e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+			require.NoError(t, err)
+			_, stop := runs(t, e)
+			time.Sleep(20 * time.Second)
+			if n == 0 {
+				_, err := v2.Start(context.Background(), e, "o1", receipted{}, nil)
+				require.NoError(t, err)
+				time.Sleep(time.Second)
+			}
+			rec, err := e.Admin().Inspect(t.Context(), "o1")
+			require.NoError(t, err)
+			require.Equal(t, []saga.Status{saga.Running, saga.Suspended, saga.Compensated}[n], rec.Status)
+			stop()
+		}
+		require.Equal(t, "r1", refunded)
+	})
+}
+
 func TestANoAfterADoubtIsUndoneAllTheSame(t *testing.T) {
 	t.Parallel()
 	var undone atomic.Int64

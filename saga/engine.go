@@ -161,7 +161,12 @@ func (e *Engine) knows(p *program) bool { return e.version(p.name, p.version) ==
 
 // steps finds the code of a plan: that of the saga's own version, or else of the
 // newest in which every step is found by its name. A deploy may thus drop the code
-// of an old version as long as its steps live on.
+// of an old version as long as its steps live on. A version that is older than the
+// saga's does not do:
+//
+//	v2 puts the receipt of a charge into the data, and its process dies; one of v1 takes
+//	the saga up, by steps of the same names; it does not know the receipt, and writes the
+//	data without it; the refund has nothing to go by.
 func (e *Engine) steps(rec *Record) (*program, []*part) {
 	if p := e.version(rec.Definition, rec.Version); p != nil {
 		if parts := p.bind(rec.Plan); parts != nil {
@@ -169,7 +174,7 @@ func (e *Engine) steps(rec *Record) (*program, []*part) {
 		}
 	}
 	for _, p := range e.programs[rec.Definition] {
-		if parts := p.bind(rec.Plan); parts != nil {
+		if parts := p.bind(rec.Plan); parts != nil && p.version > rec.Version {
 			return p, parts
 		}
 	}

@@ -220,7 +220,7 @@ const parked = 15 * time.Second
 // park leaves a saga to a process that knows its steps.
 func (r *run) park() {
 	r.rec.Status = Suspended
-	const reason = "a step of its plan is in no version that this process knows"
+	const reason = "no version that this process knows, and that is as new, has all its steps"
 	if r.rec.Error != reason {
 		r.event(EventSuspended, r.rec.Step(), 0, reason)
 	}

@@ -47,9 +47,9 @@ func (p *program) Version() int { return p.version }
 func (p *program) Plan() Plan { return p.plan }
 
 // Define makes a definition. Every name is 1 to 64 letters, digits, dots, dashes and
-// underscores. The version, 1 or more, is to grow whenever the steps change; sagas
-// that are under way finish on the steps they began with, which must still be in some
-// version that the engine is given. Its error joins an [*InputError] for each fault:
+// underscores. The version, 1 or more, is to grow whenever the steps or the data
+// change; sagas that are under way finish on the steps they began with, which must
+// still be in some version that the engine is given, their own or a newer one. Its error joins an [*InputError] for each fault:
 // a definition that could come to where it can neither be undone nor finished is
 // refused.
 func Define[T any](name string, version int, steps ...Part[T]) (*Definition[T], error) {
