@@ -176,7 +176,7 @@ func (m *Memory) call(c *Call) Reply {
 			continue
 		}
 		outcomes[i] = one(i, &c.Ops[i])
-		if takes > 1 && !outcomes[i].Allowed {
+		if takes > 1 && c.Ops[i].Kind == Take && !outcomes[i].Allowed {
 			// Keys that have to share a counter, since there is no room, were each found to have room in it, and together they have not.
 			refused = true
 			undo(c.Ops[:i], outcomes, one)
