@@ -96,6 +96,11 @@ func TestMembers(t *testing.T) {
 	require.Empty(t, m.Owner("k"))
 	// Other processes, and other versions, must agree.
 	require.Equal(t, "b", NewMembers("a", "b", "c", "d").Owner("user-1"))
+	owners := ""
+	for i := range 16 {
+		owners += NewMembers("a", "b", "c", "d").Owner(strconv.Itoa(i))
+	}
+	require.Equal(t, "bdacacaaacaaacad", owners)
 }
 
 // All nodes together admit the limit, whomever a caller asks.

@@ -610,9 +610,9 @@ func TestIdleUnitsAreNotLostBesideAQuestion(t *testing.T) {
 // More keys than there is room for cost questions, and nothing that has to be told is forgotten.
 func TestBoundedNumberOfKeys(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		s, limit := newSpy(), quota(1000)
+		s, other, limit := newSpy(), newSpy(), quota(1000)
 		h := hybrid(t, s, limit, HybridOptions{MaxKeys: 128})
-		d := leased(t, newSpy(), limit, LeasedOptions{MaxKeys: 128})
+		d := leased(t, other, limit, LeasedOptions{MaxKeys: 128})
 		stop, stopLeased := running(t, h.Run), running(t, d.Run)
 		for i := range 2000 {
 			require.EqualValues(t, 3, admit(t, h, strconv.Itoa(i), 3))
@@ -628,6 +628,71 @@ func TestBoundedNumberOfKeys(t *testing.T) {
 		require.NoError(t, errors.Join(stop(), stopLeased()))
 		for i := range 2000 {
 			require.EqualValues(t, 997, s.remaining(t, limit, strconv.Itoa(i)))
+			l := d.local.limiter.limit.Limit
+			require.Equal(t, l.Burst-3, other.remaining(t, l, strconv.Itoa(i)), "what a key held that made way is given back")
+		}
+	})
+}
+
+// A key that has not told of its units does not make way: it would come back and have a second bound beside the first.
+func TestUntoldKeyDoesNotMakeWay(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s, limit := newSpy(), quota(1000)
+		h := hybrid(t, s, limit, HybridOptions{Nodes: 2, MaxKeys: 1, Period: time.Hour})
+		running(t, h.Run)
+		d := h.local.limiter.limit.digest
+		other := "0"
+		for i := 1; d(other)%localShards != d("k")%localShards; i++ {
+			other = strconv.Itoa(i)
+		}
+		for n := int64(40); n <= 400; n += 40 {
+			require.EqualValues(t, 40, admit(t, h, "k", 40))
+			require.EqualValues(t, 1, admit(t, h, other, 1))
+			require.LessOrEqual(t, n-(1000-s.remaining(t, limit, "k")), int64(50), "not told")
+		}
+	})
+}
+
+// What is admitted while a report is on its way is no part of the answer, and is not left any more.
+func TestWhatIsAdmittedBesideAReportCounts(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s, limit := newSpy(), quota(100)
+		h := hybrid(t, s, limit, HybridOptions{Options: Options{Timeout: time.Second, OnError: FailClosed}})
+		running(t, h.Run)
+		require.EqualValues(t, 7, admit(t, h, "k", 1+6)) // of the bound of 10, 6 are to be told
+		others := Op{Limit: limit.Normal(), Key: "k", N: 87}
+		require.NoError(t, s.Store.Decide(t.Context(), []Call{{Ops: []Op{others}}})[0].Err)
+		gate := make(chan struct{})
+		s.set(func() { s.gate = gate })
+		time.Sleep(200 * time.Millisecond) // the first pass leaves alone what has just been asked for
+		require.EqualValues(t, 4, admit(t, h, "k", 4))
+		s.set(func() { s.gate = nil })
+		close(gate)
+		synctest.Wait()
+		require.EqualValues(t, 100-87-7-4, admit(t, h, "k", 20), "the process has now told of all, and knows of all")
+	})
+}
+
+// A batch of a window is not used after the window, though the clock was set back.
+func TestClockThatIsSetBackMakesNoBatchGood(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var offset atomic.Int64
+		o := Options{Now: func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }}
+		for _, a := range []Algorithm{FixedWindow, SlidingCounter} {
+			s := newSpy()
+			d := leased(t, s, Limit{Algorithm: a, Rate: 1100, Per: time.Second}, LeasedOptions{Options: o, Idle: time.Hour})
+			stop := running(t, d.Run)
+			admit(t, d, "k", 5)
+			s.set(func() {})
+			require.EqualValues(t, 1, admit(t, d, "k", 1))
+			questions, _ := s.asked()
+			require.Zero(t, questions, "there is a batch")
+			offset.Add(-int64(time.Hour))
+			time.Sleep(2 * time.Second)
+			require.EqualValues(t, 1, admit(t, d, "k", 1))
+			_, ops := s.asked()
+			require.Positive(t, units(ops, Take), "%v", a)
+			require.NoError(t, stop())
 		}
 	})
 }
