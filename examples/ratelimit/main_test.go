@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -173,6 +174,20 @@ func TestOwnedFleet(t *testing.T) {
 	stop[2]()
 	a, _ := ask(t, addrs[0], lost)
 	require.Equal(t, answer{true, 2, "fallback"}, a)
+}
+
+// A key that JSON cannot carry would be another one at its owner, who would not own that.
+func TestKeyThatIsNotText(t *testing.T) {
+	t.Parallel()
+	limiter, err := ratelimit.New(ratelimit.NewMemory(nil), ratelimit.PerMinute(1), nil)
+	require.NoError(t, err)
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/check/x", nil)
+	for key, status := range map[string]int{"a\xff": http.StatusBadRequest, "größe": http.StatusOK} {
+		r.SetPathValue("key", key)
+		w := httptest.NewRecorder()
+		(&node{decider: limiter}).check(w, r)
+		require.Equal(t, status, w.Code, "%q", key)
+	}
 }
 
 func TestRedisFleet(t *testing.T) {

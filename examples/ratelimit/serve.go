@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/safetill/safetill/examples/internal/cli"
 	"github.com/safetill/safetill/examples/internal/connect"
@@ -155,7 +156,12 @@ func (n *node) serve(ctx context.Context, listener net.Listener) error {
 
 // check asks for one unit of a key.
 func (n *node) check(w http.ResponseWriter, r *http.Request) {
-	result, err := n.decider.Allow(r.Context(), r.PathValue("key"))
+	key := r.PathValue("key")
+	if !utf8.ValidString(key) { // peers are asked in JSON, which would make another key of it
+		http.Error(w, "the key is not UTF-8", http.StatusBadRequest)
+		return
+	}
+	result, err := n.decider.Allow(r.Context(), key)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
