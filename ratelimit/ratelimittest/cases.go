@@ -73,6 +73,10 @@ func testAllOrNothing(t *testing.T, open Open) {
 		got = all(t, s, ops...)
 		equal(t, [2]bool{true, false}, [2]bool{got[0].Allowed, got[1].Allowed}, "the second call")
 		equal(t, int64(98), one(t, s, ratelimit.Op{Kind: ratelimit.Peek, Limit: wide, Key: key, N: 1}).Remaining, "what is refused is not charged")
+		beside := ratelimit.Op{Kind: ratelimit.Peek, Limit: l.Named("tight"), Key: key, N: 2}
+		got = all(t, s, ratelimit.Op{Limit: wide, Key: key, N: 1}, ratelimit.Op{Limit: l.Named("other"), Key: key, N: 1}, beside)
+		equal(t, [3]bool{true, true, false}, [3]bool{got[0].Allowed, got[1].Allowed, got[2].Allowed}, "takes beside a peek that would be refused")
+		equal(t, int64(97), one(t, s, ratelimit.Op{Kind: ratelimit.Peek, Limit: wide, Key: key, N: 1}).Remaining, "what is admitted is charged")
 	}
 }
 
