@@ -101,11 +101,11 @@ func NewGroup(l *Ledger, o *GroupOptions) (*Group, error) {
 //
 // An error of the store that one caller's transactions may have caused does not
 // reach the others: the batch is posted again in halves until those that fail
-// are alone. Where it cannot be told from a store that fails everybody, as with three
-// such callers side by side, it does. A failed commit that was done after all is then met as a duplicate,
-// so [Result.Duplicate] may be said of a first call. Errors that say of
-// themselves that they are Retryable() are everybody's. So is the end of
-// [GroupOptions.Timeout], which is a context.DeadlineExceeded.
+// are alone. Where it cannot be told from a store that fails everybody, as with
+// three such callers side by side, it does. A failed commit that was done after all
+// is then met as a duplicate, so [Result.Duplicate] may be said of a first call.
+// Errors that say of themselves that they are Retryable() are everybody's. So is
+// the end of [GroupOptions.Timeout], which is a context.DeadlineExceeded.
 //
 // Cost: a share of one commit; idle, some microseconds and 6 allocations more
 // than Ledger.Post.

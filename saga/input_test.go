@@ -66,6 +66,15 @@ func TestBadInputIsRefusedBeforeAnythingIsWritten(t *testing.T) {
 	require.NoError(t, err)
 	_, err = chans.Start(ctx, e, "o1", struct{ C chan int }{make(chan int)}, nil)
 	refused(err, "data")
+	leaf := saga.MustDefine("leaf", 1, saga.Pivot("a", noop))
+	end := func(*order, saga.Result[order]) error { return nil }
+	same := func(o *order) (order, error) { return *o, nil }
+	twig := saga.MustDefine("twig", 1, saga.Child("leaf", leaf, same, end).Undo(noop))
+	tree := saga.MustDefine("tree", 1, saga.Child("twig", twig, same, end).Undo(noop))
+	grown, err := saga.New(untouched{t}, &saga.Options{Definitions: []saga.Registered{tree}})
+	require.NoError(t, err)
+	_, err = tree.Start(ctx, grown, strings.Repeat("x", 256-len("/twig/leaf")), order{}, nil)
+	refused(err, "id")
 	refused(e.Signal(ctx, "", "a", nil), "id")
 	refused(e.Signal(ctx, "o1", "", nil), "name")
 	refused(e.Signal(ctx, "o1", "$cancel", nil), "name")

@@ -60,6 +60,7 @@ type part struct {
 	late  func(data any) error // at the deadline of an Await
 	start func(ctx context.Context, e *Engine, parent *Record, data any) error
 	ended func(data any, child *Record) error
+	below int    // how many bytes longer the longest id among its child and its children is
 	fault string // in how it was made
 }
 
@@ -287,6 +288,7 @@ func Child[T, C any](name string, child *Definition[C], input func(data *T) (C, 
 		s.p.fault = "has no definition of its child"
 		return s
 	}
+	s.p.below = len("/") + len(name) + child.below()
 	s.p.start = func(ctx context.Context, e *Engine, parent *Record, data any) error {
 		in, err := input(data.(*T))
 		if err != nil {

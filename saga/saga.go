@@ -46,12 +46,20 @@ func (p *program) Version() int { return p.version }
 // Plan returns the definition's steps, in order.
 func (p *program) Plan() Plan { return p.plan }
 
+// below is how many bytes the longest id among a saga's children has beyond its own.
+func (p *program) below() (n int) {
+	for _, s := range p.parts {
+		n = max(n, s.below)
+	}
+	return n
+}
+
 // Define makes a definition. Every name is 1 to 64 letters, digits, dots, dashes and
 // underscores. The version, 1 or more, is to grow whenever the steps or the data
 // change; sagas that are under way finish on the steps they began with, which must
-// still be in some version that the engine is given, their own or a newer one. Its error joins an [*InputError] for each fault:
-// a definition that could come to where it can neither be undone nor finished is
-// refused.
+// still be in some version that the engine is given, their own or a newer one. Its
+// error joins an [*InputError] for each fault: a definition that could come to where it
+// can neither be undone nor finished is refused.
 func Define[T any](name string, version int, steps ...Part[T]) (*Definition[T], error) {
 	d := &Definition[T]{program{name: name, version: version, empty: func() any { return new(T) }}}
 	if flat(reflect.TypeFor[T]()) {
@@ -100,9 +108,9 @@ type StartOptions struct {
 
 // Start begins a saga, unless there is one with this id already: then it returns a
 // handle of that one, or [ErrConflict] if that has other data or another
-// definition. id is 1 to 255 bytes and data at most 1 MiB of JSON. When Start
-// returns, the saga is durable: it finishes whatever happens to this process.
-// Cost: one write, shared with others.
+// definition. id is 1 to 255 bytes, with the names of its children, and data at most
+// 1 MiB of JSON. When Start returns, the saga is durable: it finishes whatever happens
+// to this process. Cost: one write, shared with others.
 func (d *Definition[T]) Start(ctx context.Context, e *Engine, id string, data T, o *StartOptions) (*Handle[T], error) {
 	return d.start(ctx, e, id, data, o, "")
 }
@@ -154,6 +162,8 @@ func (d *Definition[T]) fresh(e *Engine, id string, data T, o *StartOptions) (*r
 	if err := checkID("id", id); err != nil {
 		faults = append(faults, err)
 	}
+	most := maxID - d.below() // or a child is refused when others have had their effect
+	refuse(len(id) <= maxID && len(id) > most, "id", fmt.Sprintf("has %d bytes, and with its children's names more than %d", len(id), maxID))
 	if options.BusinessID != "" {
 		if err := checkID("StartOptions.BusinessID", options.BusinessID); err != nil {
 			faults = append(faults, err)
