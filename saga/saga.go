@@ -162,8 +162,9 @@ func (d *Definition[T]) fresh(e *Engine, id string, data T, o *StartOptions) (*r
 	if err := checkID("id", id); err != nil {
 		faults = append(faults, err)
 	}
-	most := maxID - d.below() // or a child is refused when others have had their effect
-	refuse(len(id) <= maxID && len(id) > most, "id", fmt.Sprintf("has %d bytes, and with its children's names more than %d", len(id), maxID))
+	if n := len(id) + d.below(); len(id) <= maxID && n > maxID { // a child would be refused when others have had their effect
+		refuse(true, "id", fmt.Sprintf("has %d bytes, and with its children's names %d, more than %d", len(id), n, maxID))
+	}
 	if options.BusinessID != "" {
 		if err := checkID("StartOptions.BusinessID", options.BusinessID); err != nil {
 			faults = append(faults, err)
