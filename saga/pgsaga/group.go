@@ -19,9 +19,12 @@ const (
 )
 
 // group joins the writes of callers into batches, without a goroutine or a timer of
-// its own. A caller who finds fewer than atOnce batches under way leads: it sends all
-// that is queued, at once. The others wait. A leader whose batch is done makes one of
-// those who wait the next leader, so that nobody works for others for long.
+// its own. A caller who finds fewer than atOnce batches under way leads: it sends what
+// is queued, at once. The others wait. A leader whose batch is done makes one of those
+// who wait the next leader, so that nobody works for others for long.
+//
+// Of many who are queued a leader takes its share, as many as are under way: or it would
+// be a batch of nearly all and one of few in turn, for as long as they come again.
 type group struct {
 	send    func(ctx context.Context, items []*item) // and answers each
 	timeout time.Duration
