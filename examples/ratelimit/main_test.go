@@ -194,18 +194,26 @@ func TestRedisFleet(t *testing.T) {
 	t.Parallel()
 	url := testdb.RedisURL(t)
 	for _, way := range []string{"hybrid", "leased", "each"} {
-		key := fmt.Sprint(way, time.Now().UnixNano())
 		addrs, _ := fleet(t, 3, func([]string) []string {
 			return []string{"-redis", url, "-way", way, "-rate", "100", "-nodes", "3"}
 		})
-		allowed := 0
-		for i := range 150 {
-			if a, _ := ask(t, addrs[i%3], key); a.Allowed {
-				allowed++
+		for turn, slow := 0, true; slow; turn++ { // on a busy machine Redis may not answer in 20 ms: then what it has given is lost
+			require.Less(t, turn, 20, "Redis never answers in time")
+			key, allowed := fmt.Sprint(way, time.Now().UnixNano()), 0
+			slow = false
+			for i := range 150 {
+				a, _ := ask(t, addrs[i%3], key)
+				slow = slow || a.Source == "fallback"
+				if a.Allowed {
+					allowed++
+				}
 			}
+			if slow {
+				continue
+			}
+			require.GreaterOrEqual(t, allowed, 85, way)
+			require.LessOrEqual(t, allowed, 125, "%s: what comes back meanwhile counts, too", way)
 		}
-		require.GreaterOrEqual(t, allowed, 85, way)
-		require.LessOrEqual(t, allowed, 125, "%s: what comes back meanwhile counts, too", way)
 	}
 }
 
