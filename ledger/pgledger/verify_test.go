@@ -39,97 +39,101 @@ func changed(t *testing.T, f fixture, sql ...string) []string {
 	return breaks
 }
 
+const ofThird = ` WHERE transaction_id = '3'`
+
+// tamperings are by hand, with what Verify says of them.
+var tamperings = map[string]struct {
+	sql  []string
+	want []string
+}{
+	"a balance": {
+		[]string{`UPDATE ledger_accounts SET credits = credits + 500 WHERE id = 'a'`},
+		[]string{"NGN sum: 22, should be 27", `NGN credits of account "a": 16, should be 11`},
+	},
+	"a balance on both sides": {
+		[]string{`UPDATE ledger_accounts SET credits = credits + 500, debits = debits + 500 WHERE id = 'a'`},
+		[]string{`NGN credits of account "a": 16, should be 11`, `NGN debits of account "a": 9, should be 4`},
+	},
+	"an amount": {
+		[]string{`UPDATE ledger_postings SET amount = 300` + ofThird},
+		[]string{
+			`NGN balance of entry 2 of account "a": 6, should be 7`, `NGN debits of account "a": 4, should be 3`,
+			`NGN balance of entry 2 of account "b": 11, should be 10`, `NGN credits of account "b": 11, should be 10`,
+		},
+	},
+	"a running balance": {
+		[]string{`UPDATE ledger_postings SET credit_balance = 1200` + ofThird},
+		[]string{`NGN balance of entry 2 of account "b": 12, should be 11`},
+	},
+	"a running balance on a debit account": {
+		[]string{`UPDATE ledger_postings SET debit_balance = debit_balance - 1 WHERE transaction_id = '2'`},
+		[]string{`NGN balance of entry 2 of account "bank": 16.99, should be 17`},
+	},
+	"a posting is deleted": {
+		[]string{`DELETE FROM ledger_postings` + ofThird},
+		[]string{
+			"postings of transaction 3: 0, should be 1",
+			`NGN balance of entry 3 of account "a": 7, should be 11`, `NGN debits of account "a": 4, should be 0`,
+			`NGN entry of account "a": 3, should be 2`, `NGN version of account "a": 3, should be 2`,
+			`NGN balance of entry 3 of account "b": 10, should be 6`, `NGN credits of account "b": 11, should be 7`,
+			`NGN entry of account "b": 3, should be 2`, `NGN version of account "b": 3, should be 2`,
+		},
+	},
+	"the last posting is deleted, its accounts set back": {
+		[]string{
+			`DELETE FROM ledger_postings WHERE transaction_id = '4'`,
+			`UPDATE ledger_accounts SET credits = credits - 100, version = version - 1 WHERE id = 'a'`,
+			`UPDATE ledger_accounts SET debits = debits - 100, version = version - 1 WHERE id = 'b'`,
+		},
+		[]string{"postings of transaction 4: 0, should be 1"},
+	},
+	"a version of an account": {
+		[]string{`UPDATE ledger_accounts SET version = 9 WHERE id = 'bank'`},
+		[]string{`NGN version of account "bank": 9, should be 2`},
+	},
+	"a transaction is deleted": {
+		[]string{`DELETE FROM ledger_transactions WHERE id = '3'`},
+		[]string{`NGN postings without a transaction of account "a": 1, should be 0`},
+	},
+	"a transaction is called refused": {
+		[]string{`UPDATE ledger_transactions SET verdict = 12 WHERE id = '3'`},
+		[]string{`NGN postings without a transaction of account "a": 1, should be 0`},
+	},
+	"a refusal is called posted": {
+		[]string{`UPDATE ledger_transactions SET verdict = 0 WHERE id = '5'`},
+		[]string{"postings of transaction 5: 0, should be 1"},
+	},
+	"an account is deleted": {
+		[]string{`DELETE FROM ledger_accounts WHERE id = 'b'`},
+		[]string{"entries without an account, number 2: 3, should be 0", "NGN sum: 21, should be 11"},
+	},
+	"a currency": {
+		[]string{`UPDATE ledger_accounts SET currency = 'USD' WHERE id = 'a'`},
+		[]string{
+			"NGN sum: 18, should be 11", "USD sum: 4, should be 11",
+			`USD postings with an account in NGN of account "a": 1, should be 0`,
+			`NGN postings with an account in USD of account "b": 1, should be 0`,
+			`NGN postings with an account in USD of account "bank": 1, should be 0`,
+		},
+	},
+	"a posting is given to another transaction": {
+		[]string{`UPDATE ledger_postings SET transaction_id = '1'` + ofThird},
+		[]string{`NGN postings without a transaction of account "a": 1, should be 0`},
+	},
+	"the sides are swapped": {
+		[]string{`UPDATE ledger_postings SET debit_no = credit_no, credit_no = debit_no, debit_version = credit_version, credit_version = debit_version WHERE transaction_id = '1'`},
+		[]string{
+			`NGN balance of entry 1 of account "a": 10, should be -10`, `NGN credits of account "a": 11, should be 1`,
+			`NGN debits of account "a": 4, should be 14`,
+			`NGN balance of entry 1 of account "bank": 10, should be -10`, `NGN credits of account "bank": 0, should be 10`,
+			`NGN debits of account "bank": 17, should be 7`,
+		},
+	},
+}
+
 func TestVerifyFindsTampering(t *testing.T) {
 	t.Parallel()
-	const posting = ` WHERE transaction_id = '3'`
-	for name, c := range map[string]struct {
-		sql  []string
-		want []string
-	}{
-		"a balance": {
-			[]string{`UPDATE ledger_accounts SET credits = credits + 500 WHERE id = 'a'`},
-			[]string{"NGN sum: 22, should be 27", `NGN credits of account "a": 16, should be 11`},
-		},
-		"a balance on both sides": {
-			[]string{`UPDATE ledger_accounts SET credits = credits + 500, debits = debits + 500 WHERE id = 'a'`},
-			[]string{`NGN credits of account "a": 16, should be 11`, `NGN debits of account "a": 9, should be 4`},
-		},
-		"an amount": {
-			[]string{`UPDATE ledger_postings SET amount = 300` + posting},
-			[]string{
-				`NGN balance of entry 2 of account "a": 6, should be 7`, `NGN debits of account "a": 4, should be 3`,
-				`NGN balance of entry 2 of account "b": 11, should be 10`, `NGN credits of account "b": 11, should be 10`,
-			},
-		},
-		"a running balance": {
-			[]string{`UPDATE ledger_postings SET credit_balance = 1200` + posting},
-			[]string{`NGN balance of entry 2 of account "b": 12, should be 11`},
-		},
-		"a running balance on a debit account": {
-			[]string{`UPDATE ledger_postings SET debit_balance = debit_balance - 1 WHERE transaction_id = '2'`},
-			[]string{`NGN balance of entry 2 of account "bank": 16.99, should be 17`},
-		},
-		"a posting is deleted": {
-			[]string{`DELETE FROM ledger_postings` + posting},
-			[]string{
-				"postings of transaction 3: 0, should be 1",
-				`NGN balance of entry 3 of account "a": 7, should be 11`, `NGN debits of account "a": 4, should be 0`,
-				`NGN entry of account "a": 3, should be 2`, `NGN version of account "a": 3, should be 2`,
-				`NGN balance of entry 3 of account "b": 10, should be 6`, `NGN credits of account "b": 11, should be 7`,
-				`NGN entry of account "b": 3, should be 2`, `NGN version of account "b": 3, should be 2`,
-			},
-		},
-		"the last posting is deleted, its accounts set back": {
-			[]string{
-				`DELETE FROM ledger_postings WHERE transaction_id = '4'`,
-				`UPDATE ledger_accounts SET credits = credits - 100, version = version - 1 WHERE id = 'a'`,
-				`UPDATE ledger_accounts SET debits = debits - 100, version = version - 1 WHERE id = 'b'`,
-			},
-			[]string{"postings of transaction 4: 0, should be 1"},
-		},
-		"a version of an account": {
-			[]string{`UPDATE ledger_accounts SET version = 9 WHERE id = 'bank'`},
-			[]string{`NGN version of account "bank": 9, should be 2`},
-		},
-		"a transaction is deleted": {
-			[]string{`DELETE FROM ledger_transactions WHERE id = '3'`},
-			[]string{`NGN postings without a transaction of account "a": 1, should be 0`},
-		},
-		"a transaction is called refused": {
-			[]string{`UPDATE ledger_transactions SET verdict = 12 WHERE id = '3'`},
-			[]string{`NGN postings without a transaction of account "a": 1, should be 0`},
-		},
-		"a refusal is called posted": {
-			[]string{`UPDATE ledger_transactions SET verdict = 0 WHERE id = '5'`},
-			[]string{"postings of transaction 5: 0, should be 1"},
-		},
-		"an account is deleted": {
-			[]string{`DELETE FROM ledger_accounts WHERE id = 'b'`},
-			[]string{"entries without an account, number 2: 3, should be 0", "NGN sum: 21, should be 11"},
-		},
-		"a currency": {
-			[]string{`UPDATE ledger_accounts SET currency = 'USD' WHERE id = 'a'`},
-			[]string{
-				"NGN sum: 18, should be 11", "USD sum: 4, should be 11",
-				`USD postings with an account in NGN of account "a": 1, should be 0`,
-				`NGN postings with an account in USD of account "b": 1, should be 0`,
-				`NGN postings with an account in USD of account "bank": 1, should be 0`,
-			},
-		},
-		"a posting is given to another transaction": {
-			[]string{`UPDATE ledger_postings SET transaction_id = '1'` + posting},
-			[]string{`NGN postings without a transaction of account "a": 1, should be 0`},
-		},
-		"the sides are swapped": {
-			[]string{`UPDATE ledger_postings SET debit_no = credit_no, credit_no = debit_no, debit_version = credit_version, credit_version = debit_version WHERE transaction_id = '1'`},
-			[]string{
-				`NGN balance of entry 1 of account "a": 10, should be -10`, `NGN credits of account "a": 11, should be 1`,
-				`NGN debits of account "a": 4, should be 14`,
-				`NGN balance of entry 1 of account "bank": 10, should be -10`, `NGN credits of account "bank": 0, should be 10`,
-				`NGN debits of account "bank": 17, should be 7`,
-			},
-		},
-	} {
+	for name, c := range tamperings {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			require.Equal(t, c.want, tampered(t, c.sql...))
