@@ -37,81 +37,90 @@ type parts struct {
 	pivot  *saga.StepPart[order]
 }
 
-// A kit that cannot fail is worth nothing: each of these sagas is wrong.
+// charge and refund are the order's step, and what undoes it.
+func charge(w *sagatest.World) saga.Func[order] {
+	return func(ctx context.Context, o *order) error {
+		_, err := w.Provider("bank").Do(ctx, key(ctx), o.Amount)
+		return err
+	}
+}
+
+func refund(w *sagatest.World) saga.Func[order] {
+	return func(ctx context.Context, _ *order) error { return w.Provider("bank").Undo(ctx, key(ctx)) }
+}
+
+func nothing(context.Context, *order) error { return nil }
+
+// mutants are sagas that are wrong, and what the kit says of them.
+var mutants = map[string]struct {
+	change func(w *sagatest.World, p *parts)
+	faults func(w *sagatest.World)
+	want   string
+}{
+	"a provider that forgets is no Idempotent one": {
+		change: func(w *sagatest.World, p *parts) {
+			w.Provider("bank").Forgets = true
+			p.charge = saga.Step("charge", charge(w)).Idempotent().Undo(refund(w))
+		},
+		want: "took effect twice",
+	},
+	"an Undo without effect": {
+		change: func(w *sagatest.World, p *parts) {
+			p.charge = saga.Step("charge", charge(w)).Idempotent().Undo(nothing)
+		},
+		want: "it is Compensated, and the effects that are left are map[bank:100]",
+	},
+	"an Undo of its own key": {
+		change: func(w *sagatest.World, p *parts) {
+			p.charge = saga.Step("charge", charge(w)).Idempotent().Undo(func(ctx context.Context, _ *order) error {
+				return w.Provider("bank").Undo(ctx, saga.CallFrom(ctx).Key())
+			})
+		},
+		want: "effects that are left are map[bank:100]",
+	},
+	"a refund of what may not have been paid": {
+		change: func(w *sagatest.World, p *parts) {
+			p.charge = saga.Step("charge", charge(w)).Idempotent().Undo(func(ctx context.Context, o *order) error {
+				_, err := w.Provider("bank").Do(ctx, saga.CallFrom(ctx).Key(), -o.Amount)
+				return err
+			})
+		},
+		want: "effects that are left are map[bank:-100]",
+	},
+	"a look-up that does not look": {
+		change: func(w *sagatest.World, p *parts) {
+			w.Provider("bank").Forgets = true
+			p.charge = saga.Step("charge", charge(w)).Undo(refund(w)).Verify(func(context.Context, *order) (saga.Outcome, error) {
+				return saga.NeverApplied, nil
+			})
+		},
+		want: "took effect twice",
+	},
+	"a look-up that always finds": {
+		change: func(w *sagatest.World, p *parts) {
+			p.charge = saga.Step("charge", charge(w)).Undo(refund(w)).RetryUndo(saga.Retry{Attempts: 2}).
+				Verify(func(context.Context, *order) (saga.Outcome, error) { return saga.Applied, nil })
+		},
+		want: "it is Completed with the effects",
+	},
+	"a pivot that can be left in doubt": {
+		change: func(_ *sagatest.World, p *parts) { p.pivot = saga.Pivot("confirm", nothing) },
+		want:   "it is STUCK: a person is needed",
+	},
+	"a late charge that nobody looks for": {
+		change: func(w *sagatest.World, p *parts) {
+			w.Provider("bank").Unfenced = true
+			p.charge = saga.Step("charge", charge(w)).Undo(refund(w))
+		},
+		faults: func(w *sagatest.World) { w.Provider("bank").Next(sagatest.Delays) },
+		want:   "effects that are left are map[bank:100]",
+	},
+}
+
+// A kit that cannot fail is worth nothing.
 func TestBrokenSagasAreCaught(t *testing.T) {
 	t.Parallel()
-	do := func(w *sagatest.World) saga.Func[order] {
-		return func(ctx context.Context, o *order) error {
-			_, err := w.Provider("bank").Do(ctx, key(ctx), o.Amount)
-			return err
-		}
-	}
-	undo := func(w *sagatest.World) saga.Func[order] {
-		return func(ctx context.Context, _ *order) error { return w.Provider("bank").Undo(ctx, key(ctx)) }
-	}
-	nothing := func(context.Context, *order) error { return nil }
-	for name, mutant := range map[string]struct {
-		change func(w *sagatest.World, p *parts)
-		faults func(w *sagatest.World)
-		want   string
-	}{
-		"a provider that forgets is no Idempotent one": {
-			change: func(w *sagatest.World, p *parts) {
-				w.Provider("bank").Forgets = true
-				p.charge = saga.Step("charge", do(w)).Idempotent().Undo(undo(w))
-			},
-			want: "took effect twice",
-		},
-		"an Undo without effect": {
-			change: func(w *sagatest.World, p *parts) { p.charge = saga.Step("charge", do(w)).Idempotent().Undo(nothing) },
-			want:   "it is Compensated, and the effects that are left are map[bank:100]",
-		},
-		"an Undo of its own key": {
-			change: func(w *sagatest.World, p *parts) {
-				p.charge = saga.Step("charge", do(w)).Idempotent().Undo(func(ctx context.Context, _ *order) error {
-					return w.Provider("bank").Undo(ctx, saga.CallFrom(ctx).Key())
-				})
-			},
-			want: "effects that are left are map[bank:100]",
-		},
-		"a refund of what may not have been paid": {
-			change: func(w *sagatest.World, p *parts) {
-				p.charge = saga.Step("charge", do(w)).Idempotent().Undo(func(ctx context.Context, o *order) error {
-					_, err := w.Provider("bank").Do(ctx, saga.CallFrom(ctx).Key(), -o.Amount)
-					return err
-				})
-			},
-			want: "effects that are left are map[bank:-100]",
-		},
-		"a look-up that does not look": {
-			change: func(w *sagatest.World, p *parts) {
-				w.Provider("bank").Forgets = true
-				p.charge = saga.Step("charge", do(w)).Undo(undo(w)).Verify(func(context.Context, *order) (saga.Outcome, error) {
-					return saga.NeverApplied, nil
-				})
-			},
-			want: "took effect twice",
-		},
-		"a look-up that always finds": {
-			change: func(w *sagatest.World, p *parts) {
-				p.charge = saga.Step("charge", do(w)).Undo(undo(w)).RetryUndo(saga.Retry{Attempts: 2}).
-					Verify(func(context.Context, *order) (saga.Outcome, error) { return saga.Applied, nil })
-			},
-			want: "it is Completed with the effects",
-		},
-		"a pivot that can be left in doubt": {
-			change: func(_ *sagatest.World, p *parts) { p.pivot = saga.Pivot("confirm", nothing) },
-			want:   "it is STUCK: a person is needed",
-		},
-		"a late charge that nobody looks for": {
-			change: func(w *sagatest.World, p *parts) {
-				w.Provider("bank").Unfenced = true
-				p.charge = saga.Step("charge", do(w)).Undo(undo(w))
-			},
-			faults: func(w *sagatest.World) { w.Provider("bank").Next(sagatest.Delays) },
-			want:   "effects that are left are map[bank:100]",
-		},
-	} {
+	for name, mutant := range mutants {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := &recorder{TB: t}
@@ -119,7 +128,7 @@ func TestBrokenSagasAreCaught(t *testing.T) {
 				Store: memory, Input: order{Amount: 100}, Faults: mutant.faults,
 				Saga: func(w *sagatest.World) (*saga.Definition[order], []saga.Registered) {
 					p := parts{
-						charge: saga.Step("charge", do(w)).Idempotent().Undo(undo(w)),
+						charge: saga.Step("charge", charge(w)).Idempotent().Undo(refund(w)),
 						pivot:  saga.Pivot("confirm", nothing).Idempotent(),
 					}
 					mutant.change(w, &p)
