@@ -56,10 +56,8 @@ func (r *run) persist(write func(context.Context) error) bool {
 			return false
 		}
 		r.e.log.Warn("a checkpoint failed, and is repeated", slog.String("saga", r.rec.ID), slog.Any("error", err))
-		select {
-		case <-r.e.hard.Done():
+		if !r.e.rest(wait) {
 			return false
-		case <-time.After(wait):
 		}
 	}
 }

@@ -252,6 +252,16 @@ func (e *Engine) stopped() bool {
 	}
 }
 
+// rest waits before the store is asked again. False: the engine has let go of its sagas.
+func (e *Engine) rest(d time.Duration) bool {
+	select {
+	case <-e.hard.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
 // begin makes a saga durable and, if this engine runs and has room, begins it.
 func (e *Engine) begin(ctx context.Context, r *run) (*run, error) {
 	owned, rec, c := e.hold(r), r.rec, &r.create

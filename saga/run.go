@@ -145,10 +145,8 @@ func (r *run) holds() bool {
 			return false
 		}
 		r.e.log.Warn("a lease could not be renewed, and is asked for again", slog.String("saga", r.rec.ID), slog.Any("error", err))
-		select {
-		case <-r.e.hard.Done():
+		if !r.e.rest(wait) {
 			return false
-		case <-time.After(wait):
 		}
 	}
 }
