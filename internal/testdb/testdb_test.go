@@ -95,7 +95,9 @@ func TestURLsInTheEnvironmentWin(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
 	p := testdb.NewPostgres(t, localdb.Options{Settings: map[string]string{"log_connections": "on"}, Log: &log})
-	r := testdb.NewRedis(t, localdb.Options{Settings: map[string]string{"databases": "3"}})
+	// The two tests of Redis hold two databases each. Three beside database 0 make them wait for one another; with two, each could hold
+	// one and wait for the other's until its limit.
+	r := testdb.NewRedis(t, localdb.Options{Settings: map[string]string{"databases": "4"}})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Args[0], "-test.v", "-test.run=^Test(Postgres|Redis)(Gives|Drops|Flushes|URL)")
