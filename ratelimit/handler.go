@@ -6,16 +6,17 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"reflect"
 	"slices"
 )
 
 // HandlerOptions of [NewMiddleware]. Key or Checks is required; all others have a default.
 type HandlerOptions struct {
-	// Key returns whose request it is, or false for nobody's. It is held to the limiter's own limit. [ClientIP], [HeaderKey] and
+	// Key returns whose request it is, or false for nobody's. It is held to the decider's limit. [ClientIP], [HeaderKey] and
 	// [SubjectKey] make such functions. Whoever can choose the key has no limit: never take it from what a client writes as it likes.
 	Key func(r *http.Request) (key string, ok bool)
 	// Checks, in place of Key, returns all limits that the request is held to, such as its user's, its address' and everybody's: all are
-	// charged or none. Without checks the request passes. False means that it is nobody's.
+	// charged or none, which takes a [Limiter]. Without checks the request passes. False means that it is nobody's.
 	Checks func(r *http.Request) (checks []Check, ok bool)
 	// Anonymous is the key that all requests share for which Key returns false. Choose one that nobody can have.
 	// Default: none. They are refused with 400, or to leave the key away would be a way past the limit.
@@ -38,18 +39,19 @@ type HandlerOptions struct {
 	// Default: a problem document (RFC 9457) with the members "code" and, of those with 429 and 422, "violated-policies".
 	Refuse func(w http.ResponseWriter, r *http.Request, refusal *Refusal)
 	// Logger is told of limits and costs that are out of bounds.
-	// Default: that of the Limiter.
+	// Default: that of the decider.
 	Logger *slog.Logger
 }
 
 // middleware is what NewMiddleware returns, with options that are complete.
 type middleware struct {
-	limiter *Limiter
+	decider keeper
+	limiter *Limiter // the decider, where it is one
 	opts    HandlerOptions
 }
 
 // NewMiddleware returns a middleware for net/http that runs a handler only for requests within their limits, or all faults of the options at once, each an
-// [*InvalidError].
+// [*InvalidError]. The decider is a [Limiter], [Hybrid], [Leased] or [Owned].
 //
 // # Answers
 //
@@ -62,35 +64,37 @@ type middleware struct {
 //
 // # When the store is down
 //
-// What the limiter's [OnError] says. By default requests are admitted, and RateLimit is left out since nothing was counted; under FailClosed they get
-// 503 with Retry-After. It takes the limiter's timeout at the most, and no time once its breaker is open.
+// What the decider's [OnError] says. By default requests are admitted, and RateLimit is left out since nothing was counted; under FailClosed they get
+// 503 with Retry-After. It takes the decider's timeout at the most, and no time once its breaker is open.
 //
 // # Where it belongs
 //
 // Behind authentication if the key is what that has proven; a limit by address belongs in front of it, since to check a password is work. In front of
 // package idempotency's middleware: a refusal is not to be kept, and a replay costs little but not nothing.
 //
-// Cost: that of [Limiter.Allow] or [Limiter.All], and with Key three allocations beside the key's.
-func NewMiddleware(l *Limiter, o *HandlerOptions) (func(http.Handler) http.Handler, error) {
-	m := &middleware{limiter: l}
+// Cost: that of [Decider.AllowN] or [Limiter.All], and with Key three allocations beside the key's.
+func NewMiddleware(d Decider, o *HandlerOptions) (func(http.Handler) http.Handler, error) {
+	m := &middleware{}
+	m.decider, _ = d.(keeper)
+	m.limiter, _ = d.(*Limiter)
 	if o != nil {
 		m.opts = *o
 	}
-	if err := m.validate(); err != nil {
+	if err := m.validate(d); err != nil {
 		return nil, err
 	}
 	if m.opts.Fields == nil {
 		m.opts.Fields = Draft11
 	}
 	if m.opts.Logger == nil {
-		m.opts.Logger = l.o.Logger
+		m.opts.Logger = m.decider.settings().Logger
 	}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { m.serve(w, r, next) })
 	}, nil
 }
 
-func (m *middleware) validate() error {
+func (m *middleware) validate(d Decider) error {
 	o := &m.opts
 	var faults []error
 	refuse := func(bad bool, field, reason string) {
@@ -98,8 +102,11 @@ func (m *middleware) validate() error {
 			faults = append(faults, invalid(field, reason))
 		}
 	}
-	refuse(m.limiter == nil, "limiter", "is nil")
-	refuse(m.limiter != nil && o.Key != nil && m.limiter.limit.Algorithm == Concurrency, "limiter", "is of concurrency, which a request would have to release")
+	none := d == nil || reflect.ValueOf(d).Kind() == reflect.Pointer && reflect.ValueOf(d).IsNil()
+	refuse(none, "decider", "is nil")
+	refuse(!none && m.decider == nil, "decider", "is none of package ratelimit's")
+	refuse(!none && m.limiter == nil && o.Checks != nil, "HandlerOptions.Checks", "is for a Limiter, which can hold a request to several limits at once")
+	refuse(m.limiter != nil && o.Key != nil && m.limiter.limit.Algorithm == Concurrency, "decider", "is of concurrency, which a request would have to release")
 	refuse(o.Key == nil && o.Checks == nil, "HandlerOptions.Key", "is nil, and so is Checks")
 	refuse(o.Key != nil && o.Checks != nil, "HandlerOptions.Key", "is there beside Checks, which takes its place")
 	refuse(o.Anonymous != "" && o.Checks != nil, "HandlerOptions.Anonymous", "is for Key, not for Checks")
@@ -142,7 +149,7 @@ func (m *middleware) hold(r *http.Request) Decision {
 	if !ok && key == "" {
 		return Decision{Refusal: keyMissing.because(nil)}
 	}
-	return holdOne(r.Context(), m.limiter, key, cost)
+	return holdOne(r.Context(), m.decider, key, cost)
 }
 
 func (m *middleware) holdAll(r *http.Request, cost int64) Decision {

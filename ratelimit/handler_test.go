@@ -66,9 +66,9 @@ func behind(t *testing.T, limit ratelimit.Limit, o *ratelimit.HandlerOptions, h 
 	return around(t, l, o, h), c
 }
 
-func around(t *testing.T, l *ratelimit.Limiter, o *ratelimit.HandlerOptions, h http.Handler) http.Handler {
+func around(t *testing.T, d ratelimit.Decider, o *ratelimit.HandlerOptions, h http.Handler) http.Handler {
 	t.Helper()
-	middleware, err := ratelimit.NewMiddleware(l, o)
+	middleware, err := ratelimit.NewMiddleware(d, o)
 	require.NoError(t, err)
 	return middleware(h)
 }
@@ -136,11 +136,14 @@ func TestMiddlewareOptions(t *testing.T) {
 	require.NoError(t, err)
 	checks := func(*http.Request) ([]ratelimit.Check, bool) { return nil, true }
 	for name, c := range map[string]struct {
-		l      *ratelimit.Limiter
+		d      ratelimit.Decider
 		o      *ratelimit.HandlerOptions
 		faults int
 	}{
 		"nothing":            {nil, nil, 2},
+		"no hybrid":          {(*ratelimit.Hybrid)(nil), &ratelimit.HandlerOptions{Key: byHeader}, 1},
+		"somebody else's":    {struct{ ratelimit.Decider }{l}, &ratelimit.HandlerOptions{Key: byHeader}, 1},
+		"checks of a hybrid": {new(ratelimit.Hybrid), &ratelimit.HandlerOptions{Checks: checks}, 1},
 		"no key":             {l, &ratelimit.HandlerOptions{}, 1},
 		"both":               {l, &ratelimit.HandlerOptions{Key: byHeader, Checks: checks}, 1},
 		"anonymous checks":   {l, &ratelimit.HandlerOptions{Anonymous: "nobody", Checks: checks}, 1},
@@ -149,7 +152,7 @@ func TestMiddlewareOptions(t *testing.T) {
 		"places, not in use": {places, &ratelimit.HandlerOptions{Checks: checks}, 0},
 		"all right":          {l, &ratelimit.HandlerOptions{Key: byHeader}, 0},
 	} {
-		m, err := ratelimit.NewMiddleware(c.l, c.o)
+		m, err := ratelimit.NewMiddleware(c.d, c.o)
 		if c.faults == 0 {
 			require.NoError(t, err, name)
 			continue
@@ -157,6 +160,53 @@ func TestMiddlewareOptions(t *testing.T) {
 		require.Nil(t, m, name)
 		require.ErrorIs(t, err, ratelimit.ErrInvalid, name)
 		require.Len(t, strings.Split(err.Error(), "\n"), c.faults, name)
+	}
+}
+
+// deciders makes one of each kind on a store. Those that count here first do not run, so that the store decides.
+func deciders(t *testing.T, s ratelimit.Store, limit ratelimit.Limit, o ratelimit.Options) map[string]ratelimit.Decider {
+	t.Helper()
+	made := map[string]ratelimit.Decider{}
+	add := func(name string, d ratelimit.Decider, err error) {
+		require.NoError(t, err, name)
+		made[name] = d
+	}
+	l, err := ratelimit.New(s, limit, &o)
+	add("limiter", l, err)
+	h, err := ratelimit.NewHybrid(s, limit, &ratelimit.HybridOptions{Options: o, Nodes: 3})
+	add("hybrid", h, err)
+	d, err := ratelimit.NewLeased(s, limit, &ratelimit.LeasedOptions{Options: o, Nodes: 3})
+	add("leased", d, err)
+	w, err := ratelimit.NewOwned("self", ratelimit.NewMembers("owner"), func(string) ratelimit.Peer { return s }, limit, &ratelimit.OwnedOptions{Options: o})
+	add("owned", w, err)
+	return made
+}
+
+func TestMiddlewareOfEveryDecider(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"limiter", "hybrid", "leased", "owned"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c, asked := newClock(), 0
+			o := ratelimit.Options{Now: c.Now, LimitFor: func(_ context.Context, key string) ratelimit.Limit {
+				asked++
+				return ratelimit.PerMinute(int64(len(key))).Named("plan")
+			}}
+			d := deciders(t, ratelimit.NewMemory(&ratelimit.MemoryOptions{Now: c.Now}), ratelimit.PerMinute(9), o)[name]
+			h := around(t, d, &ratelimit.HandlerOptions{Key: byHeader}, served)
+			resp := ask(t, h, http.MethodPost, "ad")
+			admitted(t, resp, `"plan";r=1;t=30`)
+			require.Equal(t, `"plan";q=2;w=60`, resp.Header.Get("RateLimit-Policy"))
+			admitted(t, ask(t, h, http.MethodPost, "ad"), `"plan";r=0;t=60`)
+			p := refused(t, ask(t, h, http.MethodPost, "ad"), http.StatusTooManyRequests, "limited", "30")
+			require.Equal(t, []any{"plan"}, p["violated-policies"])
+			require.Equal(t, 3, asked, "once a request")
+			refused(t, ask(t, h, http.MethodPost, strings.Repeat("k", ratelimit.MaxKey+1)), http.StatusBadRequest, "key_invalid", "")
+
+			o = ratelimit.Options{Now: c.Now, OnError: ratelimit.FailClosed}
+			h = around(t, deciders(t, broken{}, ratelimit.PerMinute(9), o)[name], &ratelimit.HandlerOptions{Key: byHeader}, served)
+			refused(t, ask(t, h, http.MethodPost, "ada"), http.StatusServiceUnavailable, "unavailable", "1")
+		})
 	}
 }
 

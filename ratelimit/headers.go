@@ -150,9 +150,9 @@ func wholeSeconds(d time.Duration) int64 {
 
 // untilFull is how long it takes until all of a limit is back. Of a bucket its state says so. Of others it is a time by the store's clock, which is compared
 // with this process': as much as the two differ it is wrong.
-func (l *Limiter) untilFull(limit Limit, r *Result) time.Duration {
+func untilFull(limit Limit, r *Result, now func() time.Time) time.Duration {
 	if !limit.Algorithm.bucket() {
-		return min(max(r.ResetAt.Sub(l.o.Now()), 0), MaxRefill)
+		return min(max(r.ResetAt.Sub(now()), 0), MaxRefill)
 	}
 	per, rate := limit.Interval()
 	return time.Duration(mulDivUp(limit.Burst-min(r.Remaining, limit.Burst), per, rate)) * time.Microsecond

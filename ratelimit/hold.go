@@ -33,34 +33,75 @@ func Hold(ctx context.Context, l *Limiter, checks ...Check) Decision {
 	for i := range checks {
 		d.Quotas[i] = Quota{Limit: checks[i].Limit.Normal(), Result: results.Each[i]}
 	}
-	d.judge(l)
+	d.judge(l.o.Now)
 	return d
 }
 
-// holdOne holds a request to the limiter's own limit of a key.
-func holdOne(ctx context.Context, l *Limiter, key string, n int64) Decision {
+// keeper is a [Decider] that tells by what it has decided. Those of this package are.
+type keeper interface {
+	Decider
+	// hold is AllowN, with the limit that the key is held to.
+	hold(ctx context.Context, key string, n int64, q *Quota) error
+	// settings are the options, with their defaults.
+	settings() *Options
+}
+
+func (l *Limiter) hold(ctx context.Context, key string, n int64, q *Quota) error {
 	p, err := l.planFor(ctx, key)
 	if err != nil {
-		return Decision{Refusal: misconfigured.because(err)}
+		return err
 	}
-	d := Decision{Quotas: []Quota{{Limit: p.Limit}}}
-	if err := l.oneOf(ctx, p, Take, key, n, &d.Quotas[0].Result); err != nil {
+	q.Limit = p.Limit
+	return l.oneOf(ctx, p, Take, key, n, &q.Result)
+}
+
+func (c *local) hold(ctx context.Context, key string, n int64, q *Quota) (err error) {
+	p, err := c.limiter.planFor(ctx, key)
+	if err != nil {
+		return err
+	}
+	q.Limit = p.Limit
+	q.Result, err = c.takeOf(ctx, p, key, n)
+	return err
+}
+
+func (h *Hybrid) hold(ctx context.Context, key string, n int64, q *Quota) error {
+	return h.local.hold(ctx, key, n, q)
+}
+
+func (l *Leased) hold(ctx context.Context, key string, n int64, q *Quota) error {
+	return l.local.hold(ctx, key, n, q)
+}
+
+func (w *Owned) hold(ctx context.Context, key string, n int64, q *Quota) error {
+	return w.of(key).hold(ctx, key, n, q)
+}
+
+func (l *Limiter) settings() *Options { return &l.o }
+func (h *Hybrid) settings() *Options  { return h.local.limiter.settings() }
+func (l *Leased) settings() *Options  { return l.local.limiter.settings() }
+func (w *Owned) settings() *Options   { return w.own.settings() }
+
+// holdOne holds a request to a key's limit.
+func holdOne(ctx context.Context, k keeper, key string, n int64) Decision {
+	d := Decision{Quotas: make([]Quota, 1)}
+	if err := k.hold(ctx, key, n, &d.Quotas[0]); err != nil {
 		return Decision{Refusal: refusalOf(ctx, err)}
 	}
-	d.judge(l)
+	d.judge(k.settings().Now)
 	return d
 }
 
 // judge completes a decision: the refusal is of the longest wait among those that refuse. What could never be admitted is refused for that also while
 // the store fails, or its client would be told to come back in three hundred years.
-func (d *Decision) judge(l *Limiter) {
+func (d *Decision) judge(now func() time.Time) {
 	var violated []string
 	var wait time.Duration
 	refused, failed := false, false
 	for i := range d.Quotas {
 		q := &d.Quotas[i]
 		if q.counted() {
-			q.Reset = l.untilFull(q.Limit, &q.Result)
+			q.Reset = untilFull(q.Limit, &q.Result, now)
 		}
 		if q.Result.Allowed {
 			continue

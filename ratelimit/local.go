@@ -215,6 +215,11 @@ func (c *local) take(ctx context.Context, key string, n int64) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	return c.takeOf(ctx, p, key, n)
+}
+
+// takeOf is take, of a limit that is known.
+func (c *local) takeOf(ctx context.Context, p *plan, key string, n int64) (Result, error) {
 	if uint(len(key)-1) >= MaxKey || n < 1 || p.Algorithm == Concurrency {
 		if err := faultOf(p, Take, key, n); err != nil {
 			return Result{}, err

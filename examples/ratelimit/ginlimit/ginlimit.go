@@ -13,8 +13,8 @@ import (
 // handler runs. Costs that differ by route are best given to a handler for each of the routes.
 //
 // Gin's own ClientIP believes every peer until SetTrustedProxies is called; [ratelimit.ClientIP] believes none that it is not told of.
-func New(l *ratelimit.Limiter, o *ratelimit.HandlerOptions) (gin.HandlerFunc, error) {
-	middleware, err := ratelimit.NewMiddleware(l, o)
+func New(d ratelimit.Decider, o *ratelimit.HandlerOptions) (gin.HandlerFunc, error) {
+	middleware, err := ratelimit.NewMiddleware(d, o)
 	if err != nil {
 		return nil, err
 	}
