@@ -175,7 +175,8 @@ func (a *archive) room(s slot, size int) uint32 {
 		}
 		a.open[s] = number
 	}
-	heap.Push(&a.due, dueBlock{s, number})
+	a.due = append(a.due, dueBlock{s, number})
+	heap.Fix(&a.due, len(a.due)-1)
 	return number
 }
 
@@ -310,17 +311,16 @@ func (a *archive) join() {
 	}
 }
 
-// dueHeap has the block that goes first at its root.
+// dueHeap has the block that goes first at its root. What goes through Push and Pop is allocated, and with the shard locked an allocation may be the
+// one that has a collection of the whole heap to begin with: so Pop returns nothing, and Push is not used.
 type dueHeap []dueBlock
 
 func (h dueHeap) Len() int           { return len(h) }
 func (h dueHeap) Less(i, j int) bool { return h[i].slot.end() < h[j].slot.end() }
 func (h dueHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *dueHeap) Push(x any)        { *h = append(*h, x.(dueBlock)) }
+func (h *dueHeap) Push(any)          {}
 
 func (h *dueHeap) Pop() any {
-	old := *h
-	last := old[len(old)-1]
-	*h = old[:len(old)-1]
-	return last
+	*h = (*h)[:len(*h)-1]
+	return nil
 }

@@ -25,6 +25,15 @@ func threadCPU(t *testing.T) time.Duration {
 	return time.Duration(now.Nano())
 }
 
+// displaced is how often this thread had to make way for others.
+func displaced(t *testing.T) int64 {
+	t.Helper()
+	const thread = 1 // RUSAGE_THREAD
+	var used syscall.Rusage
+	require.NoError(t, syscall.Getrusage(thread, &used))
+	return used.Nivcsw
+}
+
 // How long a sweep holds a lock at a time, with 10^7 records that expire at once where SAFETILL_PROOF=full. Not parallel.
 func TestSweepDoesNotStopTheWorld(t *testing.T) {
 	n, full := 300_000, os.Getenv("SAFETILL_PROOF") == "full"
@@ -51,18 +60,25 @@ func TestSweepDoesNotStopTheWorld(t *testing.T) {
 	}
 	now = now.Add(2 * time.Hour)
 	var wall, cpu []time.Duration
-	removed := 0
+	var removed, away int
 	for more := true; more; {
 		more = false
 		for i := range m.shards {
-			began, used := time.Now(), threadCPU(t)
+			before, began, used := displaced(t), time.Now(), threadCPU(t)
 			got := m.shards[i].sweepLocked(m.clock(), memorySweep)
-			wall, cpu = append(wall, time.Since(began)), append(cpu, threadCPU(t)-used)
+			wall, used = append(wall, time.Since(began)), threadCPU(t)-used
+			if displaced(t) == before {
+				cpu = append(cpu, used)
+			} else { // what it costs to come back, with caches that others have filled, is none of the sweep's
+				away++
+			}
 			removed += got
 			more = more || got == memorySweep
 		}
 	}
 	require.Equal(t, n, removed)
+	require.NotEmpty(t, cpu)
+	t.Logf("%d of %d sweeps are not in the CPU's numbers: the thread had to make way for others", away, len(wall))
 	for name, d := range map[string][]time.Duration{"claim and completion, wall": adding, "sweep, wall": wall, "sweep, CPU": cpu} {
 		slices.Sort(d)
 		t.Logf("%s: p50 %v, p99 %v, p99.9 %v, longest %v, %d of %d over 1 ms", name, d[len(d)/2], d[len(d)*99/100], d[len(d)*999/1000],
