@@ -16,6 +16,9 @@ var (
 	ErrNotFound = errors.New("saga: not found")
 	// ErrOver means that the saga is over: nothing was written.
 	ErrOver = errors.New("saga: is over")
+	// ErrTooManySignals means that the saga has [MaxSignals] of other names: nothing
+	// was written.
+	ErrTooManySignals = errors.New("saga: has as many signals as it can keep")
 	// ErrUnknownDefinition means that the engine was not given the definition.
 	ErrUnknownDefinition = errors.New("saga: definition is not registered")
 )

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -268,6 +269,8 @@ func (m *Memory) Deliver(ctx context.Context, id, name string, payload []byte) e
 		return ErrOver
 	case there:
 		return ErrConflict
+	case full(s.rec.Signals, name):
+		return ErrTooManySignals
 	}
 	if s.rec.Signals == nil {
 		s.rec.Signals = Signals{}
@@ -279,6 +282,20 @@ func (m *Memory) Deliver(ctx context.Context, id, name string, payload []byte) e
 		}
 	}
 	return nil
+}
+
+// full tells whether there is no room for one more signal of that name.
+func full(have Signals, name string) bool {
+	if strings.HasPrefix(name, "$") || len(have) < MaxSignals {
+		return false
+	}
+	counted := 0
+	for name := range have {
+		if !strings.HasPrefix(name, "$") {
+			counted++
+		}
+	}
+	return counted >= MaxSignals
 }
 
 // Find implements [Store].

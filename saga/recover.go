@@ -207,8 +207,8 @@ func (e *Engine) find(ctx context.Context, id string) (*Record, error) {
 }
 
 // Signal delivers a signal to the [Await] of that name, which may come later. It
-// may be repeated with the same msg; another is [ErrConflict]. See [Store] for the
-// other errors.
+// may be repeated with the same msg; another is [ErrConflict]. A saga keeps
+// [MaxSignals]. See [Store] for the other errors.
 func (e *Engine) Signal(ctx context.Context, id, name string, msg any) error {
 	if err := checkID("id", id); err != nil {
 		return err

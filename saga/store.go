@@ -30,14 +30,19 @@ type Store interface {
 	// Renew lets leases end after d from now. The Err of one is nil or [ErrFenced].
 	Renew(ctx context.Context, leases []*Lease, d time.Duration) error
 	// Deliver keeps a signal with a saga and makes that due at once if it waits.
-	// It answers [ErrNotFound], [ErrOver] for a saga that is over, and
-	// [ErrConflict] where the name is taken by another payload. A Stuck saga takes
-	// signals.
+	// It answers [ErrNotFound], [ErrOver] for a saga that is over, [ErrConflict]
+	// where the name is taken by another payload, and [ErrTooManySignals] where there
+	// are [MaxSignals] already. Names that begin with "$" are the engine's: they are
+	// not counted, and always taken. A Stuck saga takes signals.
 	Deliver(ctx context.Context, id, name string, payload []byte) error
 	// Find lists sagas by their ids. What it lists is not locked, and may be in
 	// the past when it is read.
 	Find(ctx context.Context, f Filter) iter.Seq2[*Record, error]
 }
+
+// MaxSignals is how many signals a saga keeps at most: each checkpoint comes back
+// with all of them.
+const MaxSignals = 64
 
 // Create is one new saga.
 type Create struct {

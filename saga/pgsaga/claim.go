@@ -102,7 +102,7 @@ func (s *Store) Deliver(ctx context.Context, id, name string, payload []byte) er
 			taken = rows.Next()
 			rows.Close()
 			return rows.Err()
-		}, s.sql.deliver, id, name, string(payload))
+		}, s.sql.deliver, id, name, string(payload), saga.MaxSignals)
 		if err != nil {
 			return fail("deliver", err)
 		}
@@ -117,12 +117,12 @@ func (s *Store) Deliver(ctx context.Context, id, name string, payload []byte) er
 
 // refused says why a signal was not taken. again: it would be now.
 func (s *Store) refused(ctx context.Context, id, name string, payload []byte) (again bool, err error) {
-	var over, found bool
+	var over, full, found bool
 	var there *string
 	err = s.probe(ctx, func(rows pgx.Rows) error {
-		_, err := pgx.ForEachRow(rows, []any{&over, &there}, func() error { found = true; return nil })
+		_, err := pgx.ForEachRow(rows, []any{&over, &there, &full}, func() error { found = true; return nil })
 		return err
-	}, s.sql.delivered, id, name)
+	}, s.sql.delivered, id, name, saga.MaxSignals)
 	switch {
 	case err != nil:
 		return false, fail("deliver", err)
@@ -134,6 +134,8 @@ func (s *Store) refused(ctx context.Context, id, name string, payload []byte) (a
 		return false, saga.ErrOver
 	case there != nil:
 		return false, saga.ErrConflict
+	case full:
+		return false, saga.ErrTooManySignals
 	}
 	return true, nil
 }

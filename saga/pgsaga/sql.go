@@ -190,15 +190,19 @@ FROM unnest($1::text[], $2::bigint[]) AS u(id, token)
 WHERE s.id = u.id AND s.token = u.token AND s.owner IS NOT NULL
 RETURNING s.id, s.token`
 
-	// least passes over a null. Who is stuck waits for a person.
+	// least passes over a null. Who is stuck waits for a person. The engine's own signals
+	// are not counted where there may be too many.
 	deliverSQL = `
 UPDATE {sagas} s SET signals = coalesce(s.signals, '{}') || jsonb_build_object($2::text, $3::text), signalled = s.signalled + 1,
     due_at = CASE WHEN s.owner IS NULL AND s.status <> 'STUCK' THEN least(s.due_at, statement_timestamp()) ELSE s.due_at END
 WHERE s.id = $1 AND s.status NOT IN ('COMPLETED', 'COMPENSATED') AND (s.signals ? $2) IS NOT TRUE
+AND (s.signalled < $4 OR $2 LIKE '$%' OR (SELECT count(*) FROM jsonb_object_keys(s.signals) AS k WHERE k NOT LIKE '$%') < $4)
 RETURNING 1`
 
 	deliveredSQL = `
-SELECT status IN ('COMPLETED', 'COMPENSATED'), signals ->> $2 FROM {sagas} WHERE id = $1`
+SELECT status IN ('COMPLETED', 'COMPENSATED'), signals ->> $2, $2 NOT LIKE '$%'
+    AND (SELECT count(*) FROM jsonb_object_keys(signals) AS k WHERE k NOT LIKE '$%') >= $3
+FROM {sagas} WHERE id = $1`
 
 	findSQL = `
 SELECT {record} FROM {sagas} s WHERE s.id > $1 {where} ORDER BY s.id LIMIT $2`

@@ -130,6 +130,16 @@ func deliverAnswers(s *suite) {
 	if len(got) != 2 || string(got["paid"]) != `{"n":1}` {
 		s.Fatalf("signals %v", got)
 	}
+	for n := range saga.MaxSignals - 1 { // beside "paid"
+		s.ok(deliver(r.ID, fmt.Sprint("signal-", n), "{}"))
+	}
+	s.is(deliver(r.ID, "one more", "{}"), saga.ErrTooManySignals)
+	s.ok(deliver(r.ID, "paid", `{"n":1}`))
+	s.is(deliver(r.ID, "paid", `{"n":2}`), saga.ErrConflict)
+	s.ok(deliver(r.ID, "$child-1", `{}`))
+	if got := s.one("a").Signals; len(got) != saga.MaxSignals+2 {
+		s.Fatalf("%d signals", len(got))
+	}
 	for _, status := range []saga.Status{saga.Completed, saga.Compensated} {
 		w := next(s.owned(status.String(), "w", long))
 		w.Record.Status = status
