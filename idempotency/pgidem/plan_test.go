@@ -1,10 +1,12 @@
 package pgidem_test
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -67,4 +69,33 @@ SELECT convert_to('some other key ' || i, 'UTF8'), sha256('x'), 1, now(), now() 
 		use()
 	}
 	require.LessOrEqual(t, read()-before, 8*10)
+}
+
+// To plan a statement takes longer than to carry it out. Left to itself, PostgreSQL would do so for each claim, since a plan for these very arguments
+// looks better.
+func TestNothingIsPlannedAnew(t *testing.T) {
+	t.Parallel()
+	pool := new(wire).pool(t)
+	store, err := pgidem.NewStore(pool, nil)
+	require.NoError(t, err)
+	do := doOn(t, store)
+	guard := newTxGuard(t, pool, nil)
+	for n := range 20 {
+		do()
+		key := idempotency.Key{Scope: "plan", Op: "test", Value: fmt.Sprint(n)}
+		for range 2 {
+			_, err := pgidem.DoTx(t.Context(), guard, key, idempotency.Fingerprint{}, func(context.Context, pgx.Tx) (string, error) { return "", nil })
+			require.NoError(t, err)
+		}
+		records, err := store.Claim(t.Context(), []idempotency.Request{{Key: idempotency.Key{Scope: "claim", Op: "test", Value: fmt.Sprint(n)}, Lease: time.Minute}})
+		require.NoError(t, err)
+		_, err = store.Complete(t.Context(), []idempotency.Completion{{Key: key, Token: records[0].Token, TTL: time.Hour}})
+		require.NoError(t, err)
+	}
+	plans := func(kind string) (n int) {
+		require.NoError(t, pool.QueryRow(t.Context(), "SELECT count(*) FROM pg_prepared_statements WHERE "+kind+"_plans > 5").Scan(&n))
+		return n
+	}
+	require.Zero(t, plans("custom"))
+	require.Positive(t, plans("generic"))
 }

@@ -9,8 +9,10 @@ import (
 // The settings are local: where nobody began a transaction the three statements
 // are one, and in the caller's the last takes back what the first has set.
 const (
-	scansOff = `SELECT set_config('safetill.seqscan', current_setting('enable_seqscan'), true), set_config('enable_seqscan', 'off', true)`
-	scansOn  = `SELECT set_config('enable_seqscan', current_setting('safetill.seqscan'), true)`
+	probing = `SELECT set_config('safetill.seqscan', current_setting('enable_seqscan'), true), set_config('enable_seqscan', 'off', true),
+       set_config('safetill.plans', current_setting('plan_cache_mode'), true), set_config('plan_cache_mode', 'force_generic_plan', true)`
+	probed = `SELECT set_config('enable_seqscan', current_setting('safetill.seqscan'), true),
+       set_config('plan_cache_mode', current_setting('safetill.plans'), true)`
 )
 
 // Probe runs one statement whose plan must be index probes, in one round trip.
@@ -19,7 +21,9 @@ const (
 // The driver keeps a statement's plan for as long as its connection lives. Made
 // while the tables are new and small, it would be a sequential scan, and stay so
 // for the minutes until PostgreSQL analyzes what has grown meanwhile: the cost of
-// a call would grow with the table.
+// a call would grow with the table. And where PostgreSQL thinks that a plan for
+// these very arguments is better, as with arrays that are shorter than it guesses,
+// it makes one for each call, which takes longer than to carry it out.
 func Probe(ctx context.Context, db DB, scan func(pgx.Rows) error, sql string, args ...any) error {
 	batcher, ok := db.(Batcher)
 	if !ok { // a DB of the caller's own: its plans are its own too
@@ -30,8 +34,8 @@ func Probe(ctx context.Context, db DB, scan func(pgx.Rows) error, sql string, ar
 		return scan(rows)
 	}
 	b := &pgx.Batch{}
-	b.Queue(scansOff)
+	b.Queue(probing)
 	b.Queue(sql, args...).Query(scan)
-	b.Queue(scansOn)
+	b.Queue(probed)
 	return batcher.SendBatch(ctx, b).Close()
 }

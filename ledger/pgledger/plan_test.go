@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -55,6 +56,30 @@ func scans(t *testing.T, pool *pgxpool.Pool) map[string]int {
 		found[table] = count(t, pool, "SELECT seq_scan FROM pg_stat_user_tables WHERE relid = $1::text::regclass", table)
 	}
 	return found
+}
+
+// To plan a statement takes longer than to carry it out. Left to itself, PostgreSQL would do so for each batch where it thinks that a plan for these
+// very arguments is better.
+func TestNothingIsPlannedAnew(t *testing.T) {
+	t.Parallel()
+	pool := newPool(t, testdb.PostgresURL(t), func(c *pgxpool.Config) { c.MaxConns = 1 })
+	f := openOn(t, pool)
+	for n := range 20 {
+		f.want(t, ledger.Posted, move(fmt.Sprint("quick", n), "bank", "a", "5"))
+		f.want(t, ledger.InsufficientFunds, move(fmt.Sprint("locked", n), "b", "a", "2"))
+		f.want(t, ledger.Posted, hold(fmt.Sprint("hold", n), "bank", "a", "1"), ledger.Transaction{ID: ledger.TransactionID(fmt.Sprint("capture", n)), Kind: ledger.KindCapture, Of: ledger.TransactionID(fmt.Sprint("hold", n))})
+		f.want(t, ledger.Posted, ledger.Transaction{ID: ledger.TransactionID(fmt.Sprint("back", n)), Kind: ledger.KindReverse, Of: ledger.TransactionID(fmt.Sprint("quick", n))})
+		require.NoError(t, pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+			_, err := on(t, tx).PostOne(t.Context(), move(fmt.Sprint("callers", n), "bank", "a", "1"))
+			return err
+		}))
+		_, err := stores(t, f, 1, nil)[0].PostOne(t.Context(), move(fmt.Sprint("unseen", n), "bank", "a", "1"))
+		require.NoError(t, err)
+		_, err = f.Balances(t.Context(), "a", "b")
+		require.NoError(t, err)
+	}
+	require.Zero(t, count(t, pool, "SELECT count(*) FROM pg_prepared_statements WHERE custom_plans > 5"))
+	require.Positive(t, count(t, pool, "SELECT count(*) FROM pg_prepared_statements WHERE generic_plans > 5"))
 }
 
 // Most holds that can expire have not: to find those that have, the others are not to be read. A clock that is asked for each row is no

@@ -21,8 +21,8 @@ const (
 )
 
 // Post is [ledger.Store.Post]: one transaction of two round trips and five
-// statements, however many drafts there are; in a transaction of the caller's, a
-// savepoint and four round trips. What PostgreSQL asks to be repeated is, 3
+// statements, however many drafts there are; in a transaction of the caller's they are
+// behind a savepoint. What PostgreSQL asks to be repeated is, 3
 // times at most; in the caller's transaction only the caller can repeat it, and
 // the error's method Retryable() bool says whether that is of use.
 func (s *Store) Post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outcome, error) {

@@ -56,6 +56,13 @@ func TestRoundTrips(t *testing.T) {
 	before := count.n.Load()
 	f.want(t, ledger.Conflict, move("1", "bank", "a", "2"))
 	require.EqualValues(t, 4, count.n.Load()-before, "in vain, rolled back, under the lock")
+
+	tx, err := f.pool.Begin(t.Context())
+	require.NoError(t, err)
+	before = count.n.Load()
+	want(t, on(t, tx), ledger.Posted, move("in the caller's", "bank", "a", "1"))
+	require.EqualValues(t, 2, count.n.Load()-before, "with its savepoint")
+	require.NoError(t, tx.Commit(t.Context()))
 	f.verify(t)
 }
 

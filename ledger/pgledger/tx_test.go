@@ -138,45 +138,63 @@ func TestFailedPostLeavesAConnectionUsable(t *testing.T) {
 	f.balance(t, "a", "1", 1)
 }
 
-// Posting plans its statements without sequential scans, and must not leave the caller's own without.
-func TestCallersPlannerSettingIsRestored(t *testing.T) {
+// Posting has settings of its own for the planner, and must not leave them to the caller's statements.
+func TestCallersPlannerSettingsAreRestored(t *testing.T) {
 	t.Parallel()
 	f := open(t)
 	poison(t, f)
-	setting := func(db pgledger.DB) (s string) {
-		require.NoError(t, db.QueryRow(t.Context(), "SHOW enable_seqscan").Scan(&s))
+	settings := func(db pgledger.DB) (s [4]string) {
+		require.NoError(t, db.QueryRow(t.Context(), `SELECT current_setting('enable_seqscan'), current_setting('enable_mergejoin'),
+current_setting('enable_hashjoin'), current_setting('plan_cache_mode')`).Scan(&s[0], &s[1], &s[2], &s[3]))
 		return s
 	}
-	for i, was := range []string{"on", "off"} {
+	defaults := [4]string{"on", "on", "on", "auto"}
+	for i, was := range [][4]string{defaults, {"off", "off", "off", "force_custom_plan"}} {
 		conn, err := f.pool.Acquire(t.Context())
 		require.NoError(t, err)
 		tx, err := conn.Begin(t.Context())
 		require.NoError(t, err)
-		exec(t, tx, "SET LOCAL enable_seqscan = "+was)
+		exec(t, tx, `SELECT set_config('enable_seqscan', $1, true), set_config('enable_mergejoin', $2, true), set_config('enable_hashjoin', $3, true),
+set_config('plan_cache_mode', $4, true)`, was[0], was[1], was[2], was[3])
 		want(t, on(t, tx), ledger.Posted, move(fmt.Sprint(i), "bank", "a", "1"))
-		require.Equal(t, was, setting(tx), "after a success")
+		require.Equal(t, was, settings(tx), "after a success")
 		_, err = on(t, tx).Post(t.Context(), []ledger.Transaction{move("poison", "bank", "b", "1")})
 		require.ErrorContains(t, err, "poisoned")
-		require.Equal(t, was, setting(tx), "after a failure")
+		require.Equal(t, was, settings(tx), "after a failure")
+		want(t, on(t, tx), ledger.UnknownTarget, ledger.Transaction{ID: ledger.TransactionID(fmt.Sprint("reverse", i)), Kind: ledger.KindReverse, Of: "nothing"})
 		_, err = on(t, tx).Balances(t.Context(), "a")
 		require.NoError(t, err)
 		for _, err := range on(t, tx).Entries(t.Context(), "a", 0) {
 			require.NoError(t, err)
 		}
-		require.Equal(t, was, setting(tx), "after reading")
+		require.Equal(t, was, settings(tx), "after reading")
 		exec(t, tx, "SET LOCAL jit = on")
 		_, err = on(t, tx).Verify(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, 1, count(t, tx, "SELECT count(*) WHERE current_setting('jit') = 'on'"))
 		require.NoError(t, tx.Commit(t.Context()))
-		require.Equal(t, "on", setting(conn.Conn()), "after the commit")
+		require.Equal(t, defaults, settings(conn.Conn()), "after the commit")
 
 		want(t, on(t, conn.Conn()), ledger.Posted, move(fmt.Sprint("conn", i), "bank", "a", "1"))
 		_, err = on(t, conn.Conn()).Balances(t.Context(), "a")
 		require.NoError(t, err)
-		require.Equal(t, "on", setting(conn.Conn()), "after a transaction of our own")
+		require.Equal(t, defaults, settings(conn.Conn()), "after a transaction of our own")
 		conn.Release()
 	}
+}
+
+// Who begins to post in a transaction that has failed already has no savepoint to roll back to, and takes none of the caller's.
+func TestOnlyItsOwnSavepointIsRolledBackTo(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	tx := begin(t, f, pgx.TxOptions{})
+	exec(t, tx, "SAVEPOINT safetill_ledger")
+	_, err := tx.Exec(t.Context(), "SELECT 1 / 0")
+	require.Error(t, err)
+	_, err = on(t, tx).PostOne(t.Context(), move("1", "bank", "a", "1"))
+	require.ErrorContains(t, err, "aborted")
+	_, err = tx.Exec(t.Context(), "SELECT 1")
+	require.ErrorContains(t, err, "aborted", "it is for the caller to decide what becomes of it")
 }
 
 // A caller's transaction that sees one snapshot only was too slow: it is told to begin again, and posts nothing wrong.

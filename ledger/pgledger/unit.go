@@ -7,36 +7,55 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/safetill/safetill/internal/pg"
 )
 
-// unit is one transaction of ours, or a savepoint in the caller's. On a
-// connection of our own its BEGIN and COMMIT travel with the first and the last
-// statements: two round trips fewer, one of them while rows are locked.
+// unit is one transaction of ours, or a savepoint in the caller's. BEGIN and COMMIT
+// on a connection of our own, and the savepoint's begin and end, travel with the
+// first and the last statements: two round trips fewer, one of them while rows are
+// locked.
 type unit struct {
 	conn     *pgx.Conn // nil: tx
 	tx       pgx.Tx
-	open     bool   // conn has been sent BEGIN
-	scans    string // the caller's enable_seqscan, to be restored
-	snapshot bool   // the caller's transaction sees one snapshot only
+	callers  bool // a savepoint in tx
+	open     bool // there is something to roll back
+	snapshot bool // the caller's transaction sees one snapshot only
 	release  func()
 }
 
 // A batch's statements are a few index probes each, and their plans are cached
 // for as long as the connection lives. Planned while the tables are new and
-// small they would be sequential scans, and stay so for the minutes until
-// PostgreSQL analyzes what has grown meanwhile: 12 ms a batch instead of 0.1.
+// small they would be sequential scans, or go through a table by its index, and
+// stay so for the minutes until PostgreSQL analyzes what has grown meanwhile: 12 ms
+// a batch instead of 0.1. And where PostgreSQL thinks that it can do better with the
+// arguments it plans anew for each batch, which takes longer than to write some rows.
+//
+// These settings leave one plan. It goes by the parameters in their order, which is
+// that of the locks. They end with the transaction; in the caller's they are put back.
 const (
-	probesOnly = `SELECT current_setting('enable_seqscan'), current_setting('transaction_isolation') NOT LIKE 'read %',
-       set_config('enable_seqscan', 'off', true)`
-	// The plan of a single statement depends on nothing but the tables. It goes by
-	// the parameters in their order, which is that of the locks: a table of few
-	// accounts PostgreSQL would rather merge with them, both sorted by no, or hash.
-	onePlan = `SELECT set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true),
-       set_config('enable_mergejoin', 'off', true), set_config('enable_hashjoin', 'off', true)`
-	scansAsWere = `SELECT set_config('enable_seqscan', $1, true)`
+	onePlan    = `SELECT ` + onePlanSQL
+	onePlanSQL = `set_config('enable_seqscan', 'off', true), set_config('enable_mergejoin', 'off', true),
+       set_config('enable_hashjoin', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)`
+
+	onePlanNow = `SELECT current_setting('transaction_isolation') NOT LIKE 'read %',
+       set_config('safetill.ledger_seqscan', current_setting('enable_seqscan'), true),
+       set_config('safetill.ledger_mergejoin', current_setting('enable_mergejoin'), true),
+       set_config('safetill.ledger_hashjoin', current_setting('enable_hashjoin'), true),
+       set_config('safetill.ledger_plans', current_setting('plan_cache_mode'), true), ` + onePlanSQL
+	plansAsWere = `SELECT set_config('enable_seqscan', current_setting('safetill.ledger_seqscan'), true),
+       set_config('enable_mergejoin', current_setting('safetill.ledger_mergejoin'), true),
+       set_config('enable_hashjoin', current_setting('safetill.ledger_hashjoin'), true),
+       set_config('plan_cache_mode', current_setting('safetill.ledger_plans'), true)`
+)
+
+// The name may be in use further out; the innermost is meant.
+const (
+	savepoint        = "SAVEPOINT safetill_ledger"
+	releaseSavepoint = "RELEASE SAVEPOINT safetill_ledger"
+	undoSavepoint    = "ROLLBACK TO SAVEPOINT safetill_ledger; RELEASE SAVEPOINT safetill_ledger"
 )
 
 // rollbackLimit is how long a failed unit may take to free its locks.
@@ -67,11 +86,14 @@ func (s *Store) begin(ctx context.Context) (*unit, error) {
 		}
 		return &unit{conn: db, release: func() {}}, nil
 	}
+	if tx, ok := s.db.(pgx.Tx); ok {
+		return &unit{tx: tx, callers: true, release: func() {}}, nil
+	}
 	tx, err := s.db.Begin(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("begin: %w", err)
 	}
-	return &unit{tx: tx, release: func() {}}, nil
+	return &unit{tx: tx, open: true, release: func() {}}, nil
 }
 
 // first sends the statements that begin the unit.
@@ -79,14 +101,19 @@ func (u *unit) first(ctx context.Context, statements func(*pgx.Batch)) error {
 	b := &pgx.Batch{}
 	if u.conn != nil {
 		b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED") // whatever the default: who waited for a lock must see what was done meanwhile
+		b.Queue(onePlan)
+		statements(b)
+		u.open = true
+		return u.conn.SendBatch(ctx, b).Close()
 	}
-	b.Queue(probesOnly).QueryRow(func(row pgx.Row) error { return row.Scan(&u.scans, &u.snapshot, nil) })
+	if u.callers { // only a savepoint that was made is rolled back to: one further out may have its name
+		b.Queue(savepoint).Exec(func(pgconn.CommandTag) error { u.open = true; return nil })
+	}
+	b.Queue(onePlanNow).QueryRow(func(row pgx.Row) error {
+		return row.Scan(&u.snapshot, nil, nil, nil, nil, nil, nil, nil, nil)
+	})
 	statements(b)
-	if u.conn == nil {
-		return u.tx.SendBatch(ctx, b).Close()
-	}
-	u.open = true
-	return u.conn.SendBatch(ctx, b).Close()
+	return u.tx.SendBatch(ctx, b).Close()
 }
 
 // only sends a unit of a single round trip, on a connection of our own.
@@ -116,9 +143,16 @@ func (u *unit) last(ctx context.Context, statements func(*pgx.Batch)) error {
 		return u.commit(ctx, b, statements)
 	}
 	statements(b)
-	b.Queue(scansAsWere, u.scans)
+	b.Queue(plansAsWere)
+	if u.callers {
+		b.Queue(releaseSavepoint)
+	}
 	if err := u.tx.SendBatch(ctx, b).Close(); err != nil {
 		return err
+	}
+	if u.callers {
+		u.open = false
+		return nil
 	}
 	if err := u.tx.Commit(ctx); err != nil {
 		return fmt.Errorf("commit: %w", err)
@@ -132,9 +166,12 @@ func (u *unit) end(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackLimit)
 	defer cancel()
 	switch {
+	case !u.open:
+	case u.callers:
+		_, _ = u.tx.Exec(ctx, undoSavepoint) // the first error counts; as text: what has failed takes no statement that is to be prepared
 	case u.conn == nil:
-		_ = u.tx.Rollback(ctx) // after a commit this does nothing; else the first error counts
-	case u.open && !u.conn.IsClosed():
+		_ = u.tx.Rollback(ctx) // after a commit this does nothing
+	case !u.conn.IsClosed():
 		if _, err := u.conn.Exec(ctx, "ROLLBACK"); err != nil {
 			_ = u.conn.Close(ctx) // an open transaction must not go back to a pool
 		}
