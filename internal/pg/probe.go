@@ -4,14 +4,17 @@ import (
 	"context"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// The settings are local: where nobody began a transaction the three statements
-// are one, and in the caller's the last takes back what the first has set.
+// The settings are local: where nobody began a transaction they end with the
+// statement that they are for, and in the caller's they are put back.
 const (
-	probing = `SELECT set_config('safetill.seqscan', current_setting('enable_seqscan'), true), set_config('enable_seqscan', 'off', true),
-       set_config('safetill.plans', current_setting('plan_cache_mode'), true), set_config('plan_cache_mode', 'force_generic_plan', true)`
-	probed = `SELECT set_config('enable_seqscan', current_setting('safetill.seqscan'), true),
+	probing = `SELECT set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)`
+
+	keeping = `SELECT set_config('safetill.seqscan', current_setting('enable_seqscan'), true),
+       set_config('safetill.plans', current_setting('plan_cache_mode'), true)`
+	puttingBack = `SELECT set_config('enable_seqscan', current_setting('safetill.seqscan'), true),
        set_config('plan_cache_mode', current_setting('safetill.plans'), true)`
 )
 
@@ -34,8 +37,25 @@ func Probe(ctx context.Context, db DB, scan func(pgx.Rows) error, sql string, ar
 		return scan(rows)
 	}
 	b := &pgx.Batch{}
+	callers := !begins(db)
+	if callers {
+		b.Queue(keeping)
+	}
 	b.Queue(probing)
 	b.Queue(sql, args...).Query(scan)
-	b.Queue(probed)
+	if callers {
+		b.Queue(puttingBack)
+	}
 	return batcher.SendBatch(ctx, b).Close()
+}
+
+// begins tells whether what is sent to db is a transaction of its own.
+func begins(db DB) bool {
+	switch db := db.(type) {
+	case *pgxpool.Pool:
+		return true
+	case *pgx.Conn:
+		return db.PgConn().TxStatus() == 'I'
+	}
+	return false
 }
