@@ -50,110 +50,31 @@ func (f *forgetful) SaveTx(ctx context.Context, w *saga.Write, work func(context
 }
 
 func TestATransactionWhoseAnswerIsLostIsNotRepeated(t *testing.T) {
-	t.Parallel()
-	var rows atomic.Int64
-	def := saga.MustDefine("order", 1,
-		saga.StepTx("a", func(_ context.Context, tx *saga.MemoryTx, o *order) error {
-			tx.OnCommit(func() { rows.Add(1) })
-			o.Seen = append(o.Seen, "a")
-			return nil
-		}).Undo(func(context.Context, *saga.MemoryTx, *order) error { return nil }),
-		saga.Pivot("b", note("b")))
-	store := &forgetful{Memory: saga.NewMemory(nil)}
-	got := result(t, def, engine(t, store, quick(def)))
-	require.True(t, store.lost.Load())
-	require.NoError(t, got.Err())
-	require.Equal(t, int64(1), rows.Load())
-	require.Equal(t, []string{"a", "b"}, got.Data.Seen)
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var rows atomic.Int64
+		def := saga.MustDefine("order", 1,
+			saga.StepTx("a", func(_ context.Context, tx *saga.MemoryTx, o *order) error {
+				tx.OnCommit(func() { rows.Add(1) })
+				o.Seen = append(o.Seen, "a")
+				return nil
+			}).Undo(func(context.Context, *saga.MemoryTx, *order) error { return nil }),
+			saga.Pivot("b", note("b")))
+		losing := &forgetful{Memory: store}
+		got := result(t, def, engine(t, losing, quick(def)))
+		require.True(t, losing.lost.Load())
+		require.NoError(t, got.Err())
+		require.Equal(t, int64(1), rows.Load())
+		require.Equal(t, []string{"a", "b"}, got.Data.Seen)
+	})
 }
 
 func TestAStepBehindAPureOneIsInDoubtAfterACrash(t *testing.T) {
-	t.Parallel()
-	var died atomic.Bool
-	var charges, looks atomic.Int64
-	def := saga.MustDefine("order", 1,
-		saga.Pure("validate", note("validate")),
-		saga.Pure("price", note("price")),
-		saga.Step("charge", func(context.Context, *order) error {
-			charges.Add(1)
-			crash(&died)
-			return nil
-		}).Undo(noop).Verify(func(context.Context, *order) (saga.Outcome, error) {
-			looks.Add(1)
-			return saga.Applied, nil
-		}))
-	got := result(t, def, engine(t, saga.NewMemory(nil), quick(def)))
-	require.NoError(t, got.Err())
-	require.Equal(t, int64(1), charges.Load(), "charged again without a look-up")
-	require.Equal(t, int64(1), looks.Load())
-	require.Equal(t, []string{"validate", "price"}, got.Data.Seen)
-}
-
-// Behind a Pure step, which has no checkpoint of its own, a pivot may have happened
-// already when that step is done again.
-func TestAPivotThatMayHaveHappenedIsNotTurnedBack(t *testing.T) {
-	t.Parallel()
-	var died atomic.Bool
-	var undone atomic.Int64
-	var e *saga.Engine
-	def := saga.MustDefine("order", 1,
-		saga.Step("reserve", noop).Undo(func(context.Context, *order) error { undone.Add(1); return nil }),
-		saga.Pure("price", noop),
-		saga.Pivot("pay", func(ctx context.Context, _ *order) error {
-			if !died.Load() {
-				_ = e.Cancel(ctx, "o1")
-			}
-			crash(&died)
-			return nil
-		}).Verify(func(context.Context, *order) (saga.Outcome, error) { return saga.Applied, nil }))
-	e = engine(t, saga.NewMemory(nil), quick(def))
-	got := result(t, def, e)
-	require.NoError(t, got.Err())
-	require.Zero(t, undone.Load())
-}
-
-func TestAPureStepCannotRefuseWhatMayBeDecided(t *testing.T) {
-	t.Parallel()
-	var died atomic.Bool
-	var undone atomic.Int64
-	def := saga.MustDefine("order", 1,
-		saga.Step("reserve", noop).Undo(func(context.Context, *order) error { undone.Add(1); return nil }),
-		saga.Pure("price", func(context.Context, *order) error {
-			if died.Load() {
-				return saga.Reject(errors.New("the offer has expired"))
-			}
-			return nil
-		}),
-		saga.Pivot("pay", func(context.Context, *order) error { crash(&died); return nil }).Idempotent())
-	got := result(t, def, engine(t, saga.NewMemory(nil), quick(def)))
-	require.Equal(t, saga.Stuck, got.Status, "it went back from a payment that was made")
-	require.Zero(t, undone.Load())
-}
-
-func TestALookUpAsksForTheStepAlsoOnTheWayBack(t *testing.T) {
-	t.Parallel()
-	var keys []string
-	def := saga.MustDefine("order", 1,
-		saga.Step("charge", func(context.Context, *order) error { return context.DeadlineExceeded }).Undo(noop).
-			Retry(saga.Retry{Attempts: 2, First: time.Millisecond}).
-			Verify(func(ctx context.Context, _ *order) (saga.Outcome, error) {
-				c := saga.CallFrom(ctx)
-				require.True(t, c.Verify)
-				keys = append(keys, c.Key())
-				return saga.Unknown, nil
-			}))
-	got := result(t, def, engine(t, saga.NewMemory(nil), quick(def)))
-	require.Equal(t, saga.Compensated, got.Status)
-	require.Equal(t, []string{"o1/charge", "o1/charge"}, keys) // once forward, and once after the Undo
-}
-
-func TestABranchThatEndsItsGoroutineIsInDoubt(t *testing.T) {
-	t.Parallel()
-	var died atomic.Bool
-	var charges, looks atomic.Int64
-	def := saga.MustDefine("order", 1,
-		saga.Parallel("both",
-			saga.Step("a", noop).Undo(noop),
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var died atomic.Bool
+		var charges, looks atomic.Int64
+		def := saga.MustDefine("order", 1,
+			saga.Pure("validate", note("validate")),
+			saga.Pure("price", note("price")),
 			saga.Step("charge", func(context.Context, *order) error {
 				charges.Add(1)
 				crash(&died)
@@ -161,11 +82,96 @@ func TestABranchThatEndsItsGoroutineIsInDoubt(t *testing.T) {
 			}).Undo(noop).Verify(func(context.Context, *order) (saga.Outcome, error) {
 				looks.Add(1)
 				return saga.Applied, nil
-			})))
-	got := result(t, def, engine(t, saga.NewMemory(nil), quick(def)))
-	require.NoError(t, got.Err())
-	require.Equal(t, int64(1), charges.Load(), "charged again without a look-up")
-	require.Equal(t, int64(1), looks.Load())
+			}))
+		got := result(t, def, engine(t, store, quick(def)))
+		require.NoError(t, got.Err())
+		require.Equal(t, int64(1), charges.Load(), "charged again without a look-up")
+		require.Equal(t, int64(1), looks.Load())
+		require.Equal(t, []string{"validate", "price"}, got.Data.Seen)
+	})
+}
+
+// Behind a Pure step, which has no checkpoint of its own, a pivot may have happened
+// already when that step is done again.
+func TestAPivotThatMayHaveHappenedIsNotTurnedBack(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var died atomic.Bool
+		var undone atomic.Int64
+		var e *saga.Engine
+		def := saga.MustDefine("order", 1,
+			saga.Step("reserve", noop).Undo(func(context.Context, *order) error { undone.Add(1); return nil }),
+			saga.Pure("price", noop),
+			saga.Pivot("pay", func(ctx context.Context, _ *order) error {
+				if !died.Load() {
+					_ = e.Cancel(ctx, "o1")
+				}
+				crash(&died)
+				return nil
+			}).Verify(func(context.Context, *order) (saga.Outcome, error) { return saga.Applied, nil }))
+		e = engine(t, store, quick(def))
+		got := result(t, def, e)
+		require.NoError(t, got.Err())
+		require.Zero(t, undone.Load())
+	})
+}
+
+func TestAPureStepCannotRefuseWhatMayBeDecided(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var died atomic.Bool
+		var undone atomic.Int64
+		def := saga.MustDefine("order", 1,
+			saga.Step("reserve", noop).Undo(func(context.Context, *order) error { undone.Add(1); return nil }),
+			saga.Pure("price", func(context.Context, *order) error {
+				if died.Load() {
+					return saga.Reject(errors.New("the offer has expired"))
+				}
+				return nil
+			}),
+			saga.Pivot("pay", func(context.Context, *order) error { crash(&died); return nil }).Idempotent())
+		got := result(t, def, engine(t, store, quick(def)))
+		require.Equal(t, saga.Stuck, got.Status, "it went back from a payment that was made")
+		require.Zero(t, undone.Load())
+	})
+}
+
+func TestALookUpAsksForTheStepAlsoOnTheWayBack(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var keys []string
+		def := saga.MustDefine("order", 1,
+			saga.Step("charge", func(context.Context, *order) error { return context.DeadlineExceeded }).Undo(noop).
+				Retry(saga.Retry{Attempts: 2, First: time.Millisecond}).
+				Verify(func(ctx context.Context, _ *order) (saga.Outcome, error) {
+					c := saga.CallFrom(ctx)
+					require.True(t, c.Verify)
+					keys = append(keys, c.Key())
+					return saga.Unknown, nil
+				}))
+		got := result(t, def, engine(t, store, quick(def)))
+		require.Equal(t, saga.Compensated, got.Status)
+		require.Equal(t, []string{"o1/charge", "o1/charge"}, keys) // once forward, and once after the Undo
+	})
+}
+
+func TestABranchThatEndsItsGoroutineIsInDoubt(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var died atomic.Bool
+		var charges, looks atomic.Int64
+		def := saga.MustDefine("order", 1,
+			saga.Parallel("both",
+				saga.Step("a", noop).Undo(noop),
+				saga.Step("charge", func(context.Context, *order) error {
+					charges.Add(1)
+					crash(&died)
+					return nil
+				}).Undo(noop).Verify(func(context.Context, *order) (saga.Outcome, error) {
+					looks.Add(1)
+					return saga.Applied, nil
+				})))
+		got := result(t, def, engine(t, store, quick(def)))
+		require.NoError(t, got.Err())
+		require.Equal(t, int64(1), charges.Load(), "charged again without a look-up")
+		require.Equal(t, int64(1), looks.Load())
+	})
 }
 
 // slow gives the engine time to renew leases while a saga begins.
@@ -201,71 +207,73 @@ func TestAParallelAcrossThePivotIsRefused(t *testing.T) {
 }
 
 func TestAStoppingEngineHoldsAParallelToItsEnd(t *testing.T) {
-	t.Parallel()
-	var slowly atomic.Int64
-	entered, stopped, leave := make(chan struct{}), make(chan struct{}), make(chan struct{})
-	def := saga.MustDefine("order", 1,
-		saga.Parallel("both",
-			saga.Step("fast", func(context.Context, *order) error { <-stopped; return nil }).Undo(noop),
-			saga.Step("slow", func(context.Context, *order) error {
-				if slowly.Add(1) == 1 {
-					close(entered)
-				}
-				<-leave
-				return nil
-			}).Undo(noop)))
-	store := saga.NewMemory(nil)
-	first, err := saga.New(store, quick(def))
-	require.NoError(t, err)
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- first.Run(ctx) }()
-	h, err := def.Start(within(t), first, "o1", order{}, nil)
-	require.NoError(t, err)
-	<-entered
-	stop()
-	time.AfterFunc(10*time.Millisecond, func() { close(stopped) })
-	second := engine(t, store, quick(def))
-	time.Sleep(40 * time.Millisecond)
-	close(leave)
-	require.NoError(t, <-ended)
-	h = def.Handle(second, h.ID())
-	got, err := h.Wait(within(t))
-	require.NoError(t, err)
-	require.NoError(t, got.Err())
-	require.Equal(t, int64(1), slowly.Load(), "a branch was begun twice")
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var slowly atomic.Int64
+		entered, stopped, leave := make(chan struct{}), make(chan struct{}), make(chan struct{})
+		def := saga.MustDefine("order", 1,
+			saga.Parallel("both",
+				saga.Step("fast", func(context.Context, *order) error { <-stopped; return nil }).Undo(noop),
+				saga.Step("slow", func(context.Context, *order) error {
+					if slowly.Add(1) == 1 {
+						close(entered)
+					}
+					<-leave
+					return nil
+				}).Undo(noop)))
+		first, err := saga.New(store, quick(def))
+		require.NoError(t, err)
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- first.Run(ctx) }()
+		h, err := def.Start(within(t), first, "o1", order{}, nil)
+		require.NoError(t, err)
+		<-entered
+		stop()
+		time.AfterFunc(10*time.Millisecond, func() { close(stopped) })
+		second := engine(t, store, quick(def))
+		time.Sleep(40 * time.Millisecond)
+		close(leave)
+		require.NoError(t, <-ended)
+		h = def.Handle(second, h.ID())
+		got, err := h.Wait(within(t))
+		require.NoError(t, err)
+		require.NoError(t, got.Err())
+		require.Equal(t, int64(1), slowly.Load(), "a branch was begun twice")
+	})
 }
 
 func TestBranchesThatClashStayStuck(t *testing.T) {
-	t.Parallel()
-	first, second := make(chan struct{}), make(chan struct{})
-	def := saga.MustDefine("order", 1,
-		saga.Parallel("three",
-			saga.Step("a", func(_ context.Context, o *order) error { o.Charge = "a"; return nil }).Undo(noop),
-			saga.Step("b", func(_ context.Context, o *order) error { <-first; o.Charge = "b"; return nil }).Undo(noop),
-			saga.Step("c", func(_ context.Context, o *order) error { <-second; o.Reserved = true; return nil }).Undo(noop)))
-	o := quick(def)
-	o.Lease = time.Minute
-	e := engine(t, saga.NewMemory(nil), o)
-	time.AfterFunc(20*time.Millisecond, func() { close(first) })
-	time.AfterFunc(60*time.Millisecond, func() { close(second) })
-	got := result(t, def, e)
-	require.Equal(t, saga.Stuck, got.Status)
-	require.ErrorContains(t, got.Err(), `both change "Charge"`)
-	require.Equal(t, "a", got.Data.Charge)
-	require.True(t, got.Data.Reserved)
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		first, second := make(chan struct{}), make(chan struct{})
+		def := saga.MustDefine("order", 1,
+			saga.Parallel("three",
+				saga.Step("a", func(_ context.Context, o *order) error { o.Charge = "a"; return nil }).Undo(noop),
+				saga.Step("b", func(_ context.Context, o *order) error { <-first; o.Charge = "b"; return nil }).Undo(noop),
+				saga.Step("c", func(_ context.Context, o *order) error { <-second; o.Reserved = true; return nil }).Undo(noop)))
+		o := quick(def)
+		o.Lease = time.Minute
+		e := engine(t, store, o)
+		time.AfterFunc(20*time.Millisecond, func() { close(first) })
+		time.AfterFunc(60*time.Millisecond, func() { close(second) })
+		got := result(t, def, e)
+		require.Equal(t, saga.Stuck, got.Status)
+		require.ErrorContains(t, got.Err(), `both change "Charge"`)
+		require.Equal(t, "a", got.Data.Charge)
+		require.True(t, got.Data.Reserved)
+	})
 }
 
 func TestWhatIsDoneBehindThePivotIsNotTurnedBack(t *testing.T) {
-	t.Parallel()
-	done := make(chan struct{})
-	def := saga.MustDefine("order", 1,
-		saga.Step("reserve", noop).Undo(noop),
-		saga.Parallel("both",
-			saga.Retriable("a", func(context.Context, *order) error { <-done; return saga.Reject(errors.New("no")) }),
-			saga.Retriable("b", func(context.Context, *order) error { close(done); return nil })))
-	got := result(t, def, engine(t, saga.NewMemory(nil), quick(def)))
-	require.Equal(t, saga.Stuck, got.Status, "it went back from what b has done")
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		done := make(chan struct{})
+		def := saga.MustDefine("order", 1,
+			saga.Step("reserve", noop).Undo(noop),
+			saga.Parallel("both",
+				saga.Retriable("a", func(context.Context, *order) error { <-done; return saga.Reject(errors.New("no")) }),
+				saga.Retriable("b", func(context.Context, *order) error { close(done); return nil })))
+		got := result(t, def, engine(t, store, quick(def)))
+		require.Equal(t, saga.Stuck, got.Status, "it went back from what b has done")
+	})
 }
 
 // A deploy is under way; the owner of a saga dies; a process of the old version takes it
@@ -354,84 +362,87 @@ func TestAnOlderVersionLeavesASagaToTheNewer(t *testing.T) {
 }
 
 func TestANoAfterADoubtIsUndoneAllTheSame(t *testing.T) {
-	t.Parallel()
-	var undone atomic.Int64
-	def := saga.MustDefine("order", 1,
-		saga.Step("charge", func(ctx context.Context, _ *order) error {
-			if saga.CallFrom(ctx).Attempt == 1 {
-				return context.DeadlineExceeded // it has charged
-			}
-			return saga.Reject(errors.New("the offer has expired")) // nobody was asked
-		}).Idempotent().Retry(saga.Retry{First: time.Millisecond}).
-			Undo(func(context.Context, *order) error { undone.Add(1); return nil }))
-	got := result(t, def, engine(t, saga.NewMemory(nil), quick(def)))
-	require.Equal(t, saga.Compensated, got.Status)
-	require.Equal(t, int64(1), undone.Load())
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var undone atomic.Int64
+		def := saga.MustDefine("order", 1,
+			saga.Step("charge", func(ctx context.Context, _ *order) error {
+				if saga.CallFrom(ctx).Attempt == 1 {
+					return context.DeadlineExceeded // it has charged
+				}
+				return saga.Reject(errors.New("the offer has expired")) // nobody was asked
+			}).Idempotent().Retry(saga.Retry{First: time.Millisecond}).
+				Undo(func(context.Context, *order) error { undone.Add(1); return nil }))
+		got := result(t, def, engine(t, store, quick(def)))
+		require.Equal(t, saga.Compensated, got.Status)
+		require.Equal(t, int64(1), undone.Load())
+	})
 }
 
 // Who lets go of a saga that has crashed must say so: the next owner is not told.
 func TestADoubtOutlivesAnOwnerThatDoesNotKnowTheSteps(t *testing.T) {
-	t.Parallel()
-	var died atomic.Bool
-	var charges, looks atomic.Int64
-	def := saga.MustDefine("order", 1,
-		saga.Step("charge", func(context.Context, *order) error {
-			charges.Add(1)
-			crash(&died)
-			return nil
-		}).Undo(noop).Verify(func(context.Context, *order) (saga.Outcome, error) {
-			looks.Add(1)
-			return saga.Applied, nil
-		}))
-	var later atomic.Int64
-	store := saga.NewMemory(&saga.MemoryOptions{Now: func() time.Time { return time.Now().Add(time.Duration(later.Load())) }})
-	run := func(o *saga.Options) (e *saga.Engine, stop func()) {
-		e, err := saga.New(store, o)
-		require.NoError(t, err)
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error, 1)
-		go func() { ended <- e.Run(ctx) }()
-		return e, func() {
-			cancel()
-			require.NoError(t, <-ended)
+	alone(t, func(t *testing.T, _ *saga.Memory) {
+		var died atomic.Bool
+		var charges, looks atomic.Int64
+		def := saga.MustDefine("order", 1,
+			saga.Step("charge", func(context.Context, *order) error {
+				charges.Add(1)
+				crash(&died)
+				return nil
+			}).Undo(noop).Verify(func(context.Context, *order) (saga.Outcome, error) {
+				looks.Add(1)
+				return saga.Applied, nil
+			}))
+		var later atomic.Int64
+		store := saga.NewMemory(&saga.MemoryOptions{Now: func() time.Time { return time.Now().Add(time.Duration(later.Load())) }})
+		run := func(o *saga.Options) (e *saga.Engine, stop func()) {
+			e, err := saga.New(store, o)
+			require.NoError(t, err)
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- e.Run(ctx) }()
+			return e, func() {
+				cancel()
+				require.NoError(t, <-ended)
+			}
 		}
-	}
-	first, stop := run(quick(def))
-	for !died.Load() {
-		_, err := def.Start(within(t), first, "o1", order{}, nil)
-		require.NoError(t, err)
-		time.Sleep(time.Millisecond)
-	}
-	stop()
-	other := saga.MustDefine("order", 2, saga.Step("another", noop).Undo(noop))
-	e, stop := run(quick(other))
-	require.Eventually(t, func() bool {
-		rec, err := e.Admin().Inspect(within(t), "o1")
-		return err == nil && rec.Status == saga.Suspended
-	}, 5*time.Second, time.Millisecond)
-	stop()
-	later.Store(int64(time.Minute))
-	got := result(t, def, engine(t, store, quick(def, other)))
-	require.NoError(t, got.Err())
-	require.Equal(t, int64(1), charges.Load(), "charged again without a look-up")
-	require.Equal(t, int64(1), looks.Load())
+		first, stop := run(quick(def))
+		for !died.Load() {
+			_, err := def.Start(within(t), first, "o1", order{}, nil)
+			require.NoError(t, err)
+			time.Sleep(time.Millisecond)
+		}
+		stop()
+		other := saga.MustDefine("order", 2, saga.Step("another", noop).Undo(noop))
+		e, stop := run(quick(other))
+		require.Eventually(t, func() bool {
+			rec, err := e.Admin().Inspect(within(t), "o1")
+			return err == nil && rec.Status == saga.Suspended
+		}, 5*time.Second, time.Millisecond)
+		stop()
+		later.Store(int64(time.Minute))
+		got := result(t, def, engine(t, store, quick(def, other)))
+		require.NoError(t, got.Err())
+		require.Equal(t, int64(1), charges.Load(), "charged again without a look-up")
+		require.Equal(t, int64(1), looks.Load())
+	})
 }
 
 func TestABranchThatIsRefusedIsNotForgottenByTheOthers(t *testing.T) {
-	t.Parallel()
-	refused := make(chan struct{})
-	var undone atomic.Int64
-	def := saga.MustDefine("order", 1,
-		saga.Parallel("both",
-			saga.Step("charge", func(context.Context, *order) error {
-				defer time.AfterFunc(20*time.Millisecond, func() { close(refused) })
-				return saga.Reject(errors.New("declined"))
-			}).Undo(noop),
-			saga.Step("reserve", func(context.Context, *order) error { <-refused; return nil }).
-				Undo(func(context.Context, *order) error { undone.Add(1); return nil })))
-	got := result(t, def, engine(t, saga.NewMemory(nil), quick(def)))
-	require.Equal(t, saga.Compensated, got.Status, "completed without a charge")
-	require.Equal(t, int64(1), undone.Load())
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		refused := make(chan struct{})
+		var undone atomic.Int64
+		def := saga.MustDefine("order", 1,
+			saga.Parallel("both",
+				saga.Step("charge", func(context.Context, *order) error {
+					defer time.AfterFunc(20*time.Millisecond, func() { close(refused) })
+					return saga.Reject(errors.New("declined"))
+				}).Undo(noop),
+				saga.Step("reserve", func(context.Context, *order) error { <-refused; return nil }).
+					Undo(func(context.Context, *order) error { undone.Add(1); return nil })))
+		got := result(t, def, engine(t, store, quick(def)))
+		require.Equal(t, saga.Compensated, got.Status, "completed without a charge")
+		require.Equal(t, int64(1), undone.Load())
+	})
 }
 
 func TestStepsThatAreRefusedTogetherDecideNothing(t *testing.T) {
