@@ -53,8 +53,8 @@ func claimSelects(s *suite) {
 }
 
 func claimAfterALease(s *suite) {
+	begun := time.Now() // before the lease, which begins where the store says
 	r := s.owned("a", "w", short)
-	begun := time.Now()
 	for owners := 1; owners <= 3; owners++ {
 		got := s.claimedSoon("w", saga.Claim{Lease: short}) // the same owner's name is no claim of its own
 		want := copied(r)
@@ -95,7 +95,7 @@ func renewHoldsALease(s *suite) {
 	freed.Release, freed.Due = true, time.Hour
 	s.saved(freed)
 	other := s.claimedSoon("other", saga.Claim{IDs: []string{gone.ID}})
-	for until := time.Now().Add(8 * short); time.Now().Before(until); time.Sleep(short / 3) {
+	for until := time.Now().Add(8 * short); time.Now().Before(until); time.Sleep(short / 3) { // longer than any lease so far
 		leases := []*saga.Lease{
 			{ID: held.ID, Token: 1},
 			{ID: gone.ID, Token: 1},
@@ -104,14 +104,15 @@ func renewHoldsALease(s *suite) {
 			{ID: s.id("nobody"), Token: 1},
 			{ID: gone.ID, Token: other.Record.Token},
 		}
-		s.ok(s.store.Renew(s.ctx, leases, 4*short))
+		s.ok(s.store.Renew(s.ctx, leases, long))
 		for i, want := range []error{nil, saga.ErrFenced, saga.ErrFenced, saga.ErrFenced, saga.ErrFenced, nil} {
 			s.is(leases[i].Err, want)
 		}
 		s.none(s.claim("thief", saga.Claim{}))
 	}
 	s.ok(s.store.Renew(s.ctx, nil, long))
-	s.saved(next(held)) // a save needs no lease that still runs, but the token
+	s.ok(s.store.Renew(s.ctx, []*saga.Lease{{ID: held.ID, Token: 1}}, short)) // from now
+	s.saved(next(held))                                                       // a save needs no lease that still runs, but the token
 	if got := s.claimedSoon("w", saga.Claim{IDs: []string{held.ID}}); !got.Crashed {
 		s.Fatal("a lease that was renewed never ended")
 	}
@@ -304,9 +305,13 @@ func oneOwnerWritesAtATime(s *suite) {
 	r := s.record("a", "")
 	s.create(0, r)
 	var accepted, fenced atomic.Int64
-	end := time.Now().Add(10 * short)
+	begun := time.Now()
+	over := func() bool { // on a slow machine it takes longer until one is too late
+		d := time.Since(begun)
+		return d > 10*short && fenced.Load() > 0 || d > long/2
+	}
 	together(crowd, func(i int) {
-		for time.Now().Before(end) && s.ctx.Err() == nil {
+		for !over() {
 			got, err := s.store.Claim(s.ctx, saga.Claim{Owner: "w" + strconv.Itoa(i), Lease: 2 * time.Millisecond, Limit: 1, Definitions: []string{s.def}})
 			if err != nil {
 				s.Errorf("claim: %v", err)
@@ -329,7 +334,7 @@ func oneOwnerWritesAtATime(s *suite) {
 				}
 				mine = w.Record
 				accepted.Add(1)
-				if time.Now().After(end) {
+				if over() {
 					break
 				}
 				time.Sleep(time.Millisecond)

@@ -246,11 +246,11 @@ func releaseIsDueAgain(s *suite) {
 	now, later := next(s.owned("now", "w", long)), next(s.owned("later", "w", long))
 	now.Release, later.Release, later.Due = true, true, short
 	s.saved(now)
-	s.saved(later)
-	begun := time.Now()
 	if got := s.claimedSoon("w", saga.Claim{}); got.Record.ID != now.Record.ID || got.Crashed || got.Record.Crashes != 0 {
 		s.Fatalf("claimed: %+v of %+v", got, got.Record)
 	}
+	begun := time.Now()
+	s.saved(later)
 	got := s.claimedSoon("w", saga.Claim{})
 	if got.Record.ID != later.Record.ID || got.Crashed || got.Record.Token != 2 {
 		s.Fatalf("claimed: %+v of %+v", got, got.Record)
