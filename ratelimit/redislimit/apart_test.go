@@ -111,7 +111,7 @@ func TestTrapCrossSlotIsReservedOrRefused(t *testing.T) {
 		third := decide(t, s, tight...)
 		require.True(t, third[1].Allowed)
 		require.EqualValues(t, 3, third[1].Remaining, "what it would have had before")
-		require.Eventually(t, func() bool { return left(t, s, l, "another ip") == 3 }, 5*time.Second, time.Millisecond, "it is given back: %s", l.Name)
+		require.Eventually(t, func() bool { return left(t, s, l, "another ip") == 3 }, long, time.Millisecond, "it is given back: %s", l.Name)
 	}
 	strict := openStore(t, rdb, redislimit.Options{CrossSlot: redislimit.Refuse})
 	reply := strict.Decide(t.Context(), []ratelimit.Call{{Ops: spread(forever(3)[0])}})[0]
@@ -162,10 +162,13 @@ func TestLapsedReservationCannotBeCommitted(t *testing.T) {
 	t.Parallel()
 	rdb := testdb.RedisCluster(t)
 	l := forever(10)[0]
-	o := redislimit.Options{Prefix: rand.Text() + ":", ReserveLease: 500 * time.Millisecond}
+	o := redislimit.Options{Prefix: rand.Text() + ":", ReserveLease: time.Second}
 	slow, heir := openStore(t, rdb, o), openStore(t, rdb, o)
+	begun := time.Now()
 	slow.Pause(func() {
-		require.EqualValues(t, 8, left(t, heir, l, "ip"))
+		if free := left(t, heir, l, "ip"); time.Since(begun) < o.ReserveLease { // a machine may be held up for as long
+			require.EqualValues(t, 8, free)
+		}
 		pass(o.ReserveLease)
 		require.EqualValues(t, 10, left(t, heir, l, "ip"))
 	})
@@ -205,18 +208,23 @@ func mixed(limits []ratelimit.Limit, tag string, caller, i int) []ratelimit.Op {
 	}
 }
 
-// balanced compares what is charged to users, ips and everybody.
+// balanced compares what is charged to users, ips and everybody, once reservations of callers who have left are given back.
 func balanced(tb testing.TB, s ratelimit.Store, tag string, limits []ratelimit.Limit) (charged int64) {
 	tb.Helper()
 	for _, l := range limits[:4] {
-		var users, ips int64
-		for i := range 7 {
-			users += l.Rate - left(tb, s, l, fmt.Sprint(tag, "user", i))
+		var users, ips, everybody int64
+		for deadline := time.Now().Add(long); ; pass(10 * time.Millisecond) {
+			users, ips, everybody = 0, 0, l.Rate-left(tb, s, l, tag+"everybody")
+			for i := range 7 {
+				users += l.Rate - left(tb, s, l, fmt.Sprint(tag, "user", i))
+			}
+			for i := range 5 {
+				ips += l.Rate - left(tb, s, l, fmt.Sprint(tag, "ip", i))
+			}
+			if users == everybody && ips == everybody || time.Now().After(deadline) {
+				break
+			}
 		}
-		for i := range 5 {
-			ips += l.Rate - left(tb, s, l, fmt.Sprint(tag, "ip", i))
-		}
-		everybody := l.Rate - left(tb, s, l, tag+"everybody")
 		require.Equal(tb, []int64{everybody, everybody}, []int64{users, ips}, l.Name)
 		charged += everybody
 	}
@@ -259,7 +267,6 @@ func TestNoPartialCharges(t *testing.T) {
 		calls := thorough(5_000, 100_000)
 		allowed, failed := herd(t.Context(), s, "", limits, calls)
 		require.Zero(t, failed)
-		pass(time.Second) // reservations of callers that have given up are given back meanwhile
 		charged := balanced(t, s, "", limits)
 		require.GreaterOrEqual(t, charged, allowed)
 		require.Greater(t, allowed, int64(100))

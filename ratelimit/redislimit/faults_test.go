@@ -88,7 +88,7 @@ func killedHungAndSlow(t *testing.T, server *localdb.Redis, rdb *redis.Client) {
 	require.NoError(t, syscall.Kill(server.Pid(), syscall.SIGCONT))
 	back()
 
-	require.NoError(t, rdb.ClientPause(t.Context(), 300*time.Millisecond).Err())
+	require.NoError(t, rdb.ClientPause(t.Context(), soon).Err())
 	require.Zero(t, ask(t, s, 1))
 	back()
 }
@@ -102,17 +102,17 @@ func TestWhoIsAloneLeavesInTime(t *testing.T) {
 	s := openStore(t, rdb, redislimit.Options{})
 	l := forever(100)[0]
 	call := []ratelimit.Call{{Ops: []ratelimit.Op{take(l, "k", 1)}}}
-	ctx, cancel := context.WithTimeout(t.Context(), soon)
+	ctx, cancel := context.WithTimeout(t.Context(), long)
 	defer cancel()
 	require.NoError(t, s.Decide(ctx, call)[0].Err)
 	require.Zero(t, s.Flying())
 
 	require.NoError(t, syscall.Kill(server.Pid(), syscall.SIGSTOP))
-	hasty, leave := context.WithTimeout(t.Context(), patience)
+	hasty, leave := context.WithTimeout(t.Context(), soon)
 	defer leave()
 	alone := make(chan error)
 	go func() { alone <- s.Decide(hasty, call)[0].Err }()
-	require.Eventually(t, func() bool { return s.Flying() == 1 }, soon, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Flying() == 1 }, long, time.Millisecond)
 	behind := make(chan error)
 	go func() { behind <- s.Decide(ctx, call)[0].Err }()
 	err := <-alone
@@ -120,19 +120,19 @@ func TestWhoIsAloneLeavesInTime(t *testing.T) {
 	require.ErrorContains(t, err, "redislimit: no answer yet")
 	require.NoError(t, syscall.Kill(server.Pid(), syscall.SIGCONT))
 	require.NoError(t, <-behind)
-	require.Eventually(t, func() bool { return s.Flying() == 0 }, soon, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Flying() == 0 }, long, time.Millisecond)
 }
 
 // While the server hangs the queue is bounded, and those who have left it are not carried out afterwards.
 func TestQueueIsBounded(t *testing.T) {
 	t.Parallel()
 	server := testdb.NewRedis(t)
-	rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1})
+	rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1, ReadTimeout: long})
 	t.Cleanup(func() { require.NoError(t, rdb.Close()) })
 	s := openStore(t, rdb, redislimit.Options{Queue: 10, Flights: 1})
 	l := forever(100)[0]
 	decide(t, s, take(l, "k", 1))
-	require.Eventually(t, func() bool { return s.Flying() == 0 }, soon, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Flying() == 0 }, long, time.Millisecond)
 	require.NoError(t, syscall.Kill(server.Pid(), syscall.SIGSTOP))
 	ctx, cancel := context.WithCancel(t.Context())
 	calls := make([]ratelimit.Call, 30)
@@ -144,10 +144,10 @@ func TestQueueIsBounded(t *testing.T) {
 		defer close(flying)
 		_ = s.Decide(ctx, calls[:1])
 	}()
-	require.Eventually(t, func() bool { return s.Flying() == 1 && s.Waiting() == 0 }, soon, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Flying() == 1 && s.Waiting() == 0 }, long, time.Millisecond)
 	waiting := make(chan []ratelimit.Reply)
 	go func() { waiting <- s.Decide(ctx, calls) }()
-	require.Eventually(t, func() bool { return s.Waiting() == 10 }, soon, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Waiting() == 10 }, long, time.Millisecond)
 	cancel()
 	<-flying
 	busy := 0
@@ -262,7 +262,7 @@ func TestLostAnswerIsNotChargedTwice(t *testing.T) {
 	require.ErrorIs(t, reply.Err, io.EOF)
 	require.EqualValues(t, 1, cut.Load(), "it was sent once")
 	lost.Store(false)
-	require.Eventually(t, func() bool { return left(t, openStore(t, plain, redislimit.Options{Prefix: "p:"}), l, "k") == 8 }, soon, time.Millisecond)
+	require.Eventually(t, func() bool { return left(t, openStore(t, plain, redislimit.Options{Prefix: "p:"}), l, "k") == 8 }, long, time.Millisecond)
 }
 
 const childServers = "REDISLIMIT_TEST_CHILD"
@@ -315,7 +315,7 @@ func TestClientsKilled(t *testing.T) {
 			require.NoError(t, child.Process.Kill())
 			require.Error(t, child.Wait())
 		}
-		pass(1500 * time.Millisecond)
+		pass(time.Second) // the lease
 		require.Positive(t, balanced(t, heir, "", limits))
 	}
 	t.Run("one server", func(t *testing.T) {
