@@ -303,15 +303,15 @@ func TestDoTxOtherCommitsAtEveryEvent(t *testing.T) {
 			}
 			return false
 		})
-		var end *time.Timer
+		over := make(chan struct{})
+		var watch sync.WaitGroup
 		if commitAt > 3 { // B may be waiting for A by then, with nothing more to send
-			end = time.AfterFunc(100*time.Millisecond, committed)
+			watch.Go(func() { s.onceWaiting(t, over, committed) })
 		}
 		result, err := s.sellOn(t.Context(), b, what, "", nil)
 		tp.disarm()
-		if end != nil {
-			end.Stop()
-		}
+		close(over)
+		watch.Wait()
 		committed()
 		require.NoError(t, err)
 		require.True(t, result.Replayed)
@@ -322,6 +322,18 @@ func TestDoTxOtherCommitsAtEveryEvent(t *testing.T) {
 			return
 		}
 	}
+}
+
+// onceWaiting calls then when somebody waits for the lock of a key, unless it is over before.
+func (s *shop) onceWaiting(t *testing.T, over <-chan struct{}, then func()) {
+	for s.waiters(t) == 0 {
+		select {
+		case <-over:
+			return
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+	then()
 }
 
 func TestDoTxHangUpWhileWaiting(t *testing.T) {

