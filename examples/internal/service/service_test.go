@@ -75,9 +75,10 @@ func TestStopsFromTheOutsideInAndFinishesRequests(t *testing.T) {
 	t.Parallel()
 	var n notes
 	log := &addresses{found: make(chan [2]string, 1)}
-	arrived := make(chan struct{})
+	arrived, unready := make(chan struct{}), make(chan struct{})
 	slow := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		close(arrived)
+		<-unready
 		time.Sleep(Notice + 200*time.Millisecond) // beyond the moment at which the port closes
 		n.add("request answered")
 		w.WriteHeader(http.StatusTeapot)
@@ -88,7 +89,7 @@ func TestStopsFromTheOutsideInAndFinishesRequests(t *testing.T) {
 	go func() {
 		ended <- Run(ctx, Service{
 			Addr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0", Public: slow, Admin: http.NotFoundHandler(),
-			Unready: func() { n.add("unready") },
+			Unready: func() { n.add("unready"); close(unready) },
 			Stages:  []func(context.Context) error{stage(&n, "first"), stage(&n, "second")},
 			Log:     slog.New(slog.NewJSONHandler(log, nil)),
 		})
