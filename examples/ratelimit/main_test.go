@@ -151,18 +151,25 @@ func TestOwnedFleet(t *testing.T) {
 	for _, addr := range addrs {
 		ask(t, addr, "warm")
 	}
-	for k := range 5 {
-		key, allowed := fmt.Sprint("key-", k), 0
+	begun := time.Now()
+	for k, counted := 0, 0; counted < 5; k++ { // on a busy machine a peer may not answer in 20 ms: then each process gives its share, and what the peer gave is lost
+		require.Less(t, time.Since(begun), time.Minute, "peers never answer in time")
+		key, allowed, slow, asked := fmt.Sprint("key-", k), 0, false, time.Now()
 		for i := range 15 {
 			a, status := ask(t, addrs[i%3], key)
 			require.NotEqual(t, "fail_open", a.Source)
 			require.Equal(t, a.Allowed, status == http.StatusOK)
+			slow = slow || a.Source == "fallback"
 			if a.Allowed {
 				allowed++
 			}
 		}
+		if slow {
+			continue
+		}
+		counted++
 		require.GreaterOrEqual(t, allowed, 9)
-		require.LessOrEqual(t, allowed, 12, "a slow peer's share is a fallback's")
+		require.LessOrEqual(t, allowed, 10+int(9*time.Since(asked).Minutes()), "what comes back meanwhile counts, too")
 	}
 	members := ratelimit.NewMembers(addrs...)
 	lost := ""
@@ -197,8 +204,9 @@ func TestRedisFleet(t *testing.T) {
 		addrs, _ := fleet(t, 3, func([]string) []string {
 			return []string{"-redis", url, "-way", way, "-rate", "100", "-nodes", "3"}
 		})
-		for turn, slow := 0, true; slow; turn++ { // on a busy machine Redis may not answer in 20 ms: then what it has given is lost
-			require.Less(t, turn, 20, "Redis never answers in time")
+		begun := time.Now()
+		for slow := true; slow; { // on a busy machine Redis may not answer in 20 ms: then what it has given is lost
+			require.Less(t, time.Since(begun), time.Minute, "Redis never answers in time")
 			key, allowed := fmt.Sprint(way, time.Now().UnixNano()), 0
 			slow = false
 			for i := range 150 {
