@@ -34,7 +34,7 @@ func ExampleLimiter_All() {
 	}
 	user := ratelimit.PerMinute(2).Named("user")
 	address := ratelimit.PerMinute(100).Named("address").As(ratelimit.SlidingCounter)
-	everybody := ratelimit.PerHour(10_000).Named("everybody")
+	everybody := ratelimit.PerHour(1000).Named("everybody")
 	for range 3 {
 		r, err := limiter.All(context.Background(),
 			ratelimit.Check{Limit: user, Key: "user-7"},
@@ -47,9 +47,9 @@ func ExampleLimiter_All() {
 		fmt.Println(r.Allowed, r.Each[0].Remaining, r.Each[1].Remaining, r.Each[2].Remaining)
 	}
 	// Output:
-	// true 1 99 9999
-	// true 0 98 9998
-	// false 0 98 9998
+	// true 1 99 999
+	// true 0 98 998
+	// false 0 98 998
 }
 
 func ExampleLimiter_Acquire() {
