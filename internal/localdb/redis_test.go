@@ -120,7 +120,7 @@ func TestRedisIsAskedToStopAgain(t *testing.T) {
 	t.Parallel()
 	master := startRedis(t, localdb.Options{})
 	c := dial(t, master)
-	for n := range 20 {
+	for n := range 50 { // it writes for 5 s, in which it must be caught at it
 		require.NoError(t, c.Set(t.Context(), fmt.Sprint("key", n), n, 0).Err())
 	}
 	replica := startRedis(t, localdb.Options{Settings: map[string]string{
