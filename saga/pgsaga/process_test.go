@@ -160,7 +160,7 @@ func TestProcessesStoppedAndKilled(t *testing.T) {
 			select {
 			case <-over:
 				return
-			case <-time.After(rand.N(300 * time.Millisecond)):
+			case <-time.After(rand.N(300*time.Millisecond) * time.Duration(10+n) / 10): // ever more: on a slow machine a process needs a while to begin
 			}
 			c := &children[n%len(children)]
 			if rand.N(2) == 0 {
@@ -233,7 +233,9 @@ func TestPostgresRestartedUnderLoad(t *testing.T) {
 	}
 	def := saga.MustDefine("load", 1,
 		saga.Step("a", step).Undo(step), saga.Step("b", step).Undo(step), saga.Pivot("c", step), saga.Retriable("d", step))
-	e, err := saga.New(pgsaga.NewStore(pool, nil), &saga.Options{Definitions: []saga.Registered{def}})
+	e, err := saga.New(pgsaga.NewStore(pool, nil), &saga.Options{
+		Definitions: []saga.Registered{def}, Lease: 5 * time.Minute, // longer than PostgreSQL is away, also on a slow machine
+	})
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
