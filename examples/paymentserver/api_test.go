@@ -22,7 +22,7 @@ import (
 	"github.com/safetill/safetill/internal/testdb"
 )
 
-const apiWait = 20 * time.Second // for anything that is awaited here
+const apiWait = startLimit // for anything that is awaited here
 
 var apiClient = &http.Client{
 	Timeout:       apiWait,

@@ -41,9 +41,10 @@ func TestAThousandCopiesOfOnePayment(t *testing.T) {
 			var wg sync.WaitGroup
 			for i := range replies {
 				wg.Go(func() {
-					for range 3 { // a slow machine may not get through a thousand in a request's time
+					for { // a slow machine may not get through a thousand in a request's time
 						replies[i], errs[i] = b.attempt(t.Context(), servers[i%len(servers)], r)
-						if replies[i].status != http.StatusServiceUnavailable {
+						answered := errs[i] == nil && replies[i].status != http.StatusServiceUnavailable
+						if answered || time.Since(begin) > bankPatience || pause(t.Context(), bankPauseMost) != nil {
 							break
 						}
 					}
@@ -56,7 +57,10 @@ func TestAThousandCopiesOfOnePayment(t *testing.T) {
 				require.Contains(t, []int{http.StatusOK, http.StatusAccepted}, got.status, got.body)
 				require.True(t, got.AcceptedAt.Equal(replies[0].AcceptedAt), "%v and %v", got.AcceptedAt, replies[0].AcceptedAt)
 			}
-			require.Equal(t, 1, b.answers["202"], "one of them was the first")
+			if b.answers["lost"] == 0 {
+				require.Equal(t, 1, b.answers["202"], "one of them was the first")
+			}
+			require.LessOrEqual(t, b.answers["202"], 1)
 			b.settle(t, drainLimit)
 			var s statsView
 			require.NoError(t, b.get(t.Context(), servers[0].admin, "admin/stats", &s))

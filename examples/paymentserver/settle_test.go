@@ -26,7 +26,7 @@ func TestAPISettlesOnce(t *testing.T) {
 			require.Eventually(t, func() bool {
 				found = s.get(t, a.object(t)["status_url"].(string))
 				return found["status"] == status
-			}, 20*time.Second, 10*time.Millisecond, "%v", found)
+			}, apiWait, 10*time.Millisecond, "%v", found)
 			return found
 		}
 		first := begin("k1", "60")

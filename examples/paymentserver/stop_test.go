@@ -165,7 +165,7 @@ func TestRedisThatComesAfterTheServer(t *testing.T) {
 	require.NoError(t, rdb.Start(t.Context()))
 	usesRedis(t, b, p)
 	require.NoError(t, db.Stop(t.Context()))
-	outage, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	outage, cancel := context.WithTimeout(t.Context(), startLimit)
 	defer cancel()
 	require.NoError(t, b.pay(outage, b.next()))
 	require.NoError(t, db.Start(t.Context()))
