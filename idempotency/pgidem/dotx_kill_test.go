@@ -223,7 +223,7 @@ func childDies(t *testing.T, conf *pgxpool.Config, n int) {
 	tell(t, reply{Receipt: result.Value})
 }
 
-// atOnce is what takes no lease and no timeout, on a busy machine.
+// atOnce is what takes no lease and no timeout, on a busy machine. Mostly it is less than a second.
 const atOnce = 10 * time.Second
 
 // The process that pays is killed at any moment. There is no lease: the next one pays, or replays, at once.
@@ -234,7 +234,7 @@ func TestDoTxProcessKilledBetweenAnyTwoStatements(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
 	k := newTill(t, pool, nil)
-	made, longest := 0, time.Duration(0)
+	made, retries := 0, []time.Duration(nil)
 	for n := 1; ; n++ {
 		cmd := child(t, "die", url, n)
 		out, err := cmd.Output()
@@ -249,14 +249,16 @@ func TestDoTxProcessKilledBetweenAnyTwoStatements(t *testing.T) {
 		require.Equal(t, again.Value, third.Value)
 		if err == nil { // it had no n-th event
 			require.Equal(t, told(t, strings.NewReader(string(out)))[0].Receipt, again.Value)
-			t.Logf("%d kills, after %d of them the payment was made; the longest retry took %v", n-1, made, longest)
+			slices.Sort(retries)
+			t.Logf("%d kills, after %d of them the payment was made; the longest retry took %v", n-1, made, retries[len(retries)-1])
+			require.Less(t, retries[len(retries)/2], time.Second)
 			require.Greater(t, n, 15)
 			require.NotZero(t, made)
 			break
 		}
 		require.ErrorContains(t, err, "killed", "%s", out)
 		require.Less(t, took, atOnce)
-		longest = max(longest, took)
+		retries = append(retries, took)
 		if again.Replayed {
 			made++
 		}
@@ -287,6 +289,7 @@ func TestDoTxKilledHolderIsNotWaitedFor(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
 	s := newShop(t, pool, nil)
+	var retries []time.Duration
 	for range 3 {
 		cmd := child(t, "hold", url, 0)
 		out, err := cmd.StdoutPipe()
@@ -310,9 +313,11 @@ func TestDoTxKilledHolderIsNotWaitedFor(t *testing.T) {
 		took := time.Since(killed)
 		t.Logf("%v after the kill", took)
 		require.Less(t, took, atOnce)
+		retries = append(retries, took)
 		require.Error(t, cmd.Wait())
 		s.sold(t, "by the holder", 0)
 	}
+	require.Less(t, slices.Min(retries), time.Second)
 }
 
 // childStorms sends n requests for one key when its input ends.

@@ -243,9 +243,10 @@ func herd(ctx context.Context, s ratelimit.Store, tag string, limits []ratelimit
 					ctx, cancel = context.WithTimeout(ctx, time.Duration(i%4000)*time.Microsecond)
 				}
 				reply := s.Decide(ctx, []ratelimit.Call{{Ops: mixed(limits, tag, caller, i)}})[0]
+				patient := ctx.Err() == nil
 				cancel()
 				switch {
-				case reply.Err != nil && ctx.Err() == nil:
+				case reply.Err != nil && patient:
 					no.Add(1)
 				case reply.Err == nil && reply.Outcomes[0].Allowed && reply.Outcomes[1].Allowed && reply.Outcomes[2].Allowed:
 					yes.Add(1)
