@@ -151,3 +151,39 @@ func TestCrashAnOrderEverywhere(t *testing.T) {
 	})
 	require.Greater(t, got.Runs, 300)
 }
+
+// A saga that does two steps at once, has a child, sleeps, and waits for a signal.
+func TestCrashASagaThatWaitsEverywhere(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	effect := func(w *sagatest.World, provider, name string) *saga.StepPart[purchase] {
+		p := w.Provider(provider)
+		return saga.Step(name, func(ctx context.Context, _ *purchase) error {
+			_, err := p.Do(ctx, saga.CallFrom(ctx).DoKey(), 1)
+			return err
+		}).Idempotent().Undo(func(ctx context.Context, _ *purchase) error { return p.Undo(ctx, saga.CallFrom(ctx).DoKey()) })
+	}
+	got := sagatest.CrashEverywhere(t, sagatest.Scenario[purchase]{
+		Store: func(testing.TB) saga.Store { return f }, Input: purchase{Amount: 100}, Lease: 100 * time.Millisecond, Parallel: 16, Pairs: 20,
+		Drive: func(ctx context.Context, e *saga.Engine, id string) error { return e.Signal(ctx, id, "approve", "ann") },
+		Saga: func(w *sagatest.World) (*saga.Definition[purchase], []saga.Registered) {
+			child := saga.MustDefine("child", 1, effect(w, "courier", "book"), effect(w, "courier", "label"))
+			return saga.MustDefine("waiting", 1,
+				saga.Parallel("both", effect(w, "stock", "reserve"), effect(w, "bank", "charge")),
+				saga.Child("ship", child,
+					func(p *purchase) (purchase, error) { return *p, nil },
+					func(_ *purchase, r saga.Result[purchase]) error { return saga.Reject(r.Err()) }).
+					Undo(func(ctx context.Context, _ *purchase) error { // the courier takes both back
+						courier, key := w.Provider("courier"), saga.CallFrom(ctx).DoKey()
+						return errors.Join(courier.Undo(ctx, key+"/book"), courier.Undo(ctx, key+"/label"))
+					}),
+				saga.Sleep("rest", func(*purchase) time.Duration { return 50 * time.Millisecond }),
+				saga.Await("approve", 10*time.Minute, func(p *purchase, by string) error {
+					p.Charged = by
+					return nil
+				}),
+				saga.Pivot("confirm", func(context.Context, *purchase) error { return nil }).Idempotent()), []saga.Registered{child}
+		},
+	})
+	require.Greater(t, got.Runs, 200)
+}
