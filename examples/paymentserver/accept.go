@@ -19,6 +19,7 @@ const (
 	batchSize  = 100
 	callLimit  = 3 * time.Second // for one call of a store
 	dbLimit    = 1 * time.Second // for one that clients wait for: the database may hang, and they have somewhere else to go
+	cacheLimit = time.Second / 2 // for what Redis is asked or told beside: it may hang, and no payment depends on it
 	claimLease = 10 * time.Second
 	answerKept = time.Hour // by the cache; the primary key keeps references for ever
 )
@@ -139,6 +140,8 @@ func (a *accepter) claim(ctx context.Context, requests []*request) (open []*requ
 	for i, r := range requests {
 		claims[i] = idempotency.Request{Key: r.key(), Fingerprint: r.fingerprint(), Lease: claimLease}
 	}
+	ctx, cancel := context.WithTimeout(ctx, cacheLimit)
+	defer cancel()
 	records, err := breaker.Call(ctx, a.redis, func(ctx context.Context) ([]idempotency.Record, error) {
 		return a.cache.Claim(ctx, claims)
 	})
@@ -216,6 +219,8 @@ func (a *accepter) answer(ctx context.Context, requests []*request, accepted []a
 			done = append(done, idempotency.Completion{Key: r.key(), Token: r.cached.Token, Response: strictjson.Encode(got), TTL: answerKept})
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, cacheLimit) // the next batch waits for it
+	defer cancel()
 	a.enqueue(ctx, due)
 	if len(done) > 0 {
 		_ = a.redis.Do(ctx, func(ctx context.Context) error { // it is the cache alone that suffers

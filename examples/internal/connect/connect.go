@@ -37,6 +37,7 @@ func Redis(url string, log *slog.Logger) (*redis.Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	config.ContextTimeoutEnabled = true // else a deadline is not heeded once a command is sent
 	config.DialTimeout, config.ReadTimeout, config.WriteTimeout = time.Second, 2*time.Second, 2*time.Second
 	config.MaxRetries, config.DialerRetries = 1, 1 // its default of five dials takes half a second
 	redisLog.Do(func() { redis.SetLogger(printer{log}) })
