@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,9 +32,12 @@ func Postgres(ctx context.Context, url string, conns int) (*pgxpool.Pool, error)
 	return pgxpool.NewWithConfig(ctx, config)
 }
 
-// Redis returns a client that logs through log. It does not dial.
-func Redis(url string, log *slog.Logger) (*redis.Client, error) {
-	config, err := redis.ParseURL(url)
+// Redis returns a client of the server at the URL address that logs through log. It does not dial.
+func Redis(address string, log *slog.Logger) (*redis.Client, error) {
+	config, err := redis.ParseURL(address)
+	if bad, ok := errors.AsType[*url.Error](err); ok {
+		err = bad.Err // without the URL, which may have a password
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package connect
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -65,4 +66,20 @@ func TestURLsThatAreNoneAreRefused(t *testing.T) {
 	require.Error(t, err)
 	_, err = Redis("not a url", slog.New(slog.DiscardHandler))
 	require.Error(t, err)
+}
+
+func TestAnErrorOfAURLDoesNotTellThePassword(t *testing.T) {
+	t.Parallel()
+	log := slog.New(slog.DiscardHandler)
+	for _, rest := range []string{"host:port/0", "host:6379/x", "host:6379/0?db=1&max_retries=x", "[::1/0", "host:6379/%zz", "host:6379/0?a=%zz"} {
+		for _, scheme := range []string{"redis", "rediss", "unix", "postgres", "http", "re dis"} {
+			_, err := Redis(scheme+"://ada:hunter2@"+rest, log)
+			require.NotContains(t, fmt.Sprint(err), "hunter2")
+			pool, err := Postgres(t.Context(), scheme+"://ada:hunter2@"+rest, 1)
+			require.NotContains(t, fmt.Sprint(err), "hunter2")
+			if err == nil {
+				pool.Close()
+			}
+		}
+	}
 }
