@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -85,9 +84,9 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	o := &options{patience: 200 * time.Millisecond}
 	f := cli.NewFlags("doublespend", stderr)
 	var redis, ways string
-	f.StringVar(&o.postgres, "postgres", os.Getenv("SAFETILL_POSTGRES_URL"),
+	f.EnvVar(&o.postgres, "postgres", "SAFETILL_POSTGRES_URL",
 		"`URL` of a PostgreSQL; schemas are made and removed there. Default $SAFETILL_POSTGRES_URL, else a private one")
-	f.StringVar(&redis, "redis", os.Getenv("SAFETILL_REDIS_URL"),
+	f.EnvVar(&redis, "redis", "SAFETILL_REDIS_URL",
 		"`URLs` of one or more Redis, with commas; redsync uses all. Default $SAFETILL_REDIS_URL, else three private ones")
 	f.StringVar(&ways, "ways", strings.Join(names(), ","), "`names` of ways, with commas")
 	f.IntVar(&o.rounds, "rounds", 10, "how many accounts are raced for, 1 to 1000")

@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	o := &options{}
 	f := cli.NewFlags("ledger", io.Discard)
-	f.StringVar(&o.postgres, "postgres", os.Getenv("SAFETILL_POSTGRES_URL"), "`URL` of PostgreSQL; default $SAFETILL_POSTGRES_URL, else memory")
+	f.EnvVar(&o.postgres, "postgres", "SAFETILL_POSTGRES_URL", "`URL` of PostgreSQL; default $SAFETILL_POSTGRES_URL, else memory")
 	f.StringVar(&o.schema, "schema", "", "`name` of the schema with the ledger's tables; default the connection's own")
 	f.BoolVar(&o.migrate, "migrate", false, "bring the tables up to date first")
 	f.DurationVar(&o.timeout, "timeout", time.Minute, "how long one command may take")

@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -54,7 +53,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	o := &options{}
 	f := cli.NewFlags("ordersaga", stderr)
-	f.StringVar(&o.postgres, "postgres", os.Getenv("SAFETILL_POSTGRES_URL"), "`URL` of PostgreSQL; default $SAFETILL_POSTGRES_URL, else memory")
+	f.EnvVar(&o.postgres, "postgres", "SAFETILL_POSTGRES_URL", "`URL` of PostgreSQL; default $SAFETILL_POSTGRES_URL, else memory")
 	f.StringVar(&o.data, "data", "", "start a private PostgreSQL from this machine's binaries, with its data in `DIR`")
 	f.StringVar(&o.id, "id", "order-1", "`id` of the order; one that is there already is followed to its end")
 	f.StringVar(&o.order.Customer, "customer", "ada", "`name` of who orders")

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 
 	"github.com/safetill/safetill/examples/internal/cli"
 	"github.com/safetill/safetill/examples/internal/limits"
@@ -52,8 +51,8 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f := cli.NewFlags("paymentserver", stderr)
 	f.StringVar(&o.addr, "addr", "127.0.0.1:8080", "serve payments on this `host:port`")
 	f.StringVar(&o.adminAddr, "admin-addr", "127.0.0.1:8081", "serve admin, metrics and pprof on this `host:port`")
-	f.StringVar(&o.postgres, "postgres", os.Getenv("SAFETILL_POSTGRES_URL"), "`URL` of PostgreSQL; default $SAFETILL_POSTGRES_URL, else memory")
-	f.StringVar(&o.redis, "redis", os.Getenv("SAFETILL_REDIS_URL"), "`URL` of Redis; default $SAFETILL_REDIS_URL, else none")
+	f.EnvVar(&o.postgres, "postgres", "SAFETILL_POSTGRES_URL", "`URL` of PostgreSQL; default $SAFETILL_POSTGRES_URL, else memory")
+	f.EnvVar(&o.redis, "redis", "SAFETILL_REDIS_URL", "`URL` of Redis; default $SAFETILL_REDIS_URL, else none")
 	f.StringVar(&o.data, "data", "", "start a private PostgreSQL and Redis from this machine's binaries, with their data in `DIR`")
 	f.BoolVar(&o.migrate, "migrate", false, "bring PostgreSQL's schema up to date before serving")
 	f.IntVar(&o.seed, "seed", 10, "make customers GIG00001 to this `number` in memory, with -data and with -migrate")

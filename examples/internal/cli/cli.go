@@ -38,6 +38,13 @@ func NewFlags(name string, stderr io.Writer) *Flags {
 	return f
 }
 
+// EnvVar adds a flag whose default is an environment variable. Usage does not show
+// what that is: it may hold a password.
+func (f *Flags) EnvVar(into *string, name, variable, usage string) {
+	f.StringVar(into, name, "", usage)
+	*into = os.Getenv(variable)
+}
+
 // Demand refuses the value of a flag unless it is ok. rule ends "must be".
 func (f *Flags) Demand(ok bool, name, rule string) {
 	f.Refuse(!ok, fmt.Sprintf("-%s %s: must be %s", name, f.Lookup(name).Value, rule))

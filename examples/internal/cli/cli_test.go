@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -79,4 +80,20 @@ func TestFlagsNameAllThatIsWrong(t *testing.T) {
 	require.ErrorContains(t, parse("-cups", "many"), "many")
 	require.EqualError(t, parse("-cups", "-1", "-pots", "0", "milk", "sugar"),
 		"-cups -1: must be more than 0\n-pots 0: must be more than 0\nmore pots than cups\nunexpected argument \"milk\"")
+}
+
+func TestUsageDoesNotTellASecretOfTheEnvironment(t *testing.T) {
+	t.Setenv("CLI_TEST_URL", "postgres://ada:hunter2@db/tea")
+	var out bytes.Buffer
+	f := NewFlags("tea", &out)
+	var url, none string
+	f.EnvVar(&url, "db", "CLI_TEST_URL", "`URL` of the tea")
+	f.EnvVar(&none, "none", "CLI_TEST_NONE", "`URL` of nothing")
+	require.Error(t, f.Parse([]string{"-pot"}))
+	require.Contains(t, out.String(), "-db URL")
+	require.NotContains(t, out.String(), "hunter2")
+	require.Equal(t, "postgres://ada:hunter2@db/tea", url)
+	require.Empty(t, none)
+	require.NoError(t, f.Parse([]string{"-db", ""}))
+	require.Empty(t, url, "the environment can be overruled")
 }
