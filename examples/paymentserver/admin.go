@@ -100,6 +100,8 @@ func (s *api) refund(c *gin.Context) (any, error) {
 		c.Status(http.StatusCreated)
 	case errors.Is(err, ledger.ErrTargetClosed):
 		err = refused(http.StatusUnprocessableEntity, "was refunded before")
+	case errors.Is(err, ledger.ErrConflict): // the key's record is gone, which would have said so
+		err = refused(http.StatusUnprocessableEntity, "is not the one that the Idempotency-Key was used for")
 	}
 	return gin.H{"refund": result.ID, "transaction_reference": reference, "refunded_at": result.At}, err
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -9,7 +10,10 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/internal/testdb"
 )
 
 // write posts to the admin port under an Idempotency-Key; "" for none.
@@ -144,4 +148,43 @@ func TestAPISeedingUnderAKeyIsAnsweredAgain(t *testing.T) {
 		require.Equal(t, "true", again.header.Get("Idempotency-Replayed"))
 		require.InDelta(t, 0, s.write(t, "seed-customers", "", `{"count":25}`).object(t)["created"], 0, "without a key it is done again")
 	})
+}
+
+// A record of a key is kept for a day, or until a backup is restored that is older.
+// Then the same request has the same outcome, and another is refused.
+func TestAPIAKeyThatIsForgottenDoesNothingTwice(t *testing.T) {
+	t.Parallel()
+	url := testdb.PostgresURL(t)
+	s := startAPI(t, "-postgres", url, "-migrate")
+	for _, reference := range []string{"R-1", "R-2"} {
+		s.accept(t, http.StatusAccepted, apiPaid(reference, "GIG00001", "100", "COMPLETE"))
+		s.settled(t, reference)
+	}
+	writes := map[string][2]string{
+		"refunds":     {refundOf("R-1"), refundOf("R-2")},
+		"settlements": {`{"amount":"60"}`, `{"amount":"61"}`},
+	}
+	fields := map[string]string{"refunds": "transaction_reference", "settlements": "amount"}
+	forget := func() {
+		conn, err := pgx.Connect(t.Context(), url)
+		require.NoError(t, err)
+		tag, err := conn.Exec(t.Context(), `DELETE FROM idempotency_records`)
+		require.NoError(t, errors.Join(err, conn.Close(t.Context())))
+		require.Positive(t, tag.RowsAffected())
+	}
+	for path, bodies := range writes {
+		first := s.write(t, path, "k", bodies[0])
+		require.Contains(t, []int{http.StatusCreated, http.StatusAccepted}, first.status, "%s", first.body)
+		forget()
+		again := s.write(t, path, "k", bodies[0])
+		require.Empty(t, again.header.Get("Idempotency-Replayed"))
+		require.Equal(t, first.status, again.status, "%s", again.body)
+		require.Equal(t, string(first.body), string(again.body))
+		forget()
+		requireProblem(t, s.write(t, path, "k", bodies[1]), http.StatusUnprocessableEntity, fields[path])
+		forget()
+		require.Equal(t, string(first.body), string(s.write(t, path, "k", bodies[0]).body))
+	}
+	require.Equal(t, [3]string{"999900", "0", "200"}, s.balance(t, "GIG00001"), "one is given back")
+	s.sound(t)
 }

@@ -56,7 +56,12 @@ func (s *Service) post(c *gin.Context) (any, error) {
 		return nil, problem.New(http.StatusBadRequest, "the header Idempotency-Key is missing")
 	}
 	id := run.Key().ID("settlement")
-	if err := s.Begin(c.Request.Context(), id, amount); err != nil {
+	err = s.Begin(c.Request.Context(), id, amount)
+	if errors.Is(err, saga.ErrConflict) { // the key's record is gone, which would have said so
+		faults = append(faults, problem.Field{Field: "amount", Reason: "is not the one that the Idempotency-Key was used for"})
+		err = faults.Err(http.StatusUnprocessableEntity, "the settlement has faults")
+	}
+	if err != nil {
 		return nil, err
 	}
 	c.Status(http.StatusAccepted)
