@@ -20,6 +20,8 @@ const (
 	Notice = 500 * time.Millisecond
 	// Limit is how long requests in flight may take to end after that.
 	Limit = 5 * time.Second
+	// AdminLimit is how long those of the admin port have once the stages have stopped.
+	AdminLimit = time.Second
 )
 
 // Service is what [Run] runs.
@@ -74,7 +76,11 @@ func Run(ctx context.Context, s Service) error {
 		err = errors.Join(err, servers[0].Close())
 	}
 	stop()
-	err = errors.Join(err, servers[1].Close())
+	ending, cancel = context.WithTimeout(context.WithoutCancel(ctx), AdminLimit)
+	defer cancel()
+	if servers[1].Shutdown(ending) != nil { // a profile is being made, say
+		err = errors.Join(err, servers[1].Close())
+	}
 	serving.Wait()
 	s.Log.Info("stopped")
 	return err

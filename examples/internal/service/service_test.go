@@ -177,3 +177,44 @@ func TestEveryGoesOnAfterAFailure(t *testing.T) {
 		require.Equal(t, 1, strings.Count(log.String(), `what=sweep error="no store"`), log.String())
 	})
 }
+
+// A write of an operator may be under way in a stage: the stage finishes it, and its
+// answer must arrive.
+func TestAnAdminRequestThatAStageFinishesIsAnswered(t *testing.T) {
+	t.Parallel()
+	log := &addresses{found: make(chan [2]string, 1)}
+	arrived, finished := make(chan struct{}), make(chan struct{})
+	admin := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		close(arrived)
+		<-finished
+		time.Sleep(100 * time.Millisecond) // it writes down what has been done
+		w.WriteHeader(http.StatusTeapot)
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- Run(ctx, Service{
+			Addr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0", Public: http.NotFoundHandler(), Admin: admin, Unready: func() {},
+			Stages: []func(context.Context) error{func(ctx context.Context) error {
+				<-ctx.Done()
+				close(finished)
+				return nil
+			}},
+			Log: slog.New(slog.NewJSONHandler(log, nil)),
+		})
+	}()
+	at := <-log.found
+	answered := make(chan error, 1)
+	go func() {
+		status, err := get(t.Context(), "http://"+at[1])
+		if err == nil && status != http.StatusTeapot {
+			err = errors.New("wrong answer")
+		}
+		answered <- err
+	}()
+	<-arrived
+	cancel()
+	require.NoError(t, <-answered)
+	require.NoError(t, <-ended)
+}
