@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -187,4 +189,25 @@ func TestAPIAKeyThatIsForgottenDoesNothingTwice(t *testing.T) {
 	}
 	require.Equal(t, [3]string{"999900", "0", "200"}, s.balance(t, "GIG00001"), "one is given back")
 	s.sound(t)
+}
+
+// The admin port is open until all has stopped, and the group stops before. What it
+// does not take may be sent again to another server.
+func TestAPIRefundOfAServerThatStops(t *testing.T) {
+	t.Parallel()
+	s := newMemoryServer(t)
+	p := storePayment("R-6", bankComplete, "10")
+	_, err := s.store.accept(t.Context(), []*payment{p}, false)
+	require.NoError(t, err)
+	_, err = s.store.post(t.Context(), []string{p.Reference})
+	require.NoError(t, err)
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	require.NoError(t, s.group.Run(stopped))
+	req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/api/v1/admin/refunds", strings.NewReader(refundOf("R-6")))
+	req.Header.Set("Idempotency-Key", "late")
+	w := httptest.NewRecorder()
+	s.admin().ServeHTTP(w, req)
+	require.Equal(t, http.StatusServiceUnavailable, w.Code, w.Body)
+	require.NotEmpty(t, w.Header().Get("Retry-After"))
 }

@@ -56,7 +56,7 @@ func (s *api) public() http.Handler {
 
 func (s *api) engine() *gin.Engine {
 	unavailable := func(err error) bool { // what has an id may be sent again
-		return errors.Is(err, errUnavailable) || errors.Is(err, join.ErrStopped) || s.db.Unavailable(err)
+		return errors.Is(err, errUnavailable) || errors.Is(err, join.ErrStopped) || errors.Is(err, ledger.ErrGroupStopped) || s.db.Unavailable(err)
 	}
 	return problem.Engine(s.log, unavailable, func(status int) { s.m.responses.WithLabelValues(strconv.Itoa(status)).Inc() })
 }

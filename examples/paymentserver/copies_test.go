@@ -111,16 +111,23 @@ func (f *failing) accept(context.Context, []*payment, bool) ([]acceptance, error
 	return nil, &pgconn.PgError{Code: "53100"} // disk_full
 }
 
-// TestTheFifthFailureStopsCalls is of the server's own wiring; a breaker alone is
-// tested in its package.
-func TestTheFifthFailureStopsCalls(t *testing.T) {
-	t.Parallel()
+// newMemoryServer returns a server of which nothing runs yet.
+func newMemoryServer(t *testing.T) *server {
+	t.Helper()
 	o, err := parseOptions(nil, t.Output())
 	require.NoError(t, err)
 	o.postgres, o.redis = "", ""
 	s, err := newServer(t.Context(), o, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	t.Cleanup(s.close)
+	return s
+}
+
+// TestTheFifthFailureStopsCalls is of the server's own wiring; a breaker alone is
+// tested in its package.
+func TestTheFifthFailureStopsCalls(t *testing.T) {
+	t.Parallel()
+	s := newMemoryServer(t)
 	broken := &failing{store: s.store}
 	s.store = broken
 	var joining sync.WaitGroup
