@@ -106,13 +106,21 @@ func (s *api) getPayment(c *gin.Context) (any, error) {
 
 // payment finds the payment that a request's field names.
 func (s *api) payment(ctx context.Context, field, reference string) (payment, error) {
-	return breaker.Call(ctx, s.db, func(ctx context.Context) (payment, error) {
-		found, err := s.store.find(ctx, reference)
-		if err == nil && len(found) == 0 {
-			err = unknown("payment", field)
+	found, err := s.find(ctx, reference)
+	if err == nil && len(found) == 0 && s.spill != nil {
+		// It may have been acknowledged and not be there yet.
+		if err = s.drained(ctx); err == nil {
+			found, err = s.find(ctx, reference)
 		}
-		return append(found, payment{})[0], err
-	})
+	}
+	if err == nil && len(found) == 0 {
+		err = unknown("payment", field)
+	}
+	return append(found, payment{})[0], err
+}
+
+func (s *api) find(ctx context.Context, reference string) ([]payment, error) {
+	return breaker.Call(ctx, s.db, func(ctx context.Context) ([]payment, error) { return s.store.find(ctx, reference) })
 }
 
 func unknown(what, field string) error {

@@ -328,3 +328,35 @@ func TestFullDisk(t *testing.T) {
 		})
 	}
 }
+
+// TestASpilledPaymentIsNotUnknown while PostgreSQL answers, but does not have it yet:
+// whoever follows the address in a 202 must not hear that there is no such payment.
+func TestASpilledPaymentIsNotUnknown(t *testing.T) {
+	t.Parallel()
+	db, rdb := testdb.NewPostgres(t), syncedRedis(t)
+	p := startServer(t, "-migrate", "-postgres", db.URL(), "-redis", rdb.URL())
+	b := newBank(t, "spilled-read", p)
+	look := func(reference string) int {
+		var got paymentView
+		err := b.get(t.Context(), p.addr, "payments/"+reference, &got)
+		e, _ := errors.AsType[statusError](err)
+		return e.status
+	}
+	require.Equal(t, http.StatusNotFound, look("nobodys"))
+	execute(t, db, fullDisk)
+	r := b.next()
+	require.NoError(t, b.pay(t.Context(), r))
+	require.Equal(t, http.StatusServiceUnavailable, look(r.reference))
+	require.NoError(t, rdb.Stop(t.Context()))
+	require.Equal(t, http.StatusServiceUnavailable, look(r.reference), "Redis has it")
+	require.NoError(t, rdb.Start(t.Context()))
+	execute(t, db, `DROP TRIGGER full_disk ON payments`)
+	b.settle(t, drainLimit)
+	require.Zero(t, look(r.reference))
+	eventually(t, drainLimit, func() error {
+		if got := look("nobodys"); got != http.StatusNotFound {
+			return statusError{path: "nobodys", status: got}
+		}
+		return nil
+	})
+}

@@ -135,3 +135,15 @@ func (a *accepter) drainRound(ctx context.Context, requests []*request) error {
 	a.enqueue(ctx, due)
 	return nil
 }
+
+// drained returns an error as long as there may be something on the spill list.
+func (a *accepter) drained(ctx context.Context) error {
+	st, err := breaker.Call(ctx, a.redis, a.spill.Stats)
+	switch n := st.Ready + st.Claimed; {
+	case err != nil:
+		return fmt.Errorf("%w to tell what is spilled: %w", errUnavailable, err)
+	case n > 0:
+		return fmt.Errorf("%w: %d payments are spilled", errUnavailable, n)
+	}
+	return nil
+}
