@@ -21,7 +21,7 @@ const maxBody = 4096
 func (s *Service) Routes(r gin.IRoutes) {
 	r.POST("/settlements", problem.Handle(s.post))
 	r.GET("/settlements/:id", problem.Handle(s.get))
-	people := saga.Handler(s.Admin(), nil)
+	people := saga.Handler(s.Admin(), &saga.HandlerOptions{Logger: s.log})
 	queue := func(c *gin.Context) {
 		above, _, _ := strings.Cut(c.FullPath(), "/sagas")
 		http.StripPrefix(above, people).ServeHTTP(c.Writer, c.Request)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/shopspring/decimal"
@@ -111,6 +112,7 @@ var Limit = decimal.New(1, 13)
 type Service struct {
 	engine *saga.Engine
 	order  *saga.Definition[Order]
+	log    *slog.Logger
 }
 
 // New returns a service on a store of sagas whose transactions are Tx; in returns
@@ -127,7 +129,7 @@ func New[Tx any](store saga.Store, o *saga.Options, a Accounts, in func(Tx) (*le
 	if err != nil {
 		return nil, err
 	}
-	return &Service{engine, order}, nil
+	return &Service{engine, order, options.Logger}, nil
 }
 
 // Run settles until ctx ends and the steps under way are done.

@@ -1,8 +1,12 @@
 package settlement_test
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"iter"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -163,4 +167,28 @@ func TestRoutes(t *testing.T) {
 	require.Contains(t, ask(http.MethodGet, "/sagas?status=STUCK", "", "").Body.String(), `"sagas":[]`)
 	resolve := ask(http.MethodPost, "/sagas/none/resolve", "", `{"action":"retry","actor":"ann","reason":"x","revision":1}`)
 	require.Equal(t, http.StatusNotFound, resolve.Code, resolve.Body)
+}
+
+// mute is a store that finds nothing.
+type mute struct{ *saga.Memory }
+
+func (mute) Find(context.Context, saga.Filter) iter.Seq2[*saga.Record, error] {
+	return func(yield func(*saga.Record, error) bool) { yield(nil, errors.New("the disk is on fire")) }
+}
+
+// The answer says that the log has the reason.
+func TestAFailureOfTheStoreIsLogged(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	s, err := settlement.New(mute{saga.NewMemory(nil)}, &saga.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))},
+		settlement.Accounts{From: "clearing", To: "bank", Currency: "NGN"},
+		func(*saga.MemoryTx) (*ledger.Ledger, error) { return nil, errors.ErrUnsupported }, &settlement.FakeBank{})
+	require.NoError(t, err)
+	r := gin.New()
+	s.Routes(r)
+	w := httptest.NewRecorder()
+	r.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/sagas", nil))
+	require.Equal(t, http.StatusInternalServerError, w.Code)
+	require.Contains(t, w.Body.String(), "in its log")
+	require.Contains(t, log.String(), "the disk is on fire")
 }
