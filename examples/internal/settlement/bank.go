@@ -1,11 +1,13 @@
 package settlement
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"math/rand/v2"
 	"os"
 	"sync"
@@ -17,7 +19,7 @@ import (
 // FakeBank is a bank that fails as banks do. The zero value never does.
 type FakeBank struct {
 	// Book is the file in which it writes what it has paid: a bank does not forget
-	// when we die. Default: it is in memory, and does.
+	// when we die. Several may have one. Default: it is in memory, and does.
 	Book string
 	// Faults says what happens to each call of Pay in turn; then calls go through.
 	Faults []Fault
@@ -29,7 +31,8 @@ type FakeBank struct {
 
 	mu              sync.Mutex
 	calls, troubles int
-	paid            map[string]decimal.Decimal // by key; nil: the book was not read
+	paid            map[string]decimal.Decimal // by key
+	known           int64                      // bytes of the book that are in paid
 }
 
 // payment is a line of the book.
@@ -46,7 +49,7 @@ const (
 	None     Fault = iota
 	Lost           // it pays, and its answer does not arrive
 	Down           // it does not pay, and there is no answer either
-	Declined       // it says no
+	Declined       // it says no, unless it has paid
 )
 
 var errNoAnswer = errors.New("the bank does not answer")
@@ -60,13 +63,16 @@ func (b *FakeBank) Pay(ctx context.Context, key string, amount decimal.Decimal) 
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if err := b.read(); err != nil {
+		return "", err
+	}
+	_, before := b.paid[key]
 	fault := b.fault()
-	switch fault {
-	case Down:
+	switch {
+	case fault == Down:
 		return "", errNoAnswer
-	case Declined:
+	case fault == Declined && !before:
 		return "", ErrDeclined
-	default:
 	}
 	if err := b.pay(key, amount); err != nil {
 		return "", err
@@ -92,11 +98,8 @@ func (b *FakeBank) fault() Fault {
 	return Down
 }
 
-// pay pays once for each key.
+// pay pays once for each key; the book has been read.
 func (b *FakeBank) pay(key string, amount decimal.Decimal) error {
-	if err := b.read(); err != nil {
-		return err
-	}
 	if have, ok := b.paid[key]; ok {
 		if !have.Equal(amount) {
 			return fmt.Errorf("key %s was used for %s", key, have)
@@ -110,30 +113,32 @@ func (b *FakeBank) pay(key string, amount decimal.Decimal) error {
 	return nil
 }
 
-// read reads the book, once. Its last line may be half written: that was not paid.
+// read reads what the book has got since the last time, from other processes too. Its
+// last line may be half written: that is not paid.
 func (b *FakeBank) read() error {
-	if b.paid != nil {
+	if b.paid == nil {
+		b.paid = map[string]decimal.Decimal{}
+	}
+	if b.Book == "" {
 		return nil
 	}
-	paid := map[string]decimal.Decimal{}
-	if b.Book != "" {
-		file, err := os.OpenFile(b.Book, os.O_RDONLY|os.O_CREATE, 0o600)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = file.Close() }()
-		lines := bufio.NewScanner(file)
-		for lines.Scan() {
-			var p payment
-			if json.Unmarshal(lines.Bytes(), &p) == nil {
-				paid[p.Key] = p.Amount
-			}
-		}
-		if err := lines.Err(); err != nil {
-			return err
+	file, err := os.OpenFile(b.Book, os.O_RDONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = file.Close() }()
+	text, err := io.ReadAll(io.NewSectionReader(file, b.known, math.MaxInt64-b.known))
+	if err != nil {
+		return err
+	}
+	text = text[:bytes.LastIndexByte(text, '\n')+1]
+	b.known += int64(len(text))
+	for line := range bytes.Lines(text) {
+		var p payment
+		if json.Unmarshal(line, &p) == nil {
+			b.paid[p.Key] = p.Amount
 		}
 	}
-	b.paid = paid
 	return nil
 }
 

@@ -1,0 +1,74 @@
+package settlement_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/shopspring/decimal"
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/examples/internal/settlement"
+)
+
+// Two servers have one bank: what one has told it to pay, the other finds.
+func TestABookIsSharedByProcesses(t *testing.T) {
+	t.Parallel()
+	book := filepath.Join(t.TempDir(), "book")
+	a, b := &settlement.FakeBank{Book: book}, &settlement.FakeBank{Book: book}
+	for _, key := range []string{"s1/pay", "s2/pay"} {
+		receipt, err := b.Find(t.Context(), key)
+		require.NoError(t, err)
+		require.Empty(t, receipt, "nobody has paid")
+		paid, err := a.Pay(t.Context(), key, hundred)
+		require.NoError(t, err)
+		receipt, err = b.Find(t.Context(), key)
+		require.NoError(t, err)
+		require.Equal(t, paid, receipt)
+		receipt, err = b.Pay(t.Context(), key, hundred)
+		require.NoError(t, err)
+		require.Equal(t, paid, receipt)
+		_, err = b.Pay(t.Context(), key, decimal.New(99, 0))
+		require.Error(t, err)
+	}
+	text, err := os.ReadFile(book)
+	require.NoError(t, err)
+	require.Equal(t, 2, strings.Count(string(text), "amount"), "%s", text)
+	for _, bank := range []*settlement.FakeBank{a, b} {
+		total, times := bank.Paid()
+		require.Equal(t, "200", total.String())
+		require.Equal(t, 2, times)
+	}
+}
+
+// A line that was cut off is no payment, and spoils none after it.
+func TestABookWithHalfALine(t *testing.T) {
+	t.Parallel()
+	book := filepath.Join(t.TempDir(), "book")
+	bank := &settlement.FakeBank{Book: book}
+	require.NoError(t, os.WriteFile(book, []byte("\n{\"key\":\"s1/pay\",\"amo"), 0o600))
+	receipt, err := bank.Find(t.Context(), "s1/pay")
+	require.NoError(t, err)
+	require.Empty(t, receipt)
+	_, err = bank.Pay(t.Context(), "s1/pay", hundred)
+	require.NoError(t, err)
+	for _, bank := range []*settlement.FakeBank{bank, {Book: book}} {
+		receipt, err = bank.Find(t.Context(), "s1/pay")
+		require.NoError(t, err)
+		require.NotEmpty(t, receipt)
+		_, times := bank.Paid()
+		require.Equal(t, 1, times)
+	}
+}
+
+// A bank that has paid does not say no afterwards: the hold would be released.
+func TestABankDeclinesNothingThatItHasPaid(t *testing.T) {
+	t.Parallel()
+	bank := &settlement.FakeBank{Faults: []settlement.Fault{settlement.Lost, settlement.Declined}}
+	_, err := bank.Pay(t.Context(), "s1/pay", hundred)
+	require.Error(t, err)
+	receipt, err := bank.Pay(t.Context(), "s1/pay", hundred)
+	require.NoError(t, err)
+	require.NotEmpty(t, receipt)
+}
