@@ -4,6 +4,7 @@ package meter
 
 import (
 	"context"
+	"math"
 	"net/http"
 	_ "net/http/pprof" // into the default mux, which Routes serves
 	"time"
@@ -63,9 +64,13 @@ func (m *Meter) Seconds(name, help string) prometheus.Histogram {
 
 // Gauge adds what is read at every scrape.
 func (m *Meter) Gauge(name, help, label, value string, read func() int) {
+	m.gauge(name, help, label, value, func() float64 { return float64(read()) })
+}
+
+func (m *Meter) gauge(name, help, label, value string, read func() float64) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: m.server, Name: name, Help: help, ConstLabels: prometheus.Labels{label: value},
-	}, func() float64 { return float64(read()) }))
+	}, read))
 }
 
 // Breaker adds breaker_open.
@@ -107,12 +112,15 @@ func (m *Meter) Queue(name string, q queue.Queue) {
 	if q != nil {
 		m.queues[name] = q
 	}
-	m.Gauge("queue_depth", "Messages ready and claimed.", "queue", name, func() int {
+	m.gauge("queue_depth", "Messages ready and claimed; NaN while the queue does not say.", "queue", name, func() float64 {
 		if q == nil {
 			return 0
 		}
 		d := depth(context.Background(), q)
-		return d.Ready + d.Claimed
+		if d.Unknown {
+			return math.NaN() // an alert on its depth must not take it for empty
+		}
+		return float64(d.Ready + d.Claimed)
 	})
 }
 

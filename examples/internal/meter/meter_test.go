@@ -95,6 +95,7 @@ func TestDepthOfQueues(t *testing.T) {
 	m.Queue("none", nil)
 	require.Equal(t, []string{`shop_queue_depth{queue="in"} 3`, `shop_queue_depth{queue="none"} 0`}, own(t, m))
 	m.Queue("out", silent{})
+	require.Contains(t, own(t, m), `shop_queue_depth{queue="out"} NaN`, "0 would say that it is empty")
 	require.Equal(t, map[string]Depth{"in": {Ready: 2, Claimed: 1}, "out": {Unknown: true}}, m.Depths(t.Context()))
 }
 
