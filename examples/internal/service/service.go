@@ -20,6 +20,9 @@ const (
 	Notice = 500 * time.Millisecond
 	// Limit is how long requests in flight may take to end after that.
 	Limit = 5 * time.Second
+	// WriteLimit is how long a request of the public port may take until its answer is
+	// with the client, who may not read.
+	WriteLimit = 30 * time.Second
 	// AdminLimit is how long those of the admin port have once the stages have stopped.
 	AdminLimit = time.Second
 )
@@ -56,7 +59,7 @@ func Run(ctx context.Context, s Service) error {
 	}
 	failed := make(chan error, len(s.Stages)+2)
 	stop := s.start(context.WithoutCancel(ctx), failed)
-	servers := []*http.Server{s.http(s.Public), s.http(s.Admin)}
+	servers := []*http.Server{s.public(s.Public), s.http(s.Admin)}
 	var serving sync.WaitGroup
 	serving.Go(func() { failed <- servers[0].Serve(public) })
 	serving.Go(func() { failed <- servers[1].Serve(admin) })
@@ -108,6 +111,14 @@ func (s *Service) start(ctx context.Context, failed chan<- error) (stop func()) 
 			stop()
 		}
 	}
+}
+
+// public is the server of the public port. On the admin port there is no limit to an
+// answer, as a profile takes as long as it is asked to.
+func (s *Service) public(h http.Handler) *http.Server {
+	server := s.http(h)
+	server.WriteTimeout = WriteLimit
+	return server
 }
 
 func (s *Service) http(h http.Handler) *http.Server {
