@@ -95,3 +95,26 @@ func TestASlowClientIsDropped(t *testing.T) {
 		})
 	}
 }
+
+// A megabyte, which is the default, would be a lot for what needs a few hundred bytes.
+func TestALongHeaderIsRefused(t *testing.T) {
+	t.Parallel()
+	s := Service{Log: slog.New(slog.DiscardHandler)}
+	for name, server := range map[string]*http.Server{"public": s.public(http.NotFoundHandler()), "admin": s.http(http.NotFoundHandler())} {
+		listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		var serving sync.WaitGroup
+		serving.Go(func() { _ = server.Serve(listener) })
+		for length, want := range map[int]int{1 << 10: http.StatusNotFound, 64 << 10: http.StatusRequestHeaderFieldsTooLarge} {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+listener.Addr().String(), nil)
+			require.NoError(t, err)
+			req.Header.Set("Cookie", strings.Repeat("x", length))
+			resp, err := http.DefaultClient.Do(req)
+			require.NoError(t, err, name)
+			require.NoError(t, resp.Body.Close())
+			require.Equal(t, want, resp.StatusCode, name)
+		}
+		require.NoError(t, server.Close())
+		serving.Wait()
+	}
+}
