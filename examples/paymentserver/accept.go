@@ -179,8 +179,8 @@ func (a *accepter) divert(ctx context.Context, requests []*request, cause error)
 	var bodies [][]byte
 	now := time.Now().UTC()
 	for i, r := range requests {
-		if r.cached.Outcome == idempotency.Mismatch {
-			accepted[i].err = errOtherContent
+		if r.cached.Outcome == idempotency.Mismatch { // to what was taken, or to what was refused
+			accepted[i].err = errUnavailable
 			continue
 		}
 		accepted[i].first = now

@@ -360,3 +360,26 @@ func TestASpilledPaymentIsNotUnknown(t *testing.T) {
 		return nil
 	})
 }
+
+// TestARefusedPaymentIsCorrectedDuringAnOutage: the cache remembers for a while what was
+// refused, and cannot tell it from what was taken.
+func TestARefusedPaymentIsCorrectedDuringAnOutage(t *testing.T) {
+	t.Parallel()
+	db := testdb.NewPostgres(t)
+	p := startServer(t, "-migrate", "-postgres", db.URL(), "-redis", syncedRedis(t).URL())
+	b := newBank(t, "corrected", p)
+	r := b.next()
+	known := r.customer
+	r.customer = "GIG99999"
+	got, err := b.attempt(t.Context(), p, r)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusUnprocessableEntity, got.status, got.body)
+	execute(t, db, fullDisk)
+	r.customer = known
+	got, err = b.attempt(t.Context(), p, r)
+	require.NoError(t, err)
+	require.Contains(t, []int{http.StatusServiceUnavailable, http.StatusAccepted}, got.status, got.body)
+	execute(t, db, `DROP TRIGGER full_disk ON payments`)
+	require.NoError(t, b.pay(t.Context(), r))
+	b.settle(t, drainLimit)
+}
