@@ -383,3 +383,36 @@ func TestARefusedPaymentIsCorrectedDuringAnOutage(t *testing.T) {
 	require.NoError(t, b.pay(t.Context(), r))
 	b.settle(t, drainLimit)
 }
+
+// TestPostgresRestoredFromABackup does not have a payment that the cache knows. README
+// says which keys are to be deleted, and which are not.
+func TestPostgresRestoredFromABackup(t *testing.T) {
+	t.Parallel()
+	db, rdb := testdb.NewPostgres(t), syncedRedis(t)
+	p := startServer(t, "-migrate", "-postgres", db.URL(), "-redis", rdb.URL())
+	b := newBank(t, "restored", p)
+	execute(t, db, `CREATE TABLE backup AS SELECT * FROM payments`)
+	lost := b.next()
+	lost.customer = "GIG00002"
+	got, err := b.attempt(t.Context(), p, lost)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusAccepted, got.status, got.body)
+	execute(t, db, fullDisk)
+	spilled := b.next()
+	require.NoError(t, b.pay(t.Context(), spilled))
+	p.Kill()
+	execute(t, db, `DROP TRIGGER full_disk ON payments; DELETE FROM payments; INSERT INTO payments SELECT * FROM backup`)
+
+	options, err := redis.ParseURL(rdb.URL())
+	require.NoError(t, err)
+	client := redis.NewClient(options)
+	t.Cleanup(func() { _ = client.Close() })
+	keys, err := client.Keys(t.Context(), "idempotency:*").Result()
+	require.NoError(t, err)
+	require.NoError(t, client.Del(t.Context(), keys...).Err())
+	require.NoError(t, p.restart(t.Context()))
+	got, err = b.attempt(t.Context(), p, lost)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusAccepted, got.status, "it is taken again: %s", got.body)
+	b.settle(t, drainLimit)
+}
