@@ -27,7 +27,7 @@ func (s *api) admin() http.Handler {
 	v1.GET("/verify", problem.Handle(s.verify))
 	s.health.Routes(r)
 	s.m.Routes(r)
-	return s.once(r)
+	return s.counted(s.once(r)) // a replay does not come to r
 }
 
 // protect makes what writes of operators go through: one commit for all who

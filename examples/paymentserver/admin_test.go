@@ -211,3 +211,18 @@ func TestAPIRefundOfAServerThatStops(t *testing.T) {
 	require.Equal(t, http.StatusServiceUnavailable, w.Code, w.Body)
 	require.NotEmpty(t, w.Header().Get("Retry-After"))
 }
+
+// What never gets to a handler is an answer, too: a refusal for want of a key, and a replay.
+func TestAPIMetricsHaveEveryAnswerOfTheAdminPort(t *testing.T) {
+	t.Parallel()
+	s := startAPI(t)
+	require.Equal(t, http.StatusBadRequest, s.write(t, "settlements", "", `{"amount":"1"}`).status)
+	for range 3 {
+		require.Equal(t, http.StatusAccepted, s.write(t, "settlements", "k", `{"amount":"1"}`).status)
+	}
+	require.Equal(t, http.StatusUnprocessableEntity, s.write(t, "settlements", "k", `{"amount":"2"}`).status)
+	got := s.metrics(t)
+	for code, want := range map[string]float64{"400": 1, "202": 3, "422": 1} {
+		require.InDelta(t, want, got[fmt.Sprintf(`paymentserver_http_responses_total{code=%q}`, code)], 0, code)
+	}
+}

@@ -51,14 +51,19 @@ func (s *api) public() http.Handler {
 	v1.GET("/customers/:customer_id/balance", problem.Handle(s.getBalance))
 	v1.GET("/customers", problem.Handle(s.listCustomers))
 	s.health.Routes(r)
-	return r
+	return s.counted(r)
 }
 
 func (s *api) engine() *gin.Engine {
 	unavailable := func(err error) bool { // what has an id may be sent again
 		return errors.Is(err, errUnavailable) || errors.Is(err, join.ErrStopped) || errors.Is(err, ledger.ErrGroupStopped) || s.db.Unavailable(err)
 	}
-	return problem.Engine(s.log, unavailable, func(status int) { s.m.responses.WithLabelValues(strconv.Itoa(status)).Inc() })
+	return problem.Engine(s.log, unavailable)
+}
+
+// counted counts the answers of a port.
+func (s *api) counted(h http.Handler) http.Handler {
+	return problem.Counted(h, func(status int) { s.m.responses.WithLabelValues(strconv.Itoa(status)).Inc() })
 }
 
 func (s *api) postPayment(c *gin.Context) (any, error) {

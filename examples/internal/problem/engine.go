@@ -26,9 +26,8 @@ func Handle(f func(*gin.Context) (any, error)) gin.HandlerFunc {
 // Engine returns a router that answers unknown paths, wrong methods, panics and
 // errors with problems. An error that is a [Problem] is answered as it is; 503
 // and Retry-After is for a deadline that has passed and for what unavailable says
-// is no fault of anyone here; all else is 500 and logged. done is told the status
-// of every answer.
-func Engine(log *slog.Logger, unavailable func(error) bool, done func(status int)) *gin.Engine {
+// is no fault of anyone here; all else is 500 and logged.
+func Engine(log *slog.Logger, unavailable func(error) bool) *gin.Engine {
 	gin.SetMode(gin.ReleaseMode)
 	r := gin.New()
 	r.HandleMethodNotAllowed, r.RedirectTrailingSlash = true, false
@@ -39,7 +38,6 @@ func Engine(log *slog.Logger, unavailable func(error) bool, done func(status int
 				errInternal.write(c.Writer)
 				c.Abort()
 			}
-			done(c.Writer.Status())
 		}()
 		c.Next()
 		if failed := c.Errors.Last(); failed != nil {

@@ -76,12 +76,13 @@ func TestAProblemIsAnError(t *testing.T) {
 func TestEngineAnswersWithProblems(t *testing.T) {
 	t.Parallel()
 	var seen []int
-	r := Engine(slog.New(slog.DiscardHandler), func(error) bool { return false }, func(status int) { seen = append(seen, status) })
+	r := Engine(slog.New(slog.DiscardHandler), func(error) bool { return false })
+	counting := Counted(r, func(status int) { seen = append(seen, status) })
 	r.GET("/fine", func(c *gin.Context) { c.Status(http.StatusNoContent) })
 	r.GET("/panics", func(*gin.Context) { panic("at the disco") })
 	serve := func(method, path string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
-		r.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, path, nil))
+		counting.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, path, nil))
 		return w
 	}
 	require.Equal(t, http.StatusNoContent, serve(http.MethodGet, "/fine").Code)
@@ -99,7 +100,8 @@ func TestEngineAnswersWhatHandlersReturn(t *testing.T) {
 	var log bytes.Buffer
 	var seen []int
 	busy := errors.New("busy")
-	r := Engine(slog.New(slog.NewTextHandler(&log, nil)), func(err error) bool { return errors.Is(err, busy) }, func(status int) { seen = append(seen, status) })
+	r := Engine(slog.New(slog.NewTextHandler(&log, nil)), func(err error) bool { return errors.Is(err, busy) })
+	counting := Counted(r, func(status int) { seen = append(seen, status) })
 	serve := func(path string, err error) *httptest.ResponseRecorder {
 		r.GET(path, Handle(func(c *gin.Context) (any, error) {
 			if path == "/made" {
@@ -108,7 +110,7 @@ func TestEngineAnswersWhatHandlersReturn(t *testing.T) {
 			return gin.H{"path": path}, err
 		}))
 		w := httptest.NewRecorder()
-		r.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+		counting.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
 		return w
 	}
 	for path, status := range map[string]int{"/fine": http.StatusOK, "/made": http.StatusCreated} {
