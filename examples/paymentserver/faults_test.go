@@ -416,3 +416,23 @@ func TestPostgresRestoredFromABackup(t *testing.T) {
 	require.Equal(t, http.StatusAccepted, got.status, "it is taken again: %s", got.body)
 	b.settle(t, drainLimit)
 }
+
+// TestRedisWithoutAFile keeps what it is given in memory alone: no payment is
+// acknowledged for that.
+func TestRedisWithoutAFile(t *testing.T) {
+	t.Parallel()
+	db := testdb.NewPostgres(t)
+	rdb := testdb.NewRedis(t, localdb.Options{Settings: map[string]string{"appendonly": "no"}})
+	p := startServer(t, "-migrate", "-postgres", db.URL(), "-redis", rdb.URL())
+	require.Contains(t, p.logs(), "payments are refused while PostgreSQL is down")
+	b := newBank(t, "no-file", p)
+	execute(t, db, fullDisk)
+	for range 10 {
+		got, err := b.attempt(t.Context(), p, b.next())
+		require.NoError(t, err)
+		require.Equal(t, http.StatusServiceUnavailable, got.status, got.body)
+	}
+	execute(t, db, `DROP TRIGGER full_disk ON payments`)
+	b.settle(t, drainLimit)
+	require.Zero(t, b.answers["202"])
+}
