@@ -40,7 +40,7 @@ func Engine(log *slog.Logger, unavailable func(error) bool) *gin.Engine {
 			}
 		}()
 		c.Next()
-		if failed := c.Errors.Last(); failed != nil {
+		if failed := c.Errors.Last(); failed != nil && !c.Writer.Written() { // else it is that the client has gone
 			fail(c, log, unavailable, failed.Err)
 		}
 	})

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/gin-gonic/gin"
@@ -132,4 +133,22 @@ func TestEngineAnswersWhatHandlersReturn(t *testing.T) {
 	require.NotContains(t, read(t, serve("/broken", errors.New("secret")), http.StatusInternalServerError).Detail, "secret")
 	require.Contains(t, log.String(), "secret")
 	require.Equal(t, []int{409, 503, 503, 499, 500}, seen)
+}
+
+// hungUp is the connection of a client that has gone.
+type hungUp struct{ *httptest.ResponseRecorder }
+
+func (hungUp) Write([]byte) (int, error) { return 0, syscall.EPIPE }
+
+// Any client can hang up while it is answered: that is no fault of the server, and its
+// log must not fill with it.
+func TestAClientThatHangsUpIsNoFault(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	r := Engine(slog.New(slog.NewTextHandler(&log, nil)), func(error) bool { return false })
+	r.GET("/", Handle(func(*gin.Context) (any, error) { return gin.H{"much": "text"}, nil }))
+	w := hungUp{httptest.NewRecorder()}
+	r.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
+	require.Equal(t, http.StatusOK, w.Code)
+	require.Empty(t, log.String())
 }
