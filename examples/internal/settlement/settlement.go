@@ -105,9 +105,6 @@ type Settlement struct {
 	Reason  string          `json:"reason,omitempty"`
 }
 
-// Limit is the most that is settled at once.
-var Limit = decimal.New(1, 13)
-
 // Service settles.
 type Service struct {
 	engine *saga.Engine
