@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/safetill/safetill/internal/testdb"
@@ -120,6 +121,37 @@ func TestTermWhilePostgresIsGone(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, code, p.lastLine())
 	require.NoError(t, errors.Join(db.Start(t.Context()), p.restart(t.Context())))
+	b.allAcknowledged(t)
+	b.settle(t, drainLimit)
+}
+
+// TestTermWhilePostgresHangs: what was taken is in Redis, or in the hands of a settlement
+// that has to let go of it.
+func TestTermWhilePostgresHangs(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("it takes half a minute")
+	}
+	db := testdb.NewPostgres(t)
+	p := startServer(t, "-migrate", "-postgres", db.URL(), "-redis", syncedRedis(t).URL())
+	b := newBank(t, "term-hang", p)
+	require.NoError(t, b.pay(t.Context(), b.next()))
+	conn, err := pgx.Connect(t.Context(), db.URL())
+	require.NoError(t, err)
+	tx, err := conn.Begin(t.Context())
+	require.NoError(t, err)
+	_, begun := b.settlement(t.Context(), p, "s1", "0.01")
+	require.True(t, begun)
+	_, err = tx.Exec(t.Context(), `LOCK TABLE payments, sagas, ledger_accounts IN ACCESS EXCLUSIVE MODE`)
+	require.NoError(t, err)
+	for range 20 {
+		require.NoError(t, b.pay(t.Context(), b.next()))
+	}
+	require.NoError(t, p.Term())
+	code, err := p.wait(startLimit)
+	require.NoError(t, err)
+	require.Zero(t, code, p.lastLine())
+	require.NoError(t, errors.Join(tx.Rollback(t.Context()), conn.Close(t.Context()), p.restart(t.Context())))
 	b.allAcknowledged(t)
 	b.settle(t, drainLimit)
 }
