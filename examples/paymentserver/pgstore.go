@@ -140,9 +140,12 @@ func (s *pgStore) received(ctx context.Context, age time.Duration, limit int) ([
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
-func (s *pgStore) find(ctx context.Context, references ...string) ([]payment, error) {
-	rows, _ := s.pool.Query(ctx, findSQL, references)
-	return pgx.CollectRows(rows, scanPayment)
+func (s *pgStore) find(ctx context.Context, references ...string) (found []payment, err error) {
+	err = pg.Probe(ctx, s.pool, func(rows pgx.Rows) (err error) {
+		found, err = pgx.CollectRows(rows, scanPayment)
+		return err
+	}, findSQL, references)
+	return found, err
 }
 
 func scanPayment(row pgx.CollectableRow) (p payment, err error) {
