@@ -26,7 +26,7 @@ const (
 // for the minutes until PostgreSQL analyzes what has grown meanwhile: the cost of
 // a call would grow with the table. And where PostgreSQL thinks that a plan for
 // these very arguments is better, as with arrays that are shorter than it guesses,
-// it makes one for each call, which takes longer than to carry it out.
+// it makes one for each call, which takes longer than to carry it out (ADR 22).
 func Probe(ctx context.Context, db DB, scan func(pgx.Rows) error, sql string, args ...any) error {
 	batcher, ok := db.(Batcher)
 	if !ok { // a DB of the caller's own: its plans are its own too
