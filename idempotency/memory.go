@@ -120,6 +120,21 @@ func (m *Memory) claim(now time.Duration, q *Request) Record {
 	return s.take(q, now, &m.token)
 }
 
+// replay is a claim of a key that is completed. Of any other it does nothing, and is not ok.
+func (m *Memory) replay(key Key, fp *Fingerprint) (status int32, response []byte, ok bool) {
+	now := m.clock()
+	s, hash := m.shard(key)
+	s.mu.Lock()
+	s.sweep(now, 2)
+	if ref := s.kept.find(key, hash); ref != 0 {
+		if e := s.kept.entry(ref); e.until() > now && e.fingerprint() == *fp {
+			status, response, ok = e.status(), e.response(), true
+		}
+	}
+	s.mu.Unlock()
+	return status, response, ok
+}
+
 // Complete implements [Store].
 func (m *Memory) Complete(ctx context.Context, completions []Completion) ([]error, error) {
 	return each(ctx, completions, func(c *Completion) error {
