@@ -234,7 +234,7 @@ func TestPostgresRestartedUnderLoad(t *testing.T) {
 	def := saga.MustDefine("load", 1,
 		saga.Step("a", step).Undo(step), saga.Step("b", step).Undo(step), saga.Pivot("c", step), saga.Retriable("d", step))
 	e, err := saga.New(pgsaga.NewStore(pool, nil), &saga.Options{
-		Definitions: []saga.Registered{def}, Lease: 5 * time.Minute, // longer than PostgreSQL is away, also on a slow machine
+		Definitions: []saga.Registered{def}, Lease: 30 * time.Second, // longer than PostgreSQL is away, also on a slow machine
 	})
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
