@@ -180,7 +180,6 @@ func TestALookUpBehindTheUndoThatFailsIsRepeated(t *testing.T) {
 		}).Retry(saga.Retry{Attempts: 1}).RetryUndo(saga.Retry{First: 4 * time.Second}).
 			Undo(func(context.Context, *order) error { standing.Store(false); return nil }).
 			Verify(func(context.Context, *order) (saga.Outcome, error) {
-				println("ask", asked, time.Now().String())
 				if asked++; asked == 1 {
 					return saga.Unknown, errors.New("503")
 				}
