@@ -55,9 +55,10 @@ func (p *part) faults(behind int) (faults []string) {
 	refuse(p.fault != "", p.fault)
 	effect := p.kind == KindStep || p.kind == KindPivot || p.kind == KindRetriable
 	refuse(p.fault == "" && effect && p.do == nil && p.doTx == nil || p.kind == KindPure && p.do == nil, "has no function")
-	refuse(behind < 0 && (p.kind == KindStep || p.kind == KindChild) && !p.undoable(),
-		"cannot be undone: give it an Undo, or make it Pure, or the Pivot")
-	refuse(behind >= 0 && (p.kind == KindStep || p.kind == KindChild), "is behind the pivot: make it Retriable, or move it")
+	refuse(behind < 0 && p.kind == KindStep && !p.undoable(), "cannot be undone: give it an Undo, or make it Pure, or the Pivot")
+	refuse(behind < 0 && p.kind == KindChild && !p.undoable(), "cannot be undone: give it an Undo")
+	refuse(behind >= 0 && p.kind == KindStep, "is behind the pivot: make it Retriable, or move it")
+	refuse(behind >= 0 && p.kind == KindChild, "is a Child behind the pivot: move it, or start the other saga in a Retriable step")
 	refuse(behind > 0 && p.kind == KindPivot, "is a second pivot, or behind a Retriable step")
 	refuse(behind >= 0 && p.undoable(), "is never undone, as the saga cannot go back from there: take its Undo away")
 	refuse(behind > 0 && p.kind == KindAwait && p.late == nil, "waits for a signal behind the pivot: give it an Otherwise")

@@ -19,7 +19,7 @@ import (
 // Options are the optional settings of an [Engine].
 type Options struct {
 	// Definitions are the sagas that the engine knows: those that are started with
-	// it, and every version that may still be under way. Default: none, which is
+	// it, as children too, and every version that may still be under way. Default: none, which is
 	// enough for [Admin].
 	Definitions []Registered
 	// Lease is how long a saga stays with an engine that has fallen silent; it is
@@ -103,6 +103,11 @@ func New(store Store, o *Options) (*Engine, error) {
 			refuse(true, fmt.Sprintf("Options.Definitions[%d]", i), reason)
 		}
 	}
+	for i, d := range o.Definitions {
+		for _, reason := range e.missing(d) {
+			refuse(true, fmt.Sprintf("Options.Definitions[%d]", i), reason)
+		}
+	}
 	if len(faults) > 0 {
 		return nil, errors.Join(faults...)
 	}
@@ -117,6 +122,19 @@ func New(store Store, o *Options) (*Engine, error) {
 	}
 	e.hard, e.cancel = context.WithCancel(context.Background())
 	return e, nil
+}
+
+// missing tells the steps of a definition whose children could not be started here.
+func (e *Engine) missing(d Registered) (reasons []string) {
+	if d == nil || reflect.ValueOf(d).IsNil() {
+		return nil
+	}
+	for _, s := range d.registered().parts {
+		if c := s.child; c != nil && e.version(c.name, c.version) == nil {
+			reasons = append(reasons, fmt.Sprintf("has the child step %q, and its definition, %s version %d, is not there", s.name, c.name, c.version))
+		}
+	}
+	return reasons
 }
 
 // register adds a definition, and says what is wrong with it.

@@ -204,11 +204,12 @@ func TestAChildIsWaitedFor(t *testing.T) {
 func TestAChildThatCannotBeStartedIsTriedAsOftenAsAStep(t *testing.T) {
 	alone(t, func(t *testing.T, store *saga.Memory) {
 		tries := 0
-		def := saga.MustDefine("order", 1, saga.Child("inner", five(), func(*order) (order, error) {
+		inner := five()
+		def := saga.MustDefine("order", 1, saga.Child("inner", inner, func(*order) (order, error) {
 			tries++
 			return order{}, errors.New("not yet")
 		}, func(*order, saga.Result[order]) error { return nil }).Undo(noop))
-		_, h, end := start(t, store, def, saga.Options{})
+		_, h, end := start(t, store, def, saga.Options{Definitions: []saga.Registered{inner}})
 		defer end()
 		require.Equal(t, saga.Compensated, wait(t, h).Status)
 		require.Equal(t, 5, tries)

@@ -71,7 +71,7 @@ func TestBadInputIsRefusedBeforeAnythingIsWritten(t *testing.T) {
 	same := func(o *order) (order, error) { return *o, nil }
 	twig := saga.MustDefine("twig", 1, saga.Child("leaf", leaf, same, end).Undo(noop))
 	tree := saga.MustDefine("tree", 1, saga.Child("twig", twig, same, end).Undo(noop))
-	grown, err := saga.New(untouched{t}, &saga.Options{Definitions: []saga.Registered{tree}})
+	grown, err := saga.New(untouched{t}, &saga.Options{Definitions: []saga.Registered{tree, twig, leaf}})
 	require.NoError(t, err)
 	_, err = tree.Start(ctx, grown, strings.Repeat("x", 256-len("/twig/leaf")), order{}, nil)
 	refused(err, "id")
@@ -109,6 +109,11 @@ func TestOptionsAreChecked(t *testing.T) {
 	other := saga.MustDefine("x", 1, saga.PivotTx("a", func(context.Context, string, *order) error { return nil }))
 	_, err = saga.New(saga.NewMemory(nil), &saga.Options{Definitions: []saga.Registered{other}})
 	require.ErrorContains(t, err, `step "a" in a string, and the transactions of the store are *saga.MemoryTx`)
+	parent := saga.MustDefine("parent", 1, saga.Child("c", def, func(o *order) (order, error) { return *o, nil }, func(*order, saga.Result[order]) error { return nil }).Undo(noop))
+	_, err = saga.New(saga.NewMemory(nil), &saga.Options{Definitions: []saga.Registered{parent}})
+	require.ErrorContains(t, err, `Options.Definitions[0] has the child step "c", and its definition, `+def.Name()+" version 1, is not there")
+	_, err = saga.New(saga.NewMemory(nil), &saga.Options{Definitions: []saga.Registered{parent, def}})
+	require.NoError(t, err)
 	_, err = saga.New(untouched{t}, &saga.Options{Definitions: []saga.Registered{other}, Keep: time.Hour})
 	require.ErrorContains(t, err, "the store saga_test.untouched has none")
 	require.ErrorContains(t, err, "Options.Keep")
@@ -118,6 +123,9 @@ func TestADefinitionThatCanGetStuckIsRefused(t *testing.T) {
 	t.Parallel()
 	undoable := saga.Step("u", noop).Undo(noop)
 	late := func(*order, approval) error { return nil }
+	leaf := saga.MustDefine("leaf", 1, saga.Pivot("a", noop))
+	input := func(o *order) (order, error) { return *o, nil }
+	ended := func(*order, saga.Result[order]) error { return nil }
 	for name, c := range map[string]struct {
 		steps []saga.Part[order]
 		want  string
@@ -133,6 +141,13 @@ func TestADefinitionThatCanGetStuckIsRefused(t *testing.T) {
 		"a name twice":          {[]saga.Part[order]{saga.Pure("a", noop), saga.Pure("a", noop)}, `step "a" is there twice`},
 		"a bad name":            {[]saga.Part[order]{saga.Pure("a b", noop)}, "has a name that is not"},
 		"no function":           {[]saga.Part[order]{saga.Pivot[order]("a", nil)}, `step "a" has no function`},
+		"sleep of no function":  {[]saga.Part[order]{saga.Sleep[order]("z", nil)}, `step "z" has no function`},
+		"await of no function":  {[]saga.Part[order]{saga.Await[order, approval]("a", time.Hour, nil)}, `step "a" has no function`},
+		"otherwise of none":     {[]saga.Part[order]{saga.Await("a", time.Hour, late).Otherwise(nil)}, `step "a" has no function for its Otherwise`},
+		"child of no input":     {[]saga.Part[order]{saga.Child("c", leaf, nil, ended).Undo(noop)}, `step "c" has no function for its child's input`},
+		"child of no end":       {[]saga.Part[order]{saga.Child("c", leaf, input, nil).Undo(noop)}, `step "c" has no function for its child's end`},
+		"child behind":          {[]saga.Part[order]{saga.Pivot("p", noop), saga.Child("c", leaf, input, ended)}, `step "c" is a Child behind the pivot`},
+		"nil in a group":        {[]saga.Part[order]{saga.Parallel("g", saga.Pure("a", noop), nil, saga.Pure("b", noop))}, `step "g" is a Parallel whose step 1 is nil`},
 		"pure with undo":        {[]saga.Part[order]{saga.Pure("a", noop).Undo(noop)}, `step "a" is Pure`},
 		"await behind":          {[]saga.Part[order]{saga.Pivot("p", noop), saga.Await("a", time.Hour, late)}, "give it an Otherwise"},
 		"await for no time":     {[]saga.Part[order]{saga.Await("a", 0, late)}, "waits for no time"},

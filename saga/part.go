@@ -60,6 +60,7 @@ type part struct {
 	late  func(data any) error // at the deadline of an Await
 	start func(ctx context.Context, e *Engine, parent *Record, data any) error
 	ended func(data any, child *Record) error
+	child *program
 	below int    // how many bytes longer the longest id among its child and its children is
 	fault string // in how it was made
 }
@@ -216,7 +217,11 @@ func (g *group[T]) typed(*T) {}
 
 func (g *group[T]) parts() []*part {
 	var all []*part
-	for _, p := range g.inner {
+	for i, p := range g.inner {
+		if p == nil {
+			all = append(all, &part{name: g.name, fault: fmt.Sprintf("is a Parallel whose step %d is nil", i)})
+			continue
+		}
 		for _, p := range p.parts() {
 			if p.group != 0 {
 				p.fault = "is in two groups"
@@ -240,7 +245,11 @@ func Parallel[T any](name string, steps ...Part[T]) Part[T] { return &group[T]{n
 
 // Sleep waits for as long as f says, at least; no process needs to live meanwhile.
 func Sleep[T any](name string, f func(data *T) time.Duration) Part[T] {
-	return &StepPart[T]{part{name: name, kind: KindSleep, wait: func(data any) time.Duration { return f(data.(*T)) }}}
+	p := part{name: name, kind: KindSleep, wait: func(data any) time.Duration { return f(data.(*T)) }}
+	if f == nil {
+		p.fault = "has no function"
+	}
+	return &StepPart[T]{p}
 }
 
 // AwaitPart waits for a signal.
@@ -263,14 +272,21 @@ func Await[T, M any](name string, within time.Duration, on func(data *T, msg M) 
 		}
 		return on(data.(*T), msg)
 	}
-	if within <= 0 {
+	switch {
+	case within <= 0:
 		p.fault = "waits for no time at all"
+	case on == nil:
+		p.fault = "has no function"
 	}
 	return &AwaitPart[T]{p}
 }
 
 // Otherwise is done when no signal came in time.
 func (s *AwaitPart[T]) Otherwise(f func(data *T) error) *AwaitPart[T] {
+	if f == nil {
+		s.p.fault = "has no function for its Otherwise"
+		return s
+	}
 	s.p.late = func(data any) error { return f(data.(*T)) }
 	return s
 }
@@ -279,16 +295,22 @@ func (s *AwaitPart[T]) Otherwise(f func(data *T) error) *AwaitPart[T] {
 // parent's, a slash and name. input makes its data; ended gets its result and says
 // whether the step has succeeded: a child that is [Compensated] has had no effect,
 // and ended then returns [Reject] of something, or nil. A child that is [Stuck] is
-// waited for until a person has helped it. Undo is as for a [Step]: a
-// child that is completed is not undone by itself. One that is under way when the
-// parent is cancelled is cancelled with it, and waited for.
+// waited for until a person has helped it. It stands before the pivot, and must have
+// an Undo, as a [Step]: a child that is completed is not undone by itself. One that is
+// under way when the parent is cancelled is cancelled with it, and waited for. The
+// engine must know the child's definition too.
 func Child[T, C any](name string, child *Definition[C], input func(data *T) (C, error), ended func(data *T, r Result[C]) error) *StepPart[T] {
 	s := &StepPart[T]{part{name: name, kind: KindChild}}
-	if child == nil {
+	switch {
+	case child == nil:
 		s.p.fault = "has no definition of its child"
 		return s
+	case input == nil:
+		s.p.fault = "has no function for its child's input"
+	case ended == nil:
+		s.p.fault = "has no function for its child's end"
 	}
-	s.p.below = len("/") + len(name) + child.below()
+	s.p.child, s.p.below = &child.program, len("/")+len(name)+child.below()
 	s.p.start = func(ctx context.Context, e *Engine, parent *Record, data any) error {
 		in, err := input(data.(*T))
 		if err != nil {

@@ -19,7 +19,7 @@ type world struct{ charged, refunded, asked atomic.Int64 }
 
 func start(t *testing.T, store saga.Store, def *saga.Definition[order], o saga.Options) (*saga.Engine, *saga.Handle[order], func()) {
 	t.Helper()
-	o.Definitions = []saga.Registered{def}
+	o.Definitions = append(o.Definitions, def)
 	e, err := saga.New(store, &o)
 	require.NoError(t, err)
 	ctx, stop := runs(t, e)
