@@ -103,6 +103,47 @@ func wellFormed(t *testing.T, doc []byte) {
 }
 
 // A plan comes from a store, which may have been written by anybody.
+// The engine takes the saga for older than the store does, by the time that the store
+// has taken to answer; what is retried is told when that is written.
+func TestATimelineIsInTheOrderOfWhatHasHappened(t *testing.T) {
+	t.Parallel()
+	created := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	rec := &saga.Record{
+		ID: "o1", Definition: "order", Version: 1, Status: saga.Stuck, Created: created, Updated: created.Add(20 * time.Millisecond), Revision: 5,
+		Plan: saga.Plan{
+			{Name: "validate", Kind: saga.KindPure},
+			{Name: "reserve", Kind: saga.KindStep, Undo: true},
+			{Name: "charge", Kind: saga.KindStep, Undo: true},
+			{Name: "confirm", Kind: saga.KindPivot},
+			{Name: "notify", Kind: saga.KindRetriable},
+		},
+		Steps: saga.Progress{
+			{Mark: saga.Done, At: 9 * time.Millisecond, Attempts: 1},
+			{Mark: saga.Done, At: 7 * time.Millisecond, Attempts: 1}, // of the next owner, whose clock is nearer to the store's
+			{Mark: saga.Done, At: 7 * time.Millisecond, Attempts: 2},
+			{Mark: saga.Done, At: 19 * time.Millisecond, Attempts: 1},
+			{Mark: saga.Failed, Attempts: 2},
+		},
+		Events: []saga.Event{
+			{At: created.Add(8 * time.Millisecond), Kind: saga.EventCrashed, Step: "charge", Text: "owner 1 in a row"},
+			{At: created.Add(8 * time.Millisecond), Kind: saga.EventVerified, Step: "charge", Attempt: 1, Text: "it took effect"},
+			{At: created.Add(12 * time.Millisecond), Kind: saga.EventRetry, Step: "notify", Attempt: 1, Text: "502"},
+		},
+	}
+	var text strings.Builder
+	require.NoError(t, saga.WriteTimeline(&text, rec))
+	_, lines, _ := strings.Cut(text.String(), "at notify\n")
+	require.Equal(t, `      +7ms  validate  done
+      +7ms  reserve   done
+      +8ms  charge      crashed   owner 1 in a row
+      +8ms  charge      verified  attempt 1: it took effect
+      +8ms  charge    done        2 attempts
+     +12ms  confirm   done
+     +12ms  notify      retry     attempt 1: 502
+         -  notify    failed      2 attempts
+`, lines)
+}
+
 func TestPicturesOfHostileNames(t *testing.T) {
 	t.Parallel()
 	rec := &saga.Record{ID: "\"]\n<script>", Plan: saga.Plan{{Name: "\"]<script>alert(1)</script>\x1b", Kind: saga.KindStep, Undo: true}}, Steps: saga.Progress{{Mark: '?'}}}

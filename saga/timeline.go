@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -13,7 +14,7 @@ import (
 )
 
 // WriteTimeline writes what is known of a saga as text for a terminal: a heading, and
-// a line for each step that has begun and each event of its history, by time. Steps
+// a line for each step that has begun and each event of its history, in order. Steps
 // still open come last. rec is best from [Admin.Inspect], which has the history.
 // Of a step that was done and then undone, only the latter time is known.
 //
@@ -71,8 +72,9 @@ func timeline(rec *Record) []line {
 		}
 		lines = append(lines, l)
 	}
+	times := doneAt(rec)
 	for i, s := range rec.Steps {
-		l := line{at: s.At, offset: "+" + short(s.At), step: plain(rec.Plan[i].Name), what: s.Mark.String()}
+		l := line{at: times[i], offset: "+" + short(times[i]), step: plain(rec.Plan[i].Name), what: s.Mark.String()}
 		if s.Attempts > 1 {
 			l.note = fmt.Sprintf("%d attempts", s.Attempts)
 		}
@@ -90,6 +92,44 @@ func timeline(rec *Record) []line {
 	}
 	slices.SortStableFunc(lines, func(a, b line) int { return cmp.Compare(a.at, b.at) })
 	return append(lines, open...)
+}
+
+// doneAt returns the times of the steps, those that are done made to agree with the
+// history. A step's time is that of its engine, which takes the saga for a little older
+// than it is, and an event's that of the store, when it was written:
+//
+//	the engine's clock: confirm is done after 22 ms
+//	the store's:        notify, which stands behind it, is tried again after 13 ms
+//
+// So a step is done when what has happened to it has, and before anything happens to
+// those behind it.
+func doneAt(rec *Record) []time.Duration {
+	times := make([]time.Duration, len(rec.Steps))
+	first, last := map[string]time.Duration{}, map[string]time.Duration{} // events of each step
+	for _, ev := range rec.Events {
+		at := ev.At.Sub(rec.Created).Truncate(time.Microsecond)
+		if _, ok := first[ev.Step]; !ok {
+			first[ev.Step] = at
+		}
+		last[ev.Step] = max(last[ev.Step], at)
+	}
+	behind := time.Duration(math.MaxInt64) // when the first thing has happened behind the stage
+	for _, stage := range slices.Backward(rec.Plan[:len(times)].stages()) {
+		begun := behind
+		for _, i := range stage {
+			name, s := rec.Plan[i].Name, rec.Steps[i]
+			times[i] = s.At
+			if s.Mark == Done && !rec.Undoing {
+				times[i] = min(max(s.At, last[name]), behind-1)
+				begun = min(begun, times[i])
+			}
+			if at, ok := first[name]; ok {
+				begun = min(begun, at)
+			}
+		}
+		behind = begun
+	}
+	return times
 }
 
 // short is a time with as many digits as a person reads.
