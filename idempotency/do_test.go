@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"runtime"
 	"sync"
@@ -431,5 +432,32 @@ func TestNewReportsAllFaults(t *testing.T) {
 		"store is nil", "lease is shorter", "ttl is shorter", "write timeout is longer", "wait is shorter", "max response is not between",
 	} {
 		require.ErrorContains(t, err, field)
+	}
+}
+
+// A store may have more to say of its batch than its caller has asked.
+type itemising struct{ idempotency.Store }
+
+func (s itemising) Claim(ctx context.Context, q []idempotency.Request) ([]idempotency.Record, error) {
+	records, err := s.Store.Claim(ctx, q)
+	if err != nil {
+		err = fmt.Errorf("store: claim: item 0: %w", err)
+	}
+	return records, err
+}
+
+func TestDoNamesWhatIsInvalid(t *testing.T) {
+	t.Parallel()
+	for _, store := range []idempotency.Store{idempotency.NewMemory(nil), itemising{idempotency.NewMemory(nil)}} {
+		guard, err := idempotency.New(store, nil)
+		require.NoError(t, err)
+		work := func(context.Context, *idempotency.Run) (int, error) { return 1, nil }
+		_, err = idempotency.Do(t.Context(), guard, idempotency.Key{Op: "o", Value: "v"}, idempotency.Fingerprint{}, work)
+		require.EqualError(t, err, "idempotency: scope is empty")
+		key := idempotency.Key{Scope: "s", Op: "o", Value: "v"}
+		_, err = idempotency.Do[int](t.Context(), guard, key, idempotency.Fingerprint{}, nil)
+		require.EqualError(t, err, "idempotency: work is nil")
+		_, err = idempotency.Do(t.Context(), guard, key, idempotency.Fingerprint{}, work)
+		require.NoError(t, err)
 	}
 }

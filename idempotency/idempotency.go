@@ -170,7 +170,7 @@ type Result[T any] struct {
 //   - [*InFlightError] ([ErrInFlight]): another request with the key is still running; fn was not run. Where ctx has ended
 //     while waiting, the error is its cause too.
 //   - [ErrMismatch]: the key was used with another payload; fn was not run.
-//   - [*InvalidError]: the key is invalid; fn was not run.
+//   - [*InvalidError]: the key is invalid, or fn is nil.
 //   - [ErrNotRecorded]: fn has run and Result holds its value, but it was not stored. Either the store failed for the whole
 //     of [Options.WriteTimeout], or (it also is [ErrLost]) the lease ended and another owner took the key: the claim
 //     is not released, a repeat gets ErrInFlight until the lease is over and then runs fn again. Or the value is over
@@ -184,6 +184,9 @@ type Result[T any] struct {
 func Do[T any](
 	ctx context.Context, g *Guard, key Key, fp Fingerprint, fn func(ctx context.Context, run *Run) (T, error),
 ) (Result[T], error) {
+	if fn == nil {
+		return Result[T]{}, &InvalidError{Field: "work", Reason: "is nil"}
+	}
 	if g.memory != nil && ctx.Err() == nil { // a clock is a fifth of a replay: that of the lease is not needed for one
 		if status, response, ok := g.memory.replay(key, &fp); ok {
 			return DecodeResult[T](status, response)
@@ -242,6 +245,9 @@ func complete[T any](run *Run, value T, failure error) error {
 // claim returns a record that is Won, Completed or InFlight, or an error.
 func (g *Guard) claim(ctx context.Context, q *Request) (Record, error) {
 	record, err := g.claimOne(ctx, *q)
+	if invalid, ok := errors.AsType[*InvalidError](err); ok { // of a batch that the caller knows nothing of
+		return Record{}, invalid
+	}
 	if err != nil {
 		return Record{}, fmt.Errorf("idempotency: claim: %w", err)
 	}

@@ -32,6 +32,12 @@ import (
 // Cost: one round trip, which also extends the lease; none for a step that is replayed.
 func Step[T any](ctx context.Context, run *Run, name string, fn func(ctx context.Context) (T, error)) (T, error) {
 	var none T
+	switch {
+	case run == nil:
+		return none, &InvalidError{Field: "run", Reason: "is nil: a request without a key has none"}
+	case fn == nil:
+		return none, &InvalidError{Field: "step " + strconv.Quote(name), Reason: "is nil"}
+	}
 	recorded, err := run.enter(ctx, name)
 	if err != nil {
 		return none, err

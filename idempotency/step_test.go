@@ -352,3 +352,21 @@ func TestStepsAtOnce(t *testing.T) {
 		require.NoError(t, err)
 	})
 }
+
+func TestStepRefusesWhatIsNil(t *testing.T) {
+	t.Parallel()
+	guard, err := idempotency.New(idempotency.NewMemory(nil), nil)
+	require.NoError(t, err)
+	key := idempotency.Key{Scope: "s", Op: "o", Value: "v"}
+	one := func(context.Context) (int, error) { return 1, nil }
+	_, err = idempotency.Do(t.Context(), guard, key, idempotency.Fingerprint{}, func(ctx context.Context, run *idempotency.Run) (int, error) {
+		_, err := idempotency.Step[int](ctx, run, "charge", nil)
+		require.EqualError(t, err, `idempotency: step "charge" is nil`)
+		none, _ := idempotency.RunFromContext(ctx) // of a request without a key
+		_, err = idempotency.Step(ctx, none, "charge", one)
+		require.ErrorIs(t, err, idempotency.ErrInvalid)
+		require.ErrorContains(t, err, "run is nil")
+		return idempotency.Step(ctx, run, "charge", one)
+	})
+	require.NoError(t, err)
+}

@@ -64,7 +64,7 @@ func New(store idempotency.Store, opts *Options) (*Locker, error) {
 // Its errors:
 //   - [*HeldError] ([ErrHeld]): another holds the name; fn was not run. Where ctx has ended while waiting, the error is its
 //     cause too.
-//   - [*idempotency.InvalidError]: scope or name is invalid; fn was not run.
+//   - [*idempotency.InvalidError]: scope or name is invalid, or fn is nil.
 //   - the error of fn. Where the lock was lost while fn ran, it also is ErrLost; that alone where fn returned nil, since what
 //     fn did may be in another holder's way.
 //   - anything else: the store failed; fn was not run.
@@ -75,6 +75,9 @@ func New(store idempotency.Store, opts *Options) (*Locker, error) {
 // Cost: two round trips, and one more for each third of the lease that fn takes. Waiting asks the store every 5
 // to 500 milliseconds, once for all that wait in this Locker.
 func (l *Locker) Do(ctx context.Context, scope, name string, fn func(ctx context.Context, held Held) error) error {
+	if fn == nil {
+		return &idempotency.InvalidError{Field: "work", Reason: "is nil"}
+	}
 	var w work
 	key := idempotency.Key{Scope: scope, Op: op, Value: name}
 	_, err := idempotency.Do(ctx, l.guard, key, fingerprint, func(ctx context.Context, run *idempotency.Run) (struct{}, error) {

@@ -54,6 +54,13 @@ func TestNewRefusesBadOptions(t *testing.T) {
 	require.ErrorContains(t, err, "lease")
 }
 
+func TestDoNamesWhatIsInvalid(t *testing.T) {
+	t.Parallel()
+	l := locker(t, idempotency.NewMemory(nil), lock.Options{})
+	require.EqualError(t, l.Do(t.Context(), "s", "a", nil), "idempotency: work is nil")
+	require.EqualError(t, l.Do(t.Context(), "", "a", never), "idempotency: scope is empty")
+}
+
 // A key of the same three parts was completed or is in flight: the work must not be skipped as done.
 func TestKeyOfTheSameNameIsNotALock(t *testing.T) {
 	t.Parallel()

@@ -154,7 +154,7 @@ func (g *TxGuard) CheckSchema(ctx context.Context) error {
 //   - [*idempotency.InFlightError] ([idempotency.ErrInFlight]): the key is still being worked on, or a live claim of Do has it; fn was
 //     not run, or was rolled back.
 //   - [idempotency.ErrMismatch]: the key was used with another payload.
-//   - [*idempotency.InvalidError]: the key is invalid, or holds steps, from which only Do can go on.
+//   - [*idempotency.InvalidError]: fn is nil, or the key is invalid, or holds steps, from which only Do can go on.
 //   - [*idempotency.TooLargeError], or why the value does not encode: fn was rolled back, and the key is free.
 //   - [ErrUnknown]: the work may or may not have been committed.
 //   - any other error of fn, as it is: it was rolled back, and the key is free. A panic of fn, or runtime.Goexit, does that too and
@@ -172,6 +172,9 @@ func DoTx[T any](
 ) (idempotency.Result[T], error) {
 	if err := key.Validate(); err != nil {
 		return idempotency.Result[T]{}, err
+	}
+	if fn == nil {
+		return idempotency.Result[T]{}, &idempotency.InvalidError{Field: "work", Reason: "is nil"}
 	}
 	var value T
 	work := func(ctx context.Context, tx pgx.Tx) (txResult, error) {

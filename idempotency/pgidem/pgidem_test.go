@@ -81,6 +81,18 @@ func TestNewStoreRefusesNil(t *testing.T) {
 	require.ErrorIs(t, err, idempotency.ErrInvalid)
 }
 
+func TestDoTxRefusesNoWork(t *testing.T) {
+	t.Parallel()
+	pool, err := pgxpool.New(t.Context(), "postgres://127.0.0.1:1/none") // it is not asked
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	guard, err := pgidem.NewTxGuard(pool, nil)
+	require.NoError(t, err)
+	key := idempotency.Key{Scope: "s", Op: "o", Value: "v"}
+	_, err = pgidem.DoTx[string](t.Context(), guard, key, idempotency.Fingerprint{}, nil)
+	require.EqualError(t, err, "idempotency: work is nil")
+}
+
 // counter counts statements.
 type counter struct {
 	pgidem.DB

@@ -115,6 +115,9 @@ func (l *Locker) Do(ctx context.Context, scope, name string, fn func(ctx context
 	if err != nil {
 		return err
 	}
+	if fn == nil {
+		return &idempotency.InvalidError{Field: "work", Reason: "is nil"}
+	}
 	s, err := l.open(ctx, key)
 	if err != nil {
 		return err

@@ -113,6 +113,17 @@ func TestSchema(t *testing.T) {
 	token(t, l)
 }
 
+func TestDoTellsWhyItHasNoConnection(t *testing.T) {
+	t.Parallel()
+	pool, err := pgxpool.New(t.Context(), "postgres://127.0.0.1:1/none")
+	require.NoError(t, err)
+	l := newLocker(t, pool, pglock.Options{})
+	err = l.Do(t.Context(), t.Name(), "a", nil)
+	require.EqualError(t, err, "idempotency: work is nil")
+	pool.Close()
+	require.EqualError(t, l.Do(t.Context(), t.Name(), "a", never), "pglock: no connection: closed pool")
+}
+
 // The last token was given out when the clock was ahead, or the server is a replica that was promoted: the next is above it.
 func TestTokenGrowsWhenTheClockWasSetBack(t *testing.T) {
 	t.Parallel()

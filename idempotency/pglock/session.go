@@ -78,8 +78,12 @@ func (l *Locker) connect(ctx context.Context, key idempotency.Key) (*session, er
 	waiting, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	conn, err := l.pool.Acquire(waiting)
-	if err != nil {
+	switch {
+	case err == nil:
+	case waiting.Err() != nil && ctx.Err() == nil:
 		err = fmt.Errorf("no connection in %v: %w", limit, err)
+	default:
+		err = fmt.Errorf("no connection: %w", err)
 	}
 	return &session{locker: l, key: key, conn: conn}, err
 }
