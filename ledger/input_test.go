@@ -88,6 +88,8 @@ func TestOpenNamesEveryFault(t *testing.T) {
 		}
 		require.Equal(t, want, fields(t, err), "%v", err)
 	}
+	err = l.Open(t.Context(), ledger.Account{ID: "x", Currency: "NGN", Normal: ledger.Debit, Floor: floor("-0.001")})
+	require.EqualError(t, err, "ledger: accounts[0].Floor has more decimal places than the currency")
 	_, err = l.Balances(t.Context(), "good")
 	require.ErrorIs(t, err, ledger.ErrUnknownAccount, "nothing was written")
 	require.NoError(t, l.Open(t.Context()))
@@ -133,12 +135,30 @@ func TestVerdictsHaveANameAndAnError(t *testing.T) {
 		e, ok := errors.AsType[*ledger.VerdictError](err)
 		require.True(t, ok)
 		require.Equal(t, &ledger.VerdictError{ID: "tx", Verdict: v, Posting: 3}, e)
-		require.Contains(t, err.Error(), `"tx", posting 3`)
+		require.Contains(t, err.Error(), `transaction "tx"`)
 	}
 	unknown := ledger.Verdict(200)
 	require.Equal(t, "verdict(200)", unknown.String())
 	require.Error(t, ledger.Result{Verdict: unknown}.Err())
 	require.NotContains(t, ledger.Result{Verdict: unknown}.Err().Error(), "nil")
+}
+
+func TestARefusalNamesThePostingThatItIsAbout(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		ledger.Result
+		want string
+	}{
+		{ledger.Result{ID: "tx", Verdict: ledger.InvalidAmount, Posting: 3}, `transaction "tx", posting 3: ledger: amount must be more than 0`},
+		{ledger.Result{ID: "tx", Verdict: ledger.UnknownAccount}, `transaction "tx", posting 0: ledger: unknown account`},
+		{ledger.Result{ID: "tx", Verdict: ledger.InvalidID}, `transaction "tx", posting 0: ledger: invalid id`},
+		{ledger.Result{Verdict: ledger.InvalidID}, `transaction "": ledger: invalid id`},
+		{ledger.Result{ID: "tx", Verdict: ledger.InvalidPostings}, `transaction "tx": ledger: no postings, or too many`},
+		{ledger.Result{ID: "tx", Verdict: ledger.Conflict}, `transaction "tx": ledger: id is taken by other content`},
+		{ledger.Result{ID: "tx", Verdict: ledger.TargetClosed}, `transaction "tx": ledger: captured, released or reversed before`},
+	} {
+		require.EqualError(t, c.Err(), c.want)
+	}
 }
 
 func TestSidesHaveNames(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 )
 
 // Ledger is a double-entry ledger over a [Store]. It is safe for concurrent use
-// and holds no state of its own.
+// and holds no state of its own. Make one with [New].
 type Ledger struct {
 	store  Store
 	scales map[string]uint8
@@ -115,8 +115,10 @@ func (l *Ledger) state(field string, a Account) (State, error) {
 	}
 	if a.Floor != nil && known {
 		switch floor, err := AmountOf(*a.Floor, s.Scale); {
+		case errors.Is(err, ErrOverScale):
+			fault("Floor", "has more decimal places than the currency")
 		case err != nil:
-			fault("Floor", err.Error())
+			fault("Floor", fmt.Sprintf("has more than %d digits", MaxDigits))
 		case floor.Sign() > 0:
 			fault("Floor", "is above 0, where the account starts")
 		default:

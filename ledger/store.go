@@ -12,7 +12,7 @@ type Store interface {
 	// [*AccountExistsError].
 	Open(ctx context.Context, accounts []State) error
 
-	// Post decides on each draft in order with [Apply] and writes down what was
+	// Post decides on each draft in order with [Book.Apply] and writes down what was
 	// decided, in one commit. The ids are distinct. Outcomes are in the order
 	// of the drafts. An error means that nothing is known to be written.
 	Post(ctx context.Context, drafts []Draft) ([]Outcome, error)

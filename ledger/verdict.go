@@ -107,7 +107,21 @@ func (e *VerdictError) Error() string {
 	if err := e.Unwrap(); err != nil {
 		why = err.Error()
 	}
+	if !e.ofPosting() {
+		return fmt.Sprintf("transaction %q: %s", e.ID, why)
+	}
 	return fmt.Sprintf("transaction %q, posting %d: %s", e.ID, e.Posting, why)
+}
+
+// ofPosting tells whether the refusal is about one posting, and not about the transaction.
+func (e *VerdictError) ofPosting() bool {
+	switch e.Verdict {
+	case InvalidPostings, InvalidKind, LinkFailed, Conflict, UnknownTarget, TargetClosed, HoldExpired, ConditionFailed:
+		return false
+	case InvalidID:
+		return checkID("", string(e.ID)) == nil
+	}
+	return true
 }
 
 // Unwrap returns the sentinel of the verdict.

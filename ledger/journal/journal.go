@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/shopspring/decimal"
@@ -80,7 +81,7 @@ type RootError struct {
 }
 
 func (e *RootError) Error() string {
-	return "journal: " + string(e.Root) + " is not a root, for account " + string(e.Account)
+	return fmt.Sprintf("journal: Options.Root returned %q for account %q, which is no root", e.Root, e.Account)
 }
 
 func (o *Options) root(a Account) (Root, error) {

@@ -196,6 +196,7 @@ func TestErrors(t *testing.T) {
 	root, ok := errors.AsType[*journal.RootError](err)
 	require.True(t, ok)
 	require.EqualValues(t, "Money", root.Root)
+	require.ErrorContains(t, err, `Options.Root returned "Money" for account "`+string(root.Account)+`"`)
 }
 
 var errFull = errors.New("disk full")
