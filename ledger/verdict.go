@@ -120,8 +120,9 @@ func (e *VerdictError) ofPosting() bool {
 		return false
 	case InvalidID:
 		return checkID("", string(e.ID)) == nil
+	default:
+		return true
 	}
-	return true
 }
 
 // Unwrap returns the sentinel of the verdict.
