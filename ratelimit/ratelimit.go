@@ -112,7 +112,8 @@ func (l *Limiter) Reset(ctx context.Context, key string) error {
 	return err
 }
 
-// All holds one call to several limits at once: each check is charged, or none is, in one question to the store. The limits are those of the checks.
+// All holds one call to several limits at once: each check is charged, or none is, in one question to the store. The limits are those of the checks,
+// of which there are 1 to [MaxOps], no two with the same name and key.
 func (l *Limiter) All(ctx context.Context, checks ...Check) (Results, error) {
 	call := Call{Ops: make([]Op, len(checks))}
 	plans := make([]*plan, len(checks))
@@ -126,7 +127,7 @@ func (l *Limiter) All(ctx context.Context, checks ...Check) (Results, error) {
 		}
 		call.Ops[i] = Op{Limit: plans[i].Limit, Key: c.Key, N: c.N}
 	}
-	if err := call.Validate(); err != nil {
+	if err := call.validate("checks"); err != nil {
 		return Results{}, err
 	}
 	return l.decide(ctx, call, plans)

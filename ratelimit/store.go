@@ -94,9 +94,12 @@ type Outcome struct {
 const Never = time.Duration(math.MaxInt64)
 
 // Validate returns all faults at once, each an [*InvalidError], or nil.
-func (c *Call) Validate() error {
+func (c *Call) Validate() error { return c.validate("ops") }
+
+// validate is [Call.Validate], with the name that its caller has for the ops.
+func (c *Call) validate(ops string) error {
 	if len(c.Ops) == 0 || len(c.Ops) > MaxOps {
-		return invalid("ops", fmt.Sprintf("are not 1 to %d: %d", MaxOps, len(c.Ops)))
+		return invalid(ops, fmt.Sprintf("are not 1 to %d: %d", MaxOps, len(c.Ops)))
 	}
 	var faults []error
 	for i := range c.Ops {
@@ -104,7 +107,7 @@ func (c *Call) Validate() error {
 		faults = append(faults, op.Validate())
 		for j := range i {
 			if o := &c.Ops[j]; o.Key == op.Key && o.Limit.Normal().Name == op.Limit.Normal().Name {
-				faults = append(faults, invalid("ops", "have one counter twice: "+op.Limit.Normal().Name))
+				faults = append(faults, invalid(ops, "have one counter twice, of a limit and key: name the limits apart: "+op.Limit.Normal().Name))
 			}
 		}
 	}
@@ -136,7 +139,7 @@ func (o *Op) validate() error {
 	refuse(o.Key == "", "key", "is empty")
 	refuse(len(o.Key) > MaxKey, "key", fmt.Sprintf("has over %d bytes: %d", MaxKey, len(o.Key)))
 	refuse(o.N < 1 && o.Kind != Reset, "n", fmt.Sprintf("is not at least 1: %d", o.N))
-	refuse(o.Min < 0 || o.Min > o.N, "min", "is not 0 to n")
+	refuse(o.Min < 0 || o.Min > max(o.N, 0), "min", "is not 0 to n")
 	refuse(o.Ahead < 0, "ahead", "is negative")
 	refuse(o.Ahead > 0 && !o.Limit.Algorithm.bucket(), "ahead", "is for buckets, not for "+o.Limit.Algorithm.String())
 	holds := o.Limit.Algorithm == Concurrency && (o.Kind == Take || o.Kind == Return)

@@ -134,10 +134,17 @@ func TestFaultsOfACallAreErrorsUnderEveryPolicy(t *testing.T) {
 	} {
 		require.ErrorIs(t, call(), ratelimit.ErrInvalid)
 	}
+	_, err := l.AllowN(t.Context(), "k", -1)
+	require.EqualError(t, err, "ratelimit: n is not at least 1: -1")
+	_, err = l.All(t.Context())
+	require.EqualError(t, err, "ratelimit: checks are not 1 to 32: 0")
+	same := ratelimit.Check{Limit: ratelimit.PerMinute(4), Key: "k"}
+	_, err = l.All(t.Context(), same, same)
+	require.ErrorContains(t, err, "ratelimit: checks have one counter twice")
 	require.Zero(t, store.calls.Load(), "a store was asked of nonsense")
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := l.Allow(ended, "k")
+	_, err = l.Allow(ended, "k")
 	require.ErrorIs(t, err, context.Canceled, "who is gone is not admitted by the policy")
 }
 
