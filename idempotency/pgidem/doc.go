@@ -7,6 +7,10 @@
 // [Store.In] binds a store to a pgx.Tx of the caller's: its claims and completions are then part of that transaction and
 // are gone when it is rolled back.
 //
+// Nothing migrates by itself, and no call looks whether the tables are there: without
+// them each fails with PostgreSQL's code 42P01. Where another program migrates, let
+// CheckSchema say so when the server starts.
+//
 // # What is guaranteed
 //
 // The contract of idempotency.Store. A call is one statement and one round trip, whatever the size of the batch. A replay

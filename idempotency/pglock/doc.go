@@ -16,6 +16,10 @@
 //		return charge(ctx, held.Token)
 //	})
 //
+// Nothing migrates by itself, and no call looks whether the tables are there: without
+// them each fails with PostgreSQL's code 42P01. Where another program migrates, let
+// CheckSchema say so when the server starts.
+//
 // # What is guaranteed
 //
 // Of Locker: what package lock guarantees. The connection is the lease. The server ends it when nothing was heard on it for

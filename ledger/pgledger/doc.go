@@ -4,6 +4,10 @@
 //	err = pgledger.Migrate(ctx, pool, nil)
 //	l, err := ledger.New(pgledger.NewStore(pool, nil), nil)
 //
+// Nothing migrates by itself, and no call looks whether the tables are there: without
+// them each fails with PostgreSQL's code 42P01. Where another program migrates, let
+// CheckSchema say so when the server starts.
+//
 // # What is guaranteed
 //
 // What [ledger.Ledger.Post] returns is committed: it survives a crash of the

@@ -8,6 +8,11 @@
 // stays in its page. History and outbox are tables of their own, written in the same
 // commit.
 //
+// Nothing migrates by itself, and no call looks whether the tables are there: without
+// them each fails with PostgreSQL's code 42P01. Where another program migrates, let
+// CheckSchema say so when the server starts: an engine that runs only logs it, and goes on
+// asking.
+//
 // # What is guaranteed
 //
 // The contract of [saga.Store], [saga.Transactor], [saga.Outbox] and [saga.Sweeper].
