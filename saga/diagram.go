@@ -45,7 +45,7 @@ func mermaid(title string, plan Plan, steps Progress) string {
 		shape, label, class := shapes[s.Kind], s.Name, ""
 		if i < len(steps) {
 			label += "<br/>" + steps[i].label()
-			class = ":::" + classes[steps[i].Mark]
+			class = ":::" + steps[i].Mark.class()
 		}
 		fmt.Fprintf(&b, "    s%d%s%s%s%s\n", i, shape[0], quoted(label), shape[1], class)
 	}
@@ -102,6 +102,9 @@ func (s StepState) label() string {
 var classes = map[Mark]string{
 	Open: "open", Waiting: "waiting", Failed: "doubt", Maybe: "doubt", Done: "done", NotApplied: "past", Undone: "past", UndoFailed: "bad", Skipped: "past",
 }
+
+// class is the mark's colour, also of one that nobody has set.
+func (m Mark) class() string { return cmp.Or(classes[m], "open") }
 
 const mermaidColours = `    classDef open fill:#ffffff,stroke:#8a94a3,color:#1b2430
     classDef waiting fill:#dcebff,stroke:#0b62c4,color:#0b2a52

@@ -157,6 +157,32 @@ func TestPicturesOfHostileNames(t *testing.T) {
 	require.NotContains(t, saga.DiagramOf(rec), `"]<`)
 }
 
+// A letter is not as wide as another.
+func TestANameStaysInItsBox(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{
+		strings.Repeat("a", 25):             strings.Repeat("a", 25),
+		strings.Repeat("a", 26):             strings.Repeat("a", 24) + "…",
+		"RESERVE_WAREHOUSE_STOCK":           "RESERVE_WAREHOUSE…",
+		strings.Repeat("W", 25):             strings.Repeat("W", 14) + "…",
+		strings.Repeat("\xff", 26):          strings.Repeat("\ufffd", 24) + "…",
+		"check-customer-credit-at-a-bureau": "check-customer-credit-a…",
+	} {
+		var svg bytes.Buffer
+		require.NoError(t, saga.WriteSVG(&svg, saga.Plan{{Name: name, Kind: saga.KindPivot}}, nil))
+		require.Contains(t, svg.String(), `y="64">`+want+`</text>`)
+	}
+}
+
+func TestAMarkThatNobodyHasSetIsDrawnAsOpen(t *testing.T) {
+	t.Parallel()
+	rec := &saga.Record{ID: "o1", Plan: saga.Plan{{Name: "pay", Kind: saga.KindPivot}}, Steps: make(saga.Progress, 1)}
+	var svg bytes.Buffer
+	require.NoError(t, saga.WriteSVG(&svg, rec.Plan, rec.Steps))
+	require.Contains(t, svg.String(), `<g class="open strong">`)
+	require.Contains(t, saga.DiagramOf(rec), ":::open\n")
+}
+
 func TestPicturesTellThatTheWriterFails(t *testing.T) {
 	t.Parallel()
 	rec := pictured(t)["stuck"]

@@ -5,7 +5,6 @@ import (
 	"encoding/xml"
 	"fmt"
 	"io"
-	"unicode/utf8"
 )
 
 // The measures of a picture, in pixels.
@@ -131,7 +130,7 @@ func (d *drawing) arrow(from, to int) {
 func (d *drawing) box(i, x, y int) {
 	s, class, label := d.plan[i], "open", d.plan[i].label()
 	if i < len(d.progress) {
-		class = classes[d.progress[i].Mark]
+		class = d.progress[i].Mark.class()
 		if d.progress[i].Mark != Open {
 			label = d.progress[i].label()
 		}
@@ -232,11 +231,30 @@ text { fill: #e4e9f0; }
 </style>
 `
 
+// clipped is as much of s as most small letters have room for.
 func clipped(s string, most int) string {
-	if utf8.RuneCountInString(s) <= most {
+	room, cut := 10*most, 0
+	for i, c := range s {
+		if room >= 10 { // for the mark that something is missing
+			cut = i
+		}
+		room -= wide(c)
+	}
+	if room >= 0 {
 		return s
 	}
-	return string([]rune(s)[:most-1]) + "…"
+	return s[:cut] + "…"
+}
+
+// wide is about how wide a letter is, in tenths of a small one.
+func wide(c rune) int {
+	switch {
+	case c == 'm' || c == 'w' || c == 'M' || c == 'W':
+		return 17
+	case c >= 'A' && c <= 'Z':
+		return 14
+	}
+	return 10
 }
 
 func escaped(s string) string {
