@@ -97,6 +97,15 @@ func TestOtherInputUnderTheSameIDIsAConflict(t *testing.T) {
 	require.ErrorIs(t, err, saga.ErrConflict)
 }
 
+func TestWhatIsToldOfASagaNamesIt(t *testing.T) {
+	t.Parallel()
+	e := engine(t, saga.NewMemory(nil), nil)
+	err := e.Signal(within(t), "o7", "approval", "yes")
+	require.ErrorIs(t, err, saga.ErrNotFound)
+	require.EqualError(t, err, "saga: signal approval for o7: saga: not found")
+	require.EqualError(t, e.Cancel(within(t), "o7"), "saga: cancel o7: saga: not found")
+}
+
 func TestOptionsAreChecked(t *testing.T) {
 	t.Parallel()
 	def := five()

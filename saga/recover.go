@@ -2,6 +2,7 @@ package saga
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
 )
@@ -207,8 +208,9 @@ func (e *Engine) find(ctx context.Context, id string) (*Record, error) {
 }
 
 // Signal delivers a signal to the [Await] of that name, which may come later. It
-// may be repeated with the same msg; another is [ErrConflict]. A saga keeps
-// [MaxSignals]. See [Store] for the other errors.
+// may be repeated with the same msg; another is [ErrConflict]. The others are
+// [ErrNotFound], [ErrOver], [ErrTooManySignals] for more than [MaxSignals] names, an
+// [*InputError], or the store's.
 func (e *Engine) Signal(ctx context.Context, id, name string, msg any) error {
 	if err := checkID("id", id); err != nil {
 		return err
@@ -220,19 +222,26 @@ func (e *Engine) Signal(ctx context.Context, id, name string, msg any) error {
 	if err != nil {
 		return &InputError{Field: "msg", Reason: err.Error()}
 	}
-	return e.deliver(ctx, id, name, payload)
+	if err := e.deliver(ctx, id, name, payload); err != nil {
+		return fmt.Errorf("saga: signal %s for %s: %w", name, id, err)
+	}
+	return nil
 }
 
 // cancelSignal is no name that an Await can have.
 const cancelSignal = "$cancel"
 
 // Cancel asks a saga to go back. If it has come to its pivot by then it goes on; a
-// step that is under way is finished first. It may be repeated.
+// step that is under way is finished first. It may be repeated. The error is
+// [ErrNotFound], [ErrOver], an [*InputError], or the store's.
 func (e *Engine) Cancel(ctx context.Context, id string) error {
 	if err := checkID("id", id); err != nil {
 		return err
 	}
-	return e.deliver(ctx, id, cancelSignal, []byte("{}"))
+	if err := e.deliver(ctx, id, cancelSignal, []byte("{}")); err != nil {
+		return fmt.Errorf("saga: cancel %s: %w", id, err)
+	}
+	return nil
 }
 
 func (e *Engine) deliver(ctx context.Context, id, name string, payload []byte) error {
