@@ -102,7 +102,7 @@ func (g *TxGuard) faults() (faults []error) {
 	span := func(field string, d time.Duration) {
 		fault(d < time.Millisecond || d > longest, field, "is not between a millisecond and 100 years")
 	}
-	fault(g.db == nil, "database", "is nil")
+	fault(pg.Absent(g.db), "database", "is nil")
 	span("ttl", g.ttl)
 	span("commit timeout", g.commitTimeout)
 	fault(g.wait > 0 && g.wait < time.Millisecond, "wait", "is shorter than a millisecond")
@@ -120,7 +120,7 @@ func (g *TxGuard) faults() (faults []error) {
 // In returns the same guard on another DB, such as the caller's transaction: see [DoTx]. It costs nothing.
 func (g *TxGuard) In(db DB) *TxGuard {
 	bound := *g
-	bound.db = db
+	bound.db = given(db)
 	return &bound
 }
 

@@ -39,7 +39,7 @@ type Options struct {
 // NewStore returns a store on the database, which stays the caller's to close. It runs no statement. The error is an
 // idempotency.ErrInvalid.
 func NewStore(db DB, opts *Options) (*Store, error) {
-	if db == nil {
+	if pg.Absent(db) {
 		return nil, &idempotency.InvalidError{Field: "database", Reason: "is nil"}
 	}
 	var o Options
@@ -53,8 +53,16 @@ func NewStore(db DB, opts *Options) (*Store, error) {
 // and only if, that transaction commits.
 func (s *Store) In(db DB) *Store {
 	bound := *s
-	bound.db = db
+	bound.db = given(db)
 	return &bound
+}
+
+// given is db, or one that says of itself that it is nil.
+func given(db DB) DB {
+	if pg.Absent(db) {
+		return pg.Missing("pgidem: database")
+	}
+	return db
 }
 
 // Complete implements idempotency.Store.

@@ -79,6 +79,10 @@ func TestNewStoreRefusesNil(t *testing.T) {
 	t.Parallel()
 	_, err := pgidem.NewStore(nil, nil)
 	require.ErrorIs(t, err, idempotency.ErrInvalid)
+	_, err = pgidem.NewStore((*pgxpool.Pool)(nil), nil)
+	require.ErrorIs(t, err, idempotency.ErrInvalid)
+	_, err = pgidem.NewTxGuard((*pgxpool.Pool)(nil), nil)
+	require.ErrorIs(t, err, idempotency.ErrInvalid)
 }
 
 func TestDoTxRefusesNoWork(t *testing.T) {

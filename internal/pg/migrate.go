@@ -95,6 +95,9 @@ func Migrate(ctx context.Context, db DB, m Migration) error {
 	if err := errors.Join(m.check(), err); err != nil {
 		return fmt.Errorf("pg: migrate %s: %w", m.Line, err)
 	}
+	if Absent(db) {
+		db = Missing("database")
+	}
 	tx, err := db.Begin(ctx)
 	if err != nil {
 		return fmt.Errorf("pg: migrate %s: begin: %w", m.Line, err)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/shopspring/decimal"
 	"github.com/stretchr/testify/require"
 
@@ -42,6 +43,28 @@ func TestShippedMigrationsDoNotChange(t *testing.T) {
 
 // The files alone make a ledger, for those who have a migration tool; and one
 // that is in use goes on with the next file.
+func TestAStoreWithoutADatabaseSaysSo(t *testing.T) {
+	t.Parallel()
+	var pool *pgxpool.Pool // as it is left by who does not look at the error of pgxpool.New
+	for _, store := range []*pgledger.Store{pgledger.NewStore(nil, nil), pgledger.NewStore(pool, nil), pgledger.NewStore(nil, nil).In(pool)} {
+		l, err := ledger.New(store, nil)
+		require.NoError(t, err)
+		_, err = l.Balances(t.Context(), "ada")
+		require.ErrorContains(t, err, "pgledger: database is nil")
+		require.ErrorContains(t, l.Open(t.Context(), ledger.Account{ID: "ada", Currency: "NGN", Normal: ledger.Credit}), "database is nil")
+		_, err = l.PostOne(t.Context(), ledger.Transaction{ID: "tx", Postings: []ledger.Posting{
+			{Debit: "ada", Credit: "obi", Amount: decimal.NewFromInt(1), Currency: "NGN"},
+		}})
+		require.ErrorContains(t, err, "database is nil")
+		_, err = l.Verify(t.Context())
+		require.ErrorContains(t, err, "database is nil")
+		_, err = l.Seal(t.Context())
+		require.ErrorContains(t, err, "database is nil")
+		require.ErrorContains(t, store.CheckSchema(t.Context()), "database is nil")
+	}
+	require.ErrorContains(t, pgledger.Migrate(t.Context(), pool, nil), "database is nil")
+}
+
 func TestMigrationsByAnotherTool(t *testing.T) {
 	t.Parallel()
 	pool := testdb.Postgres(t)

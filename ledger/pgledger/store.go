@@ -47,13 +47,13 @@ type Store struct {
 var _ ledger.Store = (*Store)(nil)
 
 // NewStore returns a store over db, whose schema [Migrate] has made. It does not
-// touch the database.
+// touch the database: where db is nil, every call says so.
 func NewStore(db DB, o *Options) *Store {
 	if o == nil {
 		o = &Options{}
 	}
-	s := &Store{db: db, sql: newStatements(o.Schema)}
-	switch db.(type) {
+	s := &Store{db: given(db), sql: newStatements(o.Schema)}
+	switch s.db.(type) {
 	case *pgxpool.Pool, *pgx.Conn:
 		if o.Cache >= 0 {
 			s.cache = newCache(cmp.Or(o.Cache, defaultCache))
@@ -66,7 +66,15 @@ const defaultCache = 100_000
 
 // In returns the same store over another DB: usually the transaction that the
 // next calls shall be part of. It costs nothing, and has no cache.
-func (s *Store) In(db DB) *Store { return &Store{db: db, sql: s.sql} }
+func (s *Store) In(db DB) *Store { return &Store{db: given(db), sql: s.sql} }
+
+// given is db, or one that says of itself that it is nil.
+func given(db DB) DB {
+	if pg.Absent(db) {
+		return pg.Missing("pgledger: database")
+	}
+	return db
+}
 
 // Concurrent tells whether the store can do several things at once, as over a pool:
 // [ledger.Ledger.Verify] then takes two connections.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/safetill/safetill/internal/testdb"
@@ -38,6 +39,25 @@ func TestShippedMigrationsDoNotChange(t *testing.T) {
 }
 
 // The files alone make the tables, for those who have a migration tool.
+func TestAStoreWithoutADatabaseSaysSo(t *testing.T) {
+	t.Parallel()
+	var pool *pgxpool.Pool // as it is left by who does not look at the error of pgxpool.New
+	def := saga.MustDefine("pay", 1, saga.Pivot("pay", func(context.Context, *int) error { return nil }))
+	for _, store := range []*pgsaga.Store{pgsaga.NewStore(nil, nil), pgsaga.NewStore(pool, nil)} {
+		e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err = def.Start(ctx, e, "o1", 1, nil)
+		require.ErrorContains(t, err, "pgsaga: database is nil")
+		_, err = e.Admin().Inspect(ctx, "o1")
+		require.ErrorContains(t, err, "pgsaga: database is nil")
+		require.ErrorContains(t, e.Signal(ctx, "o1", "a", 1), "database is nil")
+		require.NoError(t, ctx.Err(), "nobody waits for a database that is nil")
+	}
+	require.ErrorContains(t, pgsaga.Migrate(t.Context(), pool, nil), "database is nil")
+}
+
 func TestMigrationsByAnotherTool(t *testing.T) {
 	t.Parallel()
 	pool := testdb.Postgres(t)

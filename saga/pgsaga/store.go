@@ -55,10 +55,13 @@ var (
 const defaultTimeout = 30 * time.Second
 
 // NewStore returns a store over db, whose schema [Migrate] has made. It does not
-// touch the database, and starts nothing.
+// touch the database, and starts nothing: where db is nil, every call says so.
 func NewStore(db DB, o *Options) *Store {
 	if o == nil {
 		o = &Options{}
+	}
+	if pg.Absent(db) {
+		db = pg.Missing("pgsaga: database")
 	}
 	s := &Store{db: db, sql: newStatements(o.Schema)}
 	s.group.send, s.group.timeout = s.send, cmp.Or(max(o.Timeout, 0), defaultTimeout)
