@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/safetill/safetill/examples/internal/cli"
@@ -71,16 +73,22 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f.Demand(o.timeout > 0, "timeout", "more than 0")
 	f.Refuse(memory && o.migrate, "-migrate needs -postgres")
 	f.Refuse(memory && o.schema != "", "-schema needs -postgres")
-	f.Refuse(memory && f.NArg() > 0 && !demo,
+	f.Refuse(memory && known(f.Arg(0)) && !asksForHelp(f.Arg(1)),
 		f.Arg(0)+" needs -postgres: a ledger in memory is empty. Write the commands on standard input to have one for all of them")
 	f.Refuse(!memory && demo, "demo is in memory: leave out -postgres")
 	return o, f.Err()
 }
 
+func known(name string) bool {
+	return slices.ContainsFunc(commands, func(c command) bool { return c.name == name })
+}
+
+func asksForHelp(arg string) bool { return arg == "-h" || arg == "-help" || arg == "--help" }
+
 func usage(w io.Writer, f *flag.FlagSet) {
 	fmt.Fprintln(w, "usage: ledger [flags] [command]\n\nWithout a command, commands are read from standard input, one a line.\n\nCommands:")
 	for _, c := range commands {
-		fmt.Fprintf(w, "  %s %s\n", c.name, c.arguments)
+		fmt.Fprintln(w, strings.TrimRight("  "+c.name+" "+c.arguments, " "))
 	}
 	fmt.Fprintln(w, "  demo\n\nFlags:")
 	f.SetOutput(w)

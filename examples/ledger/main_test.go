@@ -103,6 +103,7 @@ func TestBadCommandLines(t *testing.T) {
 		"-migrate":                        "-migrate needs -postgres",
 		"-schema x":                       "-schema needs -postgres",
 		"balance ada":                     "balance needs -postgres",
+		"fly":                             "unknown command",
 		"-postgres postgres://x demo":     "demo is in memory",
 		"-postgres ://x verify":           "-postgres: ",
 		"-postgres postgres://x:p verify": "-postgres: ",
@@ -175,11 +176,14 @@ func TestHelp(t *testing.T) {
 	_, help, err := start(t.Context(), "", "-h")
 	require.ErrorIs(t, err, flag.ErrHelp)
 	for _, c := range commands {
-		require.Contains(t, help, "  "+c.name+" ")
+		require.Contains(t, help, strings.TrimRight("  "+c.name+" "+c.arguments, " ")+"\n")
 		out, own, err := start(t.Context(), c.name+" -h")
 		require.NoError(t, err)
 		require.Empty(t, out)
 		require.Contains(t, own, "usage: ledger "+c.name)
+		_, alone, err := start(t.Context(), "", c.name, "-h") // without a database
+		require.ErrorIs(t, err, flag.ErrHelp)
+		require.Equal(t, own, alone)
 	}
 }
 
