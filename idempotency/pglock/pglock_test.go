@@ -2,7 +2,10 @@ package pglock_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"io/fs"
 	"testing"
 	"time"
 
@@ -111,6 +114,23 @@ func TestSchema(t *testing.T) {
 	require.NoError(t, pglock.Migrate(t.Context(), pool, nil))
 	require.NoError(t, l.CheckSchema(t.Context()))
 	token(t, l)
+}
+
+// A change comes as the next file: databases out there have run this one.
+func TestShippedMigrationsDoNotChange(t *testing.T) {
+	t.Parallel()
+	shipped := map[string]string{
+		"0001_init.sql": "cd8273810e9238c7ac8a7b9b8be86248ab7d54b60bd2d26e88b7aa153a0ae244",
+	}
+	names, err := fs.Glob(pglock.Migrations(), "*")
+	require.NoError(t, err)
+	require.Len(t, names, len(shipped))
+	for _, name := range names {
+		text, err := fs.ReadFile(pglock.Migrations(), name)
+		require.NoError(t, err)
+		sum := sha256.Sum256(text)
+		require.Equal(t, shipped[name], hex.EncodeToString(sum[:]), name)
+	}
 }
 
 func TestDoTellsWhyItHasNoConnection(t *testing.T) {
