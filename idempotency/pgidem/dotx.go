@@ -135,10 +135,11 @@ func (g *TxGuard) CheckSchema(ctx context.Context) error {
 // key is ever stuck and no effect without its key. While another request with the key runs, in this process or another, it
 // waits for [TxOptions.Wait].
 //
-// fn may run more than once, each time in a new transaction after the last one was rolled back: when PostgreSQL asks for it
-// (serialization failures, deadlocks), [TxOptions.Attempts] times at most. So what it does other than through tx must be
-// harmless to repeat. It uses tx, of which it may begin nested ones, until it returns, and closes the rows that it reads, or
-// the COMMIT finds the connection busy; it cannot commit it or roll it back. Values are encoded like those of [idempotency.Do], and each of the two replays what the other has stored.
+// fn may run more than once, each time in a new transaction after the last one was rolled back: when PostgreSQL asks for
+// it (serialization failures, deadlocks), [TxOptions.Attempts] times at most. So what it does other than through tx must
+// be harmless to repeat. It uses tx, of which it may begin nested ones, until it returns, and closes the rows that it
+// reads, or the COMMIT finds the connection busy; it cannot commit it or roll it back. Values are encoded like those of
+// [idempotency.Do], and each of the two replays what the other has stored.
 //
 // A [*idempotency.PermanentError] of fn is committed as the key's result, without what fn has written. Duplicates that were
 // waiting by then may run fn before it is stored; the answer that is stored first is everybody's.
