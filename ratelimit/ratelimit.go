@@ -83,7 +83,7 @@ func (r *Results) Tightest() (i int) {
 }
 
 // Allow charges one unit to key if there is room for it. The error is one of the call ([*InvalidError]) or ctx's; what the store's failure means is
-// the policy's business ([Options.OnError]).
+// the policy's business ([Options.OnError]). A store in memory answers at once, and charges also one whose ctx has ended.
 func (l *Limiter) Allow(ctx context.Context, key string) (r Result, err error) {
 	err = l.one(ctx, Take, key, 1, &r)
 	return r, err
