@@ -79,7 +79,7 @@ func benchGroup(ctx context.Context, s *settings, w io.Writer) error {
 
 func printGroup(w io.Writer, s *settings, field []*contestant, open, alone, joined *waits) {
 	fmt.Fprintf(w, "\n## Callers of one transfer each, PostgreSQL, fsync on\n\nMedians of %d interleaved rounds of %v, after one to warm up. Uniform: between any two of %d accounts. "+
-		"Hot: every transfer credits the same account. CPU is PostgreSQL's, all its processes.\n\n",
+		"Hot: every transfer credits the same account. Each account has been posted to once before. CPU is PostgreSQL's, all its processes.\n\n",
 		s.rounds, s.span, accounts)
 	fmt.Fprintln(w, "| | transfers/s | × FOR UPDATE by 8 | × FOR UPDATE by 64 | PostgreSQL CPU a transfer | errors and refusals |\n|---|---|---|---|---|---|")
 	for i, c := range field {

@@ -98,7 +98,7 @@ func rounds(ctx context.Context, s *settings, db *bank, pid int, field []*contes
 
 func printLedger(w io.Writer, s *settings, field []*contestant) {
 	fmt.Fprintf(w, "\n## Posting a transfer, PostgreSQL, fsync on\n\nMedians of %d interleaved rounds of %v, after one to warm up. Uniform: between any two of %d accounts. "+
-		"Hot: every transfer credits the same account. CPU is PostgreSQL's, all its processes.\n\n", s.rounds, s.span, accounts)
+		"Hot: every transfer credits the same account. Each account has been posted to once before. CPU is PostgreSQL's, all its processes.\n\n", s.rounds, s.span, accounts)
 	fmt.Fprintln(w, "| | transfers/s | × FOR UPDATE | PostgreSQL CPU a transfer | given up |\n|---|---|---|---|---|")
 	var base float64
 	for _, c := range field {
