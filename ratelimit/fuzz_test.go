@@ -13,6 +13,7 @@ func FuzzDecide(f *testing.F) {
 	f.Add(uint8(3), int64(200_000), int64(24*time.Hour), int64(0), uint8(1), int64(200_000), int64(1), int64(0), int64(-1000))
 	f.Add(uint8(1), int64(1_000_000_000), int64(366*24*time.Hour), int64(1), uint8(2), int64(1), int64(0), int64(time.Hour), int64(1)<<50)
 	f.Add(uint8(4), int64(1), int64(time.Microsecond), int64(0), uint8(3), int64(1), int64(0), int64(0), int64(1))
+	f.Add(uint8(1), int64(1_000_000_000), int64(366*24*time.Hour), int64(157), uint8(4), int64(-12), int64(0), int64(time.Hour), int64(0)) // a Reset of less than nothing
 	f.Fuzz(func(t *testing.T, algorithm uint8, rate, per, burst int64, kind uint8, n, least, ahead, step int64) {
 		now := int64(1_700_000_000_000_000)
 		store := ratelimit.NewMemory(&ratelimit.MemoryOptions{MaxKeys: 256, Now: func() time.Time { return time.UnixMicro(now) }})

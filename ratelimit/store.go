@@ -139,6 +139,7 @@ func (o *Op) validate() error {
 	refuse(o.Key == "", "key", "is empty")
 	refuse(len(o.Key) > MaxKey, "key", fmt.Sprintf("has over %d bytes: %d", MaxKey, len(o.Key)))
 	refuse(o.N < 1 && o.Kind != Reset, "n", fmt.Sprintf("is not at least 1: %d", o.N))
+	refuse(o.N < 0 && o.Kind == Reset, "n", fmt.Sprintf("is negative: %d", o.N))
 	refuse(o.Min < 0 || o.Min > max(o.N, 0), "min", "is not 0 to n")
 	refuse(o.Ahead < 0, "ahead", "is negative")
 	refuse(o.Ahead > 0 && !o.Limit.Algorithm.bucket(), "ahead", "is for buckets, not for "+o.Limit.Algorithm.String())
