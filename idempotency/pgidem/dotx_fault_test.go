@@ -227,7 +227,12 @@ func TestDoTxSearchFindsACommitThatIsSlow(t *testing.T) {
 	s := newShop(t, pool, &pgidem.TxOptions{CommitTimeout: 500 * time.Millisecond})
 	execTx(t, pool, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
 	execTx(t, pool, "SELECT pg_reload_conf()")
-	eventuallyTx(t, "the setting", func() bool { return queryTx[string](t, pool, "SHOW synchronous_standby_names") == "nobody" })
+	eventuallyTx(t, "commits to wait", func() bool { // for what the checkpointer makes of the setting, which a connection may know before
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
+		_, err := pool.Exec(ctx, "BEGIN; SET LOCAL synchronous_commit = on; SELECT pg_logical_emit_message(true, 'is it slow', ''); COMMIT")
+		return err != nil
+	})
 	begin := time.Now()
 	result, err := s.sell(t.Context(), "slow", "", func(ctx context.Context, tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on")
