@@ -9,13 +9,12 @@ import (
 
 // The settings are local: where nobody began a transaction they end with the
 // statement that they are for, and in the caller's they are put back.
-const (
-	probing = `SELECT set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)`
+var (
+	probes = PlannerFor("probe", "enable_seqscan", "off", "plan_cache_mode", "force_generic_plan")
 
-	keeping = `SELECT set_config('safetill.seqscan', current_setting('enable_seqscan'), true),
-       set_config('safetill.plans', current_setting('plan_cache_mode'), true)`
-	puttingBack = `SELECT set_config('enable_seqscan', current_setting('safetill.seqscan'), true),
-       set_config('plan_cache_mode', current_setting('safetill.plans'), true)`
+	probing     = "SELECT " + probes.Set
+	keeping     = "SELECT " + probes.Keep
+	puttingBack = "SELECT " + probes.Restore
 )
 
 // Probe runs one statement whose plan must be index probes, in one round trip.

@@ -35,20 +35,12 @@ type unit struct {
 //
 // These settings leave one plan. It goes by the parameters in their order, which is
 // that of the locks. They end with the transaction; in the caller's they are put back.
-const (
-	onePlan    = `SELECT ` + onePlanSQL
-	onePlanSQL = `set_config('enable_seqscan', 'off', true), set_config('enable_mergejoin', 'off', true),
-       set_config('enable_hashjoin', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)`
+var plans = pg.PlannerFor("ledger", "enable_seqscan", "off", "enable_mergejoin", "off", "enable_hashjoin", "off", "plan_cache_mode", "force_generic_plan")
 
-	onePlanNow = `SELECT current_setting('transaction_isolation') NOT LIKE 'read %',
-       set_config('safetill.ledger_seqscan', current_setting('enable_seqscan'), true),
-       set_config('safetill.ledger_mergejoin', current_setting('enable_mergejoin'), true),
-       set_config('safetill.ledger_hashjoin', current_setting('enable_hashjoin'), true),
-       set_config('safetill.ledger_plans', current_setting('plan_cache_mode'), true), ` + onePlanSQL
-	plansAsWere = `SELECT set_config('enable_seqscan', current_setting('safetill.ledger_seqscan'), true),
-       set_config('enable_mergejoin', current_setting('safetill.ledger_mergejoin'), true),
-       set_config('enable_hashjoin', current_setting('safetill.ledger_hashjoin'), true),
-       set_config('plan_cache_mode', current_setting('safetill.ledger_plans'), true)`
+var (
+	onePlan     = "SELECT " + plans.Set
+	onePlanNow  = "SELECT current_setting('transaction_isolation') NOT LIKE 'read %', " + plans.Keep + ", " + plans.Set
+	plansAsWere = "SELECT " + plans.Restore
 )
 
 // The name may be in use further out; the innermost is meant.

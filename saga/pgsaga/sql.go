@@ -53,26 +53,18 @@ func newStatements(schema string) statements {
 // grown meanwhile, are analyzed. These settings leave index probes only, one for each
 // write; and the plan is not made anew for each batch, which takes longer than to write
 // some rows. They end with the transaction; in the caller's own they are restored.
-const (
-	probesOnly = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
-       set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)`
-
-	keepSettings = `SELECT set_config('safetill.seqscan', current_setting('enable_seqscan'), true),
-       set_config('safetill.bitmapscan', current_setting('enable_bitmapscan'), true),
-       set_config('safetill.hashjoin', current_setting('enable_hashjoin'), true),
-       set_config('safetill.mergejoin', current_setting('enable_mergejoin'), true),
-       set_config('safetill.plans', current_setting('plan_cache_mode'), true)`
-	restoreSettings = `SELECT set_config('enable_seqscan', current_setting('safetill.seqscan'), true),
-       set_config('enable_bitmapscan', current_setting('safetill.bitmapscan'), true),
-       set_config('enable_hashjoin', current_setting('safetill.hashjoin'), true),
-       set_config('enable_mergejoin', current_setting('safetill.mergejoin'), true),
-       set_config('plan_cache_mode', current_setting('safetill.plans'), true)`
-)
+var plans = pg.PlannerFor("saga", "enable_seqscan", "off", "enable_bitmapscan", "off", "enable_hashjoin", "off", "enable_mergejoin", "off",
+	"plan_cache_mode", "force_generic_plan")
 
 // The same for a transaction in which others have statements of their own.
-const (
-	scansOff = `SELECT set_config('safetill.seqscan', current_setting('enable_seqscan'), true), set_config('enable_seqscan', 'off', true)`
-	scansOn  = `SELECT set_config('enable_seqscan', current_setting('safetill.seqscan'), true)`
+var scans = pg.PlannerFor("saga", "enable_seqscan", "off")
+
+var (
+	probesOnly      = "SELECT " + plans.Set
+	keepSettings    = "SELECT " + plans.Keep
+	restoreSettings = "SELECT " + plans.Restore
+	scansOff        = "SELECT " + scans.Keep + ", " + scans.Set
+	scansOn         = "SELECT " + scans.Restore
 )
 
 const (
