@@ -71,6 +71,20 @@ func get(ctx context.Context, url string) (int, error) {
 	return resp.StatusCode, resp.Body.Close()
 }
 
+// teapot asks for what is answered by a teapot's status.
+func teapot(t *testing.T, addr string) (answered chan error) {
+	t.Helper()
+	answered = make(chan error, 1)
+	go func() {
+		status, err := get(t.Context(), "http://"+addr)
+		if err == nil && status != http.StatusTeapot {
+			err = errors.New("wrong answer")
+		}
+		answered <- err
+	}()
+	return answered
+}
+
 func TestStopsFromTheOutsideInAndFinishesRequests(t *testing.T) {
 	t.Parallel()
 	var n notes
@@ -95,14 +109,7 @@ func TestStopsFromTheOutsideInAndFinishesRequests(t *testing.T) {
 		})
 	}()
 	at := <-log.found
-	answered := make(chan error, 1)
-	go func() {
-		status, err := get(t.Context(), "http://"+at[0])
-		if err == nil && status != http.StatusTeapot {
-			err = errors.New("wrong answer")
-		}
-		answered <- err
-	}()
+	answered := teapot(t, at[0])
 	<-arrived
 	status, err := get(t.Context(), "http://"+at[1])
 	require.NoError(t, err)
@@ -205,14 +212,7 @@ func TestAnAdminRequestThatAStageFinishesIsAnswered(t *testing.T) {
 		})
 	}()
 	at := <-log.found
-	answered := make(chan error, 1)
-	go func() {
-		status, err := get(t.Context(), "http://"+at[1])
-		if err == nil && status != http.StatusTeapot {
-			err = errors.New("wrong answer")
-		}
-		answered <- err
-	}()
+	answered := teapot(t, at[1])
 	<-arrived
 	cancel()
 	require.NoError(t, <-answered)
