@@ -68,6 +68,18 @@ func TestATransactionWhoseAnswerIsLostIsNotRepeated(t *testing.T) {
 	})
 }
 
+// chargeAndDie crashes behind its effect, once; a look-up finds that.
+func chargeAndDie(died *atomic.Bool, charges, looks *atomic.Int64) saga.Part[order] {
+	return saga.Step("charge", func(context.Context, *order) error {
+		charges.Add(1)
+		crash(died)
+		return nil
+	}).Undo(noop).Verify(func(context.Context, *order) (saga.Outcome, error) {
+		looks.Add(1)
+		return saga.Applied, nil
+	})
+}
+
 func TestAStepBehindAPureOneIsInDoubtAfterACrash(t *testing.T) {
 	alone(t, func(t *testing.T, store *saga.Memory) {
 		var died atomic.Bool
@@ -75,14 +87,7 @@ func TestAStepBehindAPureOneIsInDoubtAfterACrash(t *testing.T) {
 		def := saga.MustDefine("order", 1,
 			saga.Pure("validate", note("validate")),
 			saga.Pure("price", note("price")),
-			saga.Step("charge", func(context.Context, *order) error {
-				charges.Add(1)
-				crash(&died)
-				return nil
-			}).Undo(noop).Verify(func(context.Context, *order) (saga.Outcome, error) {
-				looks.Add(1)
-				return saga.Applied, nil
-			}))
+			chargeAndDie(&died, &charges, &looks))
 		got := result(t, def, engine(t, store, quick(def)))
 		require.NoError(t, got.Err())
 		require.Equal(t, int64(1), charges.Load(), "charged again without a look-up")
@@ -159,14 +164,7 @@ func TestABranchThatEndsItsGoroutineIsInDoubt(t *testing.T) {
 		def := saga.MustDefine("order", 1,
 			saga.Parallel("both",
 				saga.Step("a", noop).Undo(noop),
-				saga.Step("charge", func(context.Context, *order) error {
-					charges.Add(1)
-					crash(&died)
-					return nil
-				}).Undo(noop).Verify(func(context.Context, *order) (saga.Outcome, error) {
-					looks.Add(1)
-					return saga.Applied, nil
-				})))
+				chargeAndDie(&died, &charges, &looks)))
 		got := result(t, def, engine(t, store, quick(def)))
 		require.NoError(t, got.Err())
 		require.Equal(t, int64(1), charges.Load(), "charged again without a look-up")
@@ -384,14 +382,7 @@ func TestADoubtOutlivesAnOwnerThatDoesNotKnowTheSteps(t *testing.T) {
 		var died atomic.Bool
 		var charges, looks atomic.Int64
 		def := saga.MustDefine("order", 1,
-			saga.Step("charge", func(context.Context, *order) error {
-				charges.Add(1)
-				crash(&died)
-				return nil
-			}).Undo(noop).Verify(func(context.Context, *order) (saga.Outcome, error) {
-				looks.Add(1)
-				return saga.Applied, nil
-			}))
+			chargeAndDie(&died, &charges, &looks))
 		var later atomic.Int64
 		store := saga.NewMemory(&saga.MemoryOptions{Now: func() time.Time { return time.Now().Add(time.Duration(later.Load())) }})
 		run := func(o *saga.Options) (e *saga.Engine, stop func()) {
