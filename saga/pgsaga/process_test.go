@@ -126,6 +126,27 @@ func (c *child) end() {
 	_ = c.cmd.Wait()
 }
 
+// disturb stops and kills children until it is over.
+func disturb(t *testing.T, children []child, url string, over <-chan struct{}) {
+	t.Helper()
+	for n := 0; ; n++ {
+		select {
+		case <-over:
+			return
+		case <-time.After(rand.N(300*time.Millisecond) * time.Duration(10+n) / 10): // ever more: on a slow machine a process needs a while to begin
+		}
+		c := &children[n%len(children)]
+		if rand.N(2) == 0 {
+			_ = c.cmd.Process.Signal(syscall.SIGSTOP)
+			time.Sleep(processLease + rand.N(processLease))
+			_ = c.cmd.Process.Signal(syscall.SIGCONT)
+			continue
+		}
+		c.end()
+		c.start(t, url)
+	}
+}
+
 // Three processes share sagas; they are stopped for longer than their leases and
 // killed at random. Nobody writes with a token that is not its own, every booking
 // happens exactly once, and every saga comes to its end.
@@ -155,24 +176,7 @@ func TestProcessesStoppedAndKilled(t *testing.T) {
 		}
 	}()
 	over, started := make(chan struct{}), make(chan struct{})
-	wg.Go(func() {
-		for n := 0; ; n++ {
-			select {
-			case <-over:
-				return
-			case <-time.After(rand.N(300*time.Millisecond) * time.Duration(10+n) / 10): // ever more: on a slow machine a process needs a while to begin
-			}
-			c := &children[n%len(children)]
-			if rand.N(2) == 0 {
-				_ = c.cmd.Process.Signal(syscall.SIGSTOP)
-				time.Sleep(processLease + rand.N(processLease))
-				_ = c.cmd.Process.Signal(syscall.SIGCONT)
-				continue
-			}
-			c.end()
-			c.start(t, url)
-		}
-	})
+	wg.Go(func() { disturb(t, children, url, over) })
 	wg.Go(func() {
 		defer close(started)
 		for n := range sagas {
