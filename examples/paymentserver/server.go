@@ -180,7 +180,7 @@ func (s *server) serve(ctx context.Context) error {
 		Unready: s.health.Drain,
 		Stages: []func(context.Context) error{
 			s.joiner.Run, func(ctx context.Context) error { return s.work(ctx, s.o.workers) }, s.group.Run, s.settling.Run,
-			service.Every(time.Minute, s.log, "sweep of keys", func(ctx context.Context) error { _, err := s.keys.Sweep(ctx, 1000); return err }),
+			service.Every(time.Minute, s.log, "sweep of keys", service.InBatches(1000, s.keys.Sweep)),
 		},
 		Log: s.log,
 	})

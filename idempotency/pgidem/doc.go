@@ -26,9 +26,9 @@
 // serialization failure instead of an answer. Steps are part of their key's row: they are for ids and receipts, not for
 // documents.
 //
-// Expired rows stay in the table until [Store.Sweep] is called: from a timer, in batches of some hundreds, by any number of
-// processes at once. It finds what is due by an index that other statements leave alone, so that the updates of a
-// claim's life stay in its page (HOT).
+// Expired rows stay in the table until [Store.Sweep] is called: from a timer, in batches of some hundreds, until it returns less. It
+// walks through the table once an hour, a range of pages at a time. The only index is that of the keys, so that the
+// updates of a claim's life stay in its page (HOT).
 //
 // # When PostgreSQL is down
 //

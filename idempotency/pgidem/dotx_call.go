@@ -226,7 +226,7 @@ func (c *txCall) finish(ctx context.Context, u *txUnit, result *txResult) (*txRe
 	defer cancel()
 	end := c.since.Add(time.Since(c.read) + c.g.ttl)
 	fate, err := u.commit(limited, func(b *pgx.Batch) {
-		b.Queue(c.g.sql.insert, c.id, c.fingerprint[:], c.token, result.status, c.since, end, result.response, end.Add(idempotency.AbandonedFor))
+		b.Queue(c.g.sql.insert, c.id, c.fingerprint[:], c.token, result.status, c.since, end, result.response)
 	})
 	switch fate {
 	case fateDone:

@@ -8,7 +8,7 @@ type txStatements struct{ enter, wait, read, waited, takeOver, insert string }
 func newTxStatements(table string) txStatements {
 	fill := func(sql, restored string) string {
 		return strings.NewReplacer(
-			"{lock}", "$1::bigint # '"+strings.ReplaceAll(table, "'", "''")+"'::regclass::oid::bigint",
+			"{lock}", "$1::bigint # "+relation(table)+"::oid::bigint",
 			"{records}", table, "{restored}", restored,
 		).Replace(sql)
 	}
@@ -49,8 +49,8 @@ SELECT fingerprint, completed, status, token, response, held_until, steps_until 
 	// Parameters: key, token. Result: whether the record, which is over, was still the same: it makes room for a new one.
 	txTakeOverSQL = `DELETE FROM {records} WHERE key = $1 AND token = $2 AND held_until <= clock_timestamp() RETURNING true`
 
-	// Parameters: key, fingerprint, token, status, since when, until when, response, when the sweep is to look at it.
+	// Parameters: key, fingerprint, token, status, since when, until when, response.
 	txInsertSQL = `
-INSERT INTO {records} (key, fingerprint, token, completed, status, claimed_at, held_until, response, sweep_at)
-VALUES ($1::bytea, $2::bytea, $3::bigint, true, $4, $5, $6, $7, $8)`
+INSERT INTO {records} (key, fingerprint, token, completed, status, claimed_at, held_until, response)
+VALUES ($1::bytea, $2::bytea, $3::bigint, true, $4, $5, $6, $7)`
 )

@@ -27,6 +27,7 @@ type Store struct {
 	db     DB
 	schema string
 	sql    statements
+	sweep  *sweep // shared by what In returns
 }
 
 // Options of a [Store]. The zero value means the defaults.
@@ -46,7 +47,8 @@ func NewStore(db DB, opts *Options) (*Store, error) {
 	if opts != nil {
 		o = *opts
 	}
-	return &Store{db: db, schema: o.Schema, sql: newStatements(pg.Table(o.Schema, "idempotency_records"))}, nil
+	sql := newStatements(pg.Table(o.Schema, "idempotency_records"))
+	return &Store{db: db, schema: o.Schema, sql: sql, sweep: new(sweep)}, nil
 }
 
 // In returns the same store on another DB, such as the caller's transaction: what is claimed and completed there holds if,
@@ -109,27 +111,6 @@ func (s *Store) Extend(ctx context.Context, extensions []idempotency.Extension) 
 		}
 	}
 	return s.each(ctx, "extend", n, s.sql.extend, keys, tokens, leases, names, results, keeps)
-}
-
-// Sweep implements idempotency.Sweeper. Rows go an hour (idempotency.AbandonedFor) after their lease or TTL is over, but
-// those of claims that were never completed, and of TTLs from 18 to 24 hours, not before the 25th hour after the claim.
-//
-// Cost: a statement for each limit rows that were to be looked at, by an index.
-func (s *Store) Sweep(ctx context.Context, limit int) (int, error) {
-	removed := 0
-	for removed < limit {
-		var gone, seen int
-		want := limit - removed
-		err := s.db.QueryRow(ctx, s.sql.sweep, idempotency.AbandonedFor.Microseconds(), want).Scan(&gone, &seen)
-		if err != nil {
-			return removed, fmt.Errorf("pgidem: sweep: %w", err)
-		}
-		removed += gone
-		if seen < want {
-			break
-		}
-	}
-	return removed, nil
 }
 
 // each runs a statement that returns the numbers, from 1, of the items that it has done; the others are lost.

@@ -278,75 +278,6 @@ func TestTokenGrowsWhenTheClockWasSetBack(t *testing.T) {
 	require.EqualValues(t, ahead+1, records[0].Token)
 }
 
-func TestSweepTakesOnlyWhatIsForgotten(t *testing.T) {
-	t.Parallel()
-	pool := migrated(t)
-	store, batch := newStore(t, pool), requests(30)
-	_, err := store.Claim(t.Context(), batch)
-	require.NoError(t, err)
-	_, err = pool.Exec(t.Context(), `UPDATE idempotency_records SET held_until = clock_timestamp() -
-		(row_number - 10) * interval '6 minutes' + interval '1 minute'
-		FROM (SELECT key AS k, row_number() OVER () FROM idempotency_records) r WHERE key = k`)
-	require.NoError(t, err)
-	sweep := func(limits ...int) {
-		t.Helper()
-		for i, want := range limits {
-			n, err := store.Sweep(t.Context(), 6)
-			require.NoError(t, err)
-			require.Equal(t, want, n, i)
-		}
-	}
-	sweep(0) // it does not look before a day is over
-	look := func() {
-		t.Helper()
-		_, err := pool.Exec(t.Context(), "UPDATE idempotency_records SET sweep_at = clock_timestamp()")
-		require.NoError(t, err)
-	}
-	look()
-	// The rows are held for another 55 minutes to over for nearly 120: those over for more than 60 go.
-	sweep(6, 4, 0)
-	var left, early int
-	require.NoError(t, pool.QueryRow(t.Context(),
-		"SELECT count(*), count(*) FILTER (WHERE sweep_at < held_until + interval '1 hour') FROM idempotency_records").Scan(&left, &early))
-	require.Equal(t, 20, left)
-	require.Zero(t, early)
-
-	_, err = pool.Exec(t.Context(), "UPDATE idempotency_records SET held_until = held_until - interval '1 day', steps_until = clock_timestamp()")
-	require.NoError(t, err)
-	look()
-	sweep(0) // the steps are remembered
-}
-
-// Seldom updates of an index: a completion with the usual TTL leaves the row where the sweep will look for it, and one with
-// a short TTL does not.
-func TestSweepLooksWhenItIsTime(t *testing.T) {
-	t.Parallel()
-	pool := migrated(t)
-	store, batch := newStore(t, pool), requests(3)
-	records, err := store.Claim(t.Context(), batch)
-	require.NoError(t, err)
-	at := func(n int) (hours float64) {
-		t.Helper()
-		require.NoError(t, pool.QueryRow(t.Context(),
-			"SELECT extract(epoch FROM sweep_at - claimed_at)::float8 / 3600 FROM idempotency_records WHERE key = $1",
-			[]byte(batch[n].Key.String())).Scan(&hours))
-		return hours
-	}
-	for n, ttl := range []time.Duration{24 * time.Hour, time.Hour, 30 * 24 * time.Hour} {
-		_, err = store.Complete(t.Context(), []idempotency.Completion{{Key: batch[n].Key, Token: records[n].Token, TTL: ttl}})
-		require.NoError(t, err)
-	}
-	require.InDelta(t, 25, at(0), 0.01)
-	require.InDelta(t, 2, at(1), 0.01)
-	require.InDelta(t, 25, at(2), 0.01)
-	_, err = pool.Exec(t.Context(), "UPDATE idempotency_records SET sweep_at = clock_timestamp()")
-	require.NoError(t, err)
-	n, err := store.Sweep(t.Context(), 1)
-	require.NoError(t, err)
-	require.Zero(t, n)
-	require.InDelta(t, 30*24+1, at(2), 0.01)
-}
-
 // The life of a claim stays in its page: no index is written but at the first insert.
 func TestUpdatesAreHOT(t *testing.T) {
 	t.Parallel()
@@ -382,7 +313,7 @@ func TestMissingTableIsAnErrorAndClosed(t *testing.T) {
 	store := newStore(t, testdb.Postgres(t))
 	missing, ok := errors.AsType[*pgidem.SchemaError](store.CheckSchema(t.Context()))
 	require.True(t, ok)
-	require.Equal(t, &pgidem.SchemaError{Line: "idempotency", Have: 0, Want: 3}, missing)
+	require.Equal(t, &pgidem.SchemaError{Line: "idempotency", Have: 0, Want: 4}, missing)
 	guard, err := idempotency.New(store, nil)
 	require.NoError(t, err)
 	_, err = idempotency.Do(t.Context(), guard, requests(1)[0].Key, idempotency.Fingerprint{},

@@ -6,12 +6,17 @@ import "strings"
 type statements struct{ claim, complete, release, extend, sweep string }
 
 func newStatements(table string) statements {
-	fill := func(sql string) string { return strings.ReplaceAll(sql, "{records}", table) }
+	fill := func(sql string) string {
+		return strings.NewReplacer("{records}", table, "{relation}", relation(table)).Replace(sql)
+	}
 	return statements{
 		claim: fill(claimSQL), complete: fill(completeSQL), release: fill(releaseSQL), extend: fill(extendSQL),
 		sweep: fill(sweepSQL),
 	}
 }
+
+// relation is the table for functions.
+func relation(table string) string { return "'" + strings.ReplaceAll(table, "'", "''") + "'::regclass" }
 
 // Parameters: keys (sorted), fingerprints, leases in microseconds, whether it is the first item with its key.
 // Result: for each item its number, the token if won, else the live record if there is one. An item with neither is a
@@ -75,8 +80,7 @@ const heldSQL = `
 )`
 
 // Parameters: keys, tokens, TTLs in microseconds, statuses, responses. Result: the numbers of the items that are stored.
-// Of several completions of one claim the first is kept, and all are told that it is done. The sweep is told to look
-// sooner only where that is worth an update of the index.
+// Of several completions of one claim the first is kept, and all are told that it is done.
 const completeSQL = `
 WITH want AS MATERIALIZED (
 	SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::integer[], $5::bytea[])
@@ -84,12 +88,7 @@ WITH want AS MATERIALIZED (
 , done AS (
 	UPDATE {records} r SET completed = true, status = w.status, response = w.response,
 		held_until = clock_timestamp() + w.ttl * interval '1 microsecond',
-		step_names = NULL, step_results = NULL, steps_until = NULL,
-		sweep_at = CASE
-			WHEN clock_timestamp() + w.ttl * interval '1 microsecond' < r.sweep_at - interval '6 hours'
-			THEN clock_timestamp() + w.ttl * interval '1 microsecond' + interval '1 hour'
-			ELSE r.sweep_at
-		END
+		step_names = NULL, step_results = NULL, steps_until = NULL
 	FROM held h JOIN (SELECT DISTINCT ON (key, token) * FROM want ORDER BY key, token, n) w
 		ON w.key = h.key AND w.token = h.token
 	WHERE r.key = h.key AND NOT h.completed
@@ -144,16 +143,16 @@ WITH want AS MATERIALIZED (
 )
 SELECT n FROM mine`
 
-// Parameters: how long rows are remembered in microseconds, limit. Result: how many rows were removed, and how many looked
-// at. Rows that somebody is claiming just now are left. Those whose time has not come are put where it has.
+// Parameters: the first page, the one behind the last, how long rows are remembered in microseconds, limit. Result: how many rows
+// were removed, how many were to be, and how many pages the table has. Rows that somebody is claiming just now are left, and so are
+// those that were claimed between the statement's snapshot and its lock: their last version is none that it sees.
 const sweepSQL = `
 WITH due AS MATERIALIZED (
-	SELECT key, greatest(held_until, steps_until) + $1::bigint * interval '1 microsecond' AS over FROM {records}
-	WHERE sweep_at <= (SELECT clock_timestamp())
-	ORDER BY sweep_at LIMIT $2 FOR UPDATE SKIP LOCKED
+	SELECT ctid FROM {records}
+	WHERE ctid >= $1 AND ctid < $2
+		AND greatest(held_until, steps_until) < (SELECT clock_timestamp()) - $3::bigint * interval '1 microsecond'
+	LIMIT $4 FOR UPDATE SKIP LOCKED
 ), gone AS (
-	DELETE FROM {records} r USING due WHERE r.key = due.key AND due.over < clock_timestamp() RETURNING 1
-), later AS (
-	UPDATE {records} r SET sweep_at = due.over FROM due WHERE r.key = due.key AND due.over >= clock_timestamp()
+	DELETE FROM {records} WHERE ctid = ANY (ARRAY (SELECT ctid FROM due)) RETURNING 1
 )
-SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM due)`
+SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM due), pg_relation_size({relation}) / current_setting('block_size')::bigint`

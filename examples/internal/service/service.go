@@ -164,3 +164,15 @@ func Every(period time.Duration, log *slog.Logger, name string, do func(context.
 		}
 	}
 }
+
+// InBatches does something that handles up to size and returns how many it has
+// until there is no more.
+func InBatches(size int, do func(context.Context, int) (int, error)) func(context.Context) error {
+	return func(ctx context.Context) error {
+		for {
+			if n, err := do(ctx, size); err != nil || n < size {
+				return err
+			}
+		}
+	}
+}

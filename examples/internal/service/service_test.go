@@ -218,3 +218,19 @@ func TestAnAdminRequestThatAStageFinishesIsAnswered(t *testing.T) {
 	require.NoError(t, <-answered)
 	require.NoError(t, <-ended)
 }
+
+func TestInBatchesGoesOnUntilThereIsNoMore(t *testing.T) {
+	t.Parallel()
+	left, calls := 25, 0
+	take := func(_ context.Context, size int) (int, error) {
+		calls++
+		n := min(left, size)
+		left -= n
+		return n, nil
+	}
+	require.NoError(t, InBatches(10, take)(t.Context()))
+	require.Zero(t, left)
+	require.Equal(t, 3, calls)
+	fault := errors.New("down")
+	require.ErrorIs(t, InBatches(10, func(context.Context, int) (int, error) { return 10, fault })(t.Context()), fault)
+}
