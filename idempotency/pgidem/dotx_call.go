@@ -25,7 +25,8 @@ type txCall struct {
 	lock        int64  // the key's advisory lock
 	fingerprint idempotency.Fingerprint
 	patience    time.Time // the end of waiting for others
-	token       int64     // the record's, once the key is ours
+	token       int64     // the record's, once the key is ours; 0: PostgreSQL makes it
+	guessed     bool      // the work was run as that of a new key
 	since, read time.Time // when that was, by the server's clock and by ours
 }
 
@@ -138,8 +139,18 @@ func (c *txCall) attempt(ctx context.Context, work txWork) (*txResult, error) {
 		return nil, pg.Classify(fmt.Errorf("pgidem: %w", err))
 	}
 	defer u.end(ctx)
+	var failure error // of a guess
+	if c.g.optimistic && !c.guessed {
+		result, err := c.guess(ctx, u, work, &failure)
+		if result != nil || err != nil {
+			return result, err
+		}
+	}
 	if result, err := c.enter(ctx, u); result != nil || err != nil {
 		return result, err
+	}
+	if failure != nil {
+		return nil, failure
 	}
 	result, err := u.run(ctx, work)
 	if err != nil {
@@ -224,14 +235,14 @@ func (c *txCall) finish(ctx context.Context, u *txUnit, result *txResult) (*txRe
 	}
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.g.commitTimeout)
 	defer cancel()
-	end := c.since.Add(time.Since(c.read) + c.g.ttl)
-	fate, err := u.commit(limited, func(b *pgx.Batch) {
-		b.Queue(c.g.sql.insert, c.id, c.fingerprint[:], c.token, result.status, c.since, end, result.response)
-	})
+	fate, err := u.commit(limited, func(b *pgx.Batch) { c.record(b, result) })
 	switch fate {
 	case fateDone:
 		return result, nil
 	case fateUndone:
+		if c.token == 0 && isLocked(err) {
+			return nil, errTaken
+		}
 		if constraint, ok := pg.IsUniqueViolation(err); ok && constraint == "idempotency_records_pkey" {
 			return nil, c.taken(ctx, u, err)
 		}
@@ -240,6 +251,16 @@ func (c *txCall) finish(ctx context.Context, u *txUnit, result *txResult) (*txRe
 		u.end(ctx) // the search must not wait for the connection of the lost
 		return c.resolve(ctx, result, err)
 	}
+}
+
+// record queues what writes the result.
+func (c *txCall) record(b *pgx.Batch, result *txResult) {
+	if c.token == 0 {
+		b.Queue(c.g.sql.guess, c.lock, c.id, c.fingerprint[:], result.status, c.g.ttl.Microseconds(), result.response)
+		return
+	}
+	end := c.since.Add(time.Since(c.read) + c.g.ttl)
+	b.Queue(c.g.sql.insert, c.id, c.fingerprint[:], c.token, result.status, c.since, end, result.response)
 }
 
 // taken is the error of a record that was there before ours. A caller's transaction whose snapshot does not have it would
@@ -282,7 +303,8 @@ func (c *txCall) refuse(ctx context.Context, u *txUnit, result *txResult) (*txRe
 }
 
 // resolve finds out what has become of a COMMIT whose answer was lost. Its lock is held for as long as it may still happen, by
-// a server that has not noticed that nobody listens: so who has the lock sees what has come of it.
+// a server that has not noticed that nobody listens: so who has the lock sees what has come of it. That of a guess may have yet to be
+// taken, by a server that has not read so far: see bury.
 func (c *txCall) resolve(ctx context.Context, result *txResult, lost error) (*txResult, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.g.commitTimeout)
 	defer cancel()
@@ -295,6 +317,8 @@ func (c *txCall) resolve(ctx context.Context, result *txResult, lost error) (*tx
 		case err != nil:
 		case record != nil && record.completed && record.token == c.token:
 			return result, nil
+		case record != nil && record.completed && c.token == 0:
+			return c.recognize(record, result)
 		default: // what is there now, another attempt will see
 			return nil, undone{fmt.Errorf("pgidem: the answer to the commit was lost, and it was not made: %w", lost)}
 		}
@@ -317,5 +341,8 @@ func (c *txCall) settled(ctx context.Context) (*txRecord, error) {
 	end, _ := ctx.Deadline()
 	var f txFound
 	err = u.begin(ctx, c.g.db, func(b *pgx.Batch) { f.wait(b, c, time.Until(end)) })
+	if err == nil && f.record == nil && c.token == 0 {
+		err = c.bury(ctx, u)
+	}
 	return f.record, err
 }

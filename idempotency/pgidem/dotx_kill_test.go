@@ -121,24 +121,27 @@ func (k *till) trial() trial {
 // once, and repeats get one receipt. By then DoTx has found out itself what became of a COMMIT.
 func TestDoTxServerKilledBetweenAnyTwoStatements(t *testing.T) {
 	t.Parallel()
-	server := testdb.NewPostgres(t)
-	conf, err := pgxpool.ParseConfig(server.URL())
-	require.NoError(t, err)
-	pool, tp := tapPool(t, conf)
-	k := newTill(t, pool, &pgidem.TxOptions{CommitTimeout: time.Minute})
-	var restart sync.WaitGroup
-	defer restart.Wait()
-	kills, answered := k.trial().atEveryEvent(t, tp, func(kind string, _ net.Conn, _ func()) (struck, lost bool) {
-		if !slices.Contains([]string{"E", "Q", "answer"}, kind) { // Execute, Query; the messages before them do nothing yet
-			return false, false
-		}
-		require.NoError(t, server.Kill())
-		restart.Go(func() { _ = server.Start(t.Context()) })
-		return true, true
-	}, restart.Wait)
-	t.Logf("%d kills, after %d of them the payment was made", kills, answered)
-	require.Greater(t, kills, 15)
-	k.requireSound(t)
+	bothWays(t, func(t *testing.T, o pgidem.TxOptions) {
+		server := testdb.NewPostgres(t)
+		conf, err := pgxpool.ParseConfig(server.URL())
+		require.NoError(t, err)
+		pool, tp := tapPool(t, conf)
+		o.CommitTimeout = time.Minute
+		k := newTill(t, pool, &o)
+		var restart sync.WaitGroup
+		defer restart.Wait()
+		kills, answered := k.trial().atEveryEvent(t, tp, func(kind string, _ net.Conn, _ func()) (struck, lost bool) {
+			if !slices.Contains([]string{"E", "Q", "answer"}, kind) { // Execute, Query; the messages before them do nothing yet
+				return false, false
+			}
+			require.NoError(t, server.Kill())
+			restart.Go(func() { _ = server.Start(t.Context()) })
+			return true, true
+		}, restart.Wait)
+		t.Logf("%d kills, after %d of them the payment was made", kills, answered)
+		require.Greater(t, kills, 15)
+		k.requireSound(t)
+	})
 }
 
 const (

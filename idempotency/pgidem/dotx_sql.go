@@ -3,7 +3,7 @@ package pgidem
 import "strings"
 
 // txStatements are those of a TxGuard, with the table's name filled in.
-type txStatements struct{ enter, wait, read, waited, takeOver, insert string }
+type txStatements struct{ enter, wait, read, waited, takeOver, insert, guess, bury string }
 
 func newTxStatements(table string) txStatements {
 	fill := func(sql, restored string) string {
@@ -15,7 +15,7 @@ func newTxStatements(table string) txStatements {
 	return txStatements{
 		enter: fill(txEnterSQL, ""), wait: fill(txWaitSQL, ""),
 		read: fill(txReadSQL, scansOnSQL), waited: fill(txReadSQL, scansOnSQL+` || `+timeoutAsWasSQL),
-		takeOver: fill(txTakeOverSQL, ""), insert: fill(txInsertSQL, ""),
+		takeOver: fill(txTakeOverSQL, ""), insert: fill(txInsertSQL, ""), guess: fill(txGuessSQL, ""), bury: fill(txBurySQL, ""),
 	}
 }
 
@@ -53,4 +53,17 @@ SELECT fingerprint, completed, status, token, response, held_until, steps_until 
 	txInsertSQL = `
 INSERT INTO {records} (key, fingerprint, token, completed, status, claimed_at, held_until, response)
 VALUES ($1::bytea, $2::bytea, $3::bigint, true, $4, $5, $6, $7)`
+
+	// Parameters: the key's lock, key, fingerprint, status, TTL in microseconds, response. The column takes no NULL: where another
+	// has the lock the statement fails, and what comes behind it, COMMIT, is not read.
+	txGuessSQL = `
+INSERT INTO {records} (key, fingerprint, token, completed, status, claimed_at, held_until, response)
+VALUES ($2::bytea, $3::bytea, CASE WHEN pg_try_advisory_xact_lock({lock}) THEN (extract(epoch FROM clock_timestamp()) * 1000000)::bigint END,
+	true, $4, clock_timestamp(), clock_timestamp() + $5::bigint * interval '1 microsecond', $6)`
+
+	// Parameters: key, fingerprint. A claim of Do may have been quicker, and does as well.
+	txBurySQL = `
+INSERT INTO {records} (key, fingerprint, token, claimed_at, held_until)
+VALUES ($1::bytea, $2::bytea, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, clock_timestamp(), clock_timestamp())
+ON CONFLICT (key) DO NOTHING`
 )

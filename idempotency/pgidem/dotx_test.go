@@ -45,6 +45,17 @@ func newTxGuard(t testing.TB, db pgidem.DB, o *pgidem.TxOptions) *pgidem.TxGuard
 	return guard
 }
 
+// bothWays runs a test of what does not depend on when the key is looked up.
+func bothWays(t *testing.T, test func(*testing.T, pgidem.TxOptions)) {
+	t.Helper()
+	for name, optimistic := range map[string]bool{"with BEGIN": false, "with COMMIT": true} {
+		t.Run("looked up "+name, func(t *testing.T) {
+			t.Parallel()
+			test(t, pgidem.TxOptions{Optimistic: optimistic})
+		})
+	}
+}
+
 func execTx(t *testing.T, db pgidem.DB, sql string, args ...any) {
 	t.Helper()
 	_, err := db.Exec(t.Context(), sql, args...)
@@ -251,35 +262,39 @@ func TestDoTxStorm(t *testing.T) {
 
 func TestDoTxErrorRollsBackAndFreesTheKey(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, testdb.Postgres(t), nil)
-	declined := errors.New("declined")
-	for range 3 {
-		_, err := s.sell(t.Context(), "a", "body", func(context.Context, pgx.Tx) error { return declined })
-		require.Equal(t, declined, err)
-		s.sold(t, "a", 0)
-	}
-	require.Zero(t, queryTx[int](t, s.pool, "SELECT count(*) FROM idempotency_records"))
-	result, err := s.sell(t.Context(), "a", "corrected body", nil)
-	require.NoError(t, err)
-	s.requireReplay(t, "a", "corrected body", result.Value)
+	bothWays(t, func(t *testing.T, o pgidem.TxOptions) {
+		s := newShop(t, testdb.Postgres(t), &o)
+		declined := errors.New("declined")
+		for range 3 {
+			_, err := s.sell(t.Context(), "a", "body", func(context.Context, pgx.Tx) error { return declined })
+			require.Equal(t, declined, err)
+			s.sold(t, "a", 0)
+		}
+		require.Zero(t, queryTx[int](t, s.pool, "SELECT count(*) FROM idempotency_records"))
+		result, err := s.sell(t.Context(), "a", "corrected body", nil)
+		require.NoError(t, err)
+		s.requireReplay(t, "a", "corrected body", result.Value)
+	})
 }
 
 func TestDoTxPanicRollsBackAndGoesOn(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, testdb.Postgres(t), nil)
-	require.PanicsWithValue(t, "boom", func() {
-		_, _ = s.sell(t.Context(), "a", "", func(context.Context, pgx.Tx) error { panic("boom") })
+	bothWays(t, func(t *testing.T, o pgidem.TxOptions) {
+		s := newShop(t, testdb.Postgres(t), &o)
+		require.PanicsWithValue(t, "boom", func() {
+			_, _ = s.sell(t.Context(), "a", "", func(context.Context, pgx.Tx) error { panic("boom") })
+		})
+		s.sold(t, "a", 0)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, _ = s.sell(t.Context(), "a", "", func(context.Context, pgx.Tx) error { runtime.Goexit(); return nil })
+		})
+		wg.Wait()
+		s.sold(t, "a", 0)
+		_, err := s.sell(t.Context(), "a", "", nil)
+		require.NoError(t, err)
+		s.sold(t, "a", 1)
 	})
-	s.sold(t, "a", 0)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		_, _ = s.sell(t.Context(), "a", "", func(context.Context, pgx.Tx) error { runtime.Goexit(); return nil })
-	})
-	wg.Wait()
-	s.sold(t, "a", 0)
-	_, err := s.sell(t.Context(), "a", "", nil)
-	require.NoError(t, err)
-	s.sold(t, "a", 1)
 }
 
 // The refusal is kept; what was written before it is not.

@@ -379,7 +379,14 @@ func TestDoTxStopsToTryWhenTheCallerIsGone(t *testing.T) {
 // Two of three accounts are enough to pay from. Without serializable isolation both payments are made: write skew.
 func TestDoTxSerializable(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, testdb.Postgres(t), &pgidem.TxOptions{Isolation: pgx.Serializable})
+	bothWays(t, func(t *testing.T, o pgidem.TxOptions) {
+		o.Isolation = pgx.Serializable
+		newShop(t, testdb.Postgres(t), &o).skew(t)
+	})
+}
+
+func (s *shop) skew(t *testing.T) {
+	t.Helper()
 	var meet sync.WaitGroup
 	meet.Add(2)
 	pay := func(what string) error {

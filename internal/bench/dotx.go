@@ -41,6 +41,7 @@ type cashier struct {
 	*bank
 	store *pgledger.Store
 	guard *pgidem.TxGuard
+	guess *pgidem.TxGuard // optimistic
 	lease *idempotency.Guard
 	told  string // the key that replays ask for
 }
@@ -88,6 +89,9 @@ func openCashier(ctx context.Context, db *bank) (*cashier, error) {
 	if c.guard, err = pgidem.NewTxGuard(db.pool, nil); err != nil {
 		return nil, err
 	}
+	if c.guess, err = pgidem.NewTxGuard(db.pool, &pgidem.TxOptions{Optimistic: true}); err != nil {
+		return nil, err
+	}
 	if c.lease, err = idempotency.New(store, nil); err != nil {
 		return nil, err
 	}
@@ -108,6 +112,7 @@ func (c *cashier) field() (field []*keyed) {
 		bare.base = bare
 		field = append(field, bare,
 			&keyed{name: w.name + ", DoTx", pay: c.oneCommit, work: w.work, base: bare},
+			&keyed{name: w.name + ", DoTx, optimistic", pay: c.optimistic, work: w.work, base: bare},
 			&keyed{name: w.name + ", key first, response later in one commit", pay: c.keyFirst, work: w.work, base: bare},
 			&keyed{name: w.name + ", Do: a lease, two commits more", pay: c.leased, work: w.work, base: bare})
 	}
@@ -134,7 +139,15 @@ func (c *cashier) bare(ctx context.Context, key string, work payment) error {
 }
 
 func (c *cashier) oneCommit(ctx context.Context, key string, work payment) error {
-	_, err := pgidem.DoTx(ctx, c.guard, keyOf(key), request, func(ctx context.Context, tx pgx.Tx) (string, error) {
+	return payOnce(ctx, c.guard, key, work)
+}
+
+func (c *cashier) optimistic(ctx context.Context, key string, work payment) error {
+	return payOnce(ctx, c.guess, key, work)
+}
+
+func payOnce(ctx context.Context, guard *pgidem.TxGuard, key string, work payment) error {
+	_, err := pgidem.DoTx(ctx, guard, keyOf(key), request, func(ctx context.Context, tx pgx.Tx) (string, error) {
 		return "receipt of " + key, work(ctx, tx, key)
 	})
 	return err
@@ -145,10 +158,7 @@ func (c *cashier) unseen(ctx context.Context, key string, work payment) error {
 	if err != nil {
 		return err
 	}
-	_, err = pgidem.DoTx(ctx, guard, keyOf(key), request, func(ctx context.Context, tx pgx.Tx) (string, error) {
-		return "", work(ctx, tx, key)
-	})
-	return err
+	return payOnce(ctx, guard, key, work)
 }
 
 func (c *cashier) leased(ctx context.Context, key string, work payment) error {
