@@ -8,11 +8,11 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
-	"github.com/shopspring/decimal"
 
 	"github.com/safetill/safetill/examples/internal/breaker"
 	"github.com/safetill/safetill/examples/internal/limits"
 	"github.com/safetill/safetill/examples/internal/problem"
+	"github.com/safetill/safetill/examples/internal/receivables"
 	"github.com/safetill/safetill/examples/internal/service"
 	"github.com/safetill/safetill/examples/internal/settlement"
 	"github.com/safetill/safetill/idempotency"
@@ -132,32 +132,11 @@ func unknown(what, field string) error {
 	return problem.New(http.StatusNotFound, "no such "+what, problem.Field{Field: field, Reason: "is unknown"})
 }
 
-// customer is a customer's account. What was paid beyond the debt is credit.
-type customer struct {
-	ID          string          `json:"customer_id"`
-	Currency    string          `json:"currency"`
-	Outstanding decimal.Decimal `json:"outstanding_balance"`
-	Credit      decimal.Decimal `json:"credit_balance"`
-	Paid        decimal.Decimal `json:"total_paid"`
-	Version     int64           `json:"version"`
-}
-
-// customers returns the accounts of customers, in their order.
-func (s *api) customers(ctx context.Context, ids ...string) ([]customer, error) {
-	accounts := make([]ledger.AccountID, len(ids))
-	for i, id := range ids {
-		accounts[i] = receivable(id)
-	}
-	balances, err := s.ledger.Balances(ctx, accounts...)
+// customers returns the balances of customers, in their order.
+func (s *api) customers(ctx context.Context, ids ...string) ([]receivables.Balance, error) {
+	found, err := receivables.Balances(ctx, s.ledger, ids...)
 	if errors.Is(err, ledger.ErrUnknownAccount) {
-		return nil, unknown("customer", "customer_id")
-	}
-	found := make([]customer, len(balances))
-	for i, b := range balances {
-		found[i] = customer{
-			ID: ids[i], Currency: b.Currency, Paid: b.Credits, Version: b.Version,
-			Outstanding: decimal.Max(b.Posted, decimal.Zero), Credit: decimal.Max(b.Posted.Neg(), decimal.Zero),
-		}
+		err = unknown("customer", "customer_id")
 	}
 	return found, err
 }
@@ -169,7 +148,7 @@ func (s *api) getBalance(c *gin.Context) (any, error) {
 	}
 	return breaker.Call(c.Request.Context(), s.db, func(ctx context.Context) (any, error) {
 		found, err := s.customers(ctx, id)
-		return append(found, customer{})[0], err
+		return append(found, receivables.Balance{})[0], err
 	})
 }
 

@@ -9,9 +9,6 @@ import (
 	"github.com/safetill/safetill/idempotency"
 )
 
-// currency is what all payments are in.
-const currency = "NGN"
-
 // What the bank says of a payment. Only a complete one is money.
 const (
 	bankComplete = "COMPLETE"

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype/zeronull"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/safetill/safetill/examples/internal/receivables"
 	"github.com/safetill/safetill/idempotency/pgidem"
 	"github.com/safetill/safetill/internal/pg"
 	"github.com/safetill/safetill/ledger"
@@ -161,7 +162,7 @@ func (s *pgStore) open(ctx context.Context, ids []string) (opened int, err error
 			return err
 		}
 		opened = int(tag.RowsAffected())
-		return openCustomers(ctx, s.in(tx), ids)
+		return receivables.Open(ctx, s.in(tx), ids)
 	})
 	return opened, err
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/safetill/safetill/examples/internal/connect"
 	"github.com/safetill/safetill/examples/internal/limits"
 	"github.com/safetill/safetill/examples/internal/private"
+	"github.com/safetill/safetill/examples/internal/receivables"
 	"github.com/safetill/safetill/examples/internal/service"
 	"github.com/safetill/safetill/examples/internal/settlement"
 	"github.com/safetill/safetill/idempotency"
@@ -45,7 +46,7 @@ func newServer(ctx context.Context, o *options, log *slog.Logger) (_ *server, er
 		durable: func(context.Context) error { return errors.New("no Redis") },
 		wake:    new(queue.Waker), missed: make(chan struct{}, 1), m: newMetrics(), log: log,
 	}}}
-	o.settling.Log, o.settling.Accounts = log, settlement.Accounts{From: clearing, To: "bank", Currency: currency}
+	o.settling.Log, o.settling.Accounts = log, settlement.Accounts{From: receivables.Clearing, To: "bank", Currency: receivables.Currency}
 	s.joiner = join.New(&join.Options{Size: batchSize}, s.accept)
 	defer func() {
 		if err != nil {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -13,26 +12,13 @@ import (
 
 	"github.com/safetill/safetill/examples/internal/meter"
 	"github.com/safetill/safetill/examples/internal/problem"
+	"github.com/safetill/safetill/examples/internal/receivables"
 	"github.com/safetill/safetill/ledger"
-)
-
-// Accounts of the ledger. A customer owes for a financed asset: their account is
-// a receivable, which a payment credits against the clearing account. It has no
-// floor, because money that a bank says has been paid has been paid: what is
-// paid beyond the debt stands on the same account, as the customer's credit.
-const (
-	clearing = ledger.AccountID("clearing")        // what the banks have collected for us
-	financed = ledger.AccountID("financed-assets") // what the customers have bought
 )
 
 func paymentID(reference string) ledger.TransactionID {
 	return ledger.TransactionID("payment:" + reference)
 }
-
-func receivable(customer string) ledger.AccountID { return ledger.AccountID("customer:" + customer) }
-
-// assetValue is what each seeded customer owes at first.
-var assetValue = decimal.New(1_000_000, 0)
 
 // Why a store refuses a payment.
 var (
@@ -96,39 +82,13 @@ func seed(ctx context.Context, s store, n int) (made int, err error) {
 	return made, nil
 }
 
-// openCustomers opens the accounts of customers and books what they owe. Doing so
-// again does nothing.
-func openCustomers(ctx context.Context, l *ledger.Ledger, ids []string) error {
-	accounts := []ledger.Account{
-		{ID: clearing, Currency: currency, Normal: ledger.Debit},
-		{ID: financed, Currency: currency, Normal: ledger.Credit},
-	}
-	var debts []ledger.Transaction
-	for _, id := range ids {
-		accounts = append(accounts, ledger.Account{ID: receivable(id), Currency: currency, Normal: ledger.Debit})
-		debts = append(debts, ledger.Transaction{ID: ledger.TransactionID("financed:" + id), Postings: []ledger.Posting{
-			{Debit: receivable(id), Credit: financed, Amount: assetValue, Currency: currency},
-		}})
-	}
-	if err := l.Open(ctx, accounts...); err != nil {
-		return err
-	}
-	results, err := l.Post(ctx, debts)
-	for _, r := range results {
-		err = errors.Join(err, r.Err())
-	}
-	return err
-}
-
 // postAll posts payments, as RECEIVED as they are, and settles what they become.
 // The ledger's transaction id is the reference: however often and by whomever a
 // payment is brought here, it moves money once.
 func postAll(ctx context.Context, l *ledger.Ledger, payments []payment) error {
 	txs := make([]ledger.Transaction, len(payments))
 	for i, p := range payments {
-		txs[i] = ledger.Transaction{ID: paymentID(p.Reference), Postings: []ledger.Posting{
-			{Debit: clearing, Credit: receivable(p.CustomerID), Amount: p.Amount, Currency: currency},
-		}}
+		txs[i] = receivables.Payment(paymentID(p.Reference), p.CustomerID, p.Amount)
 	}
 	results, err := l.Post(ctx, txs)
 	if err != nil {
@@ -223,7 +183,7 @@ func (m *memoryStore) open(ctx context.Context, ids []string) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	missing := slices.DeleteFunc(slices.Clone(ids), m.known)
-	if err := openCustomers(ctx, m.ledger, missing); err != nil {
+	if err := receivables.Open(ctx, m.ledger, missing); err != nil {
 		return 0, err
 	}
 	m.ids = append(m.ids, missing...)

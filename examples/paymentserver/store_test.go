@@ -12,6 +12,7 @@ import (
 	"github.com/shopspring/decimal"
 	"github.com/stretchr/testify/require"
 
+	"github.com/safetill/safetill/examples/internal/receivables"
 	"github.com/safetill/safetill/idempotency/pgidem"
 	"github.com/safetill/safetill/internal/testdb"
 	"github.com/safetill/safetill/ledger"
@@ -130,7 +131,7 @@ func (s storeUnderTest) mustTotal(t *testing.T, payments map[string]int64, poste
 func (s storeUnderTest) paid(t *testing.T, customers ...string) (sum decimal.Decimal) {
 	t.Helper()
 	for _, id := range customers {
-		b, err := s.ledger.Balances(t.Context(), receivable(id))
+		b, err := s.ledger.Balances(t.Context(), receivables.Account(id))
 		require.NoError(t, err)
 		sum = sum.Add(b[0].Credits)
 	}
@@ -286,7 +287,7 @@ func storeSeeds(t *testing.T, s storeUnderTest) {
 		require.NoError(t, err)
 		require.Equal(t, c[1], made)
 	}
-	b, err := s.ledger.Balances(t.Context(), receivable("GIG00001"), receivable("GIG01100"), financed)
+	b, err := s.ledger.Balances(t.Context(), receivables.Account("GIG00001"), receivables.Account("GIG01100"), receivables.Financed)
 	require.NoError(t, err)
 	require.Equal(t, "1000000", b[0].Posted.String())
 	require.Equal(t, "1000000", b[1].Posted.String())
