@@ -210,7 +210,9 @@ func TestDoTxOnOtherConnectionSettings(t *testing.T) {
 			require.NoError(t, err)
 			t.Cleanup(pool.Close)
 			s := newShop(t, pool, nil)
-			s.storm(t, 40)
+			s.storm(t, "storm", 40, s.guard, newTxGuard(t, s.pool, nil))
+			require.EqualValues(t, 1, s.runs.Load())
+			s.storm(t, "guessed", 40, elsewhere(t, s), elsewhere(t, s))
 			first, err := s.sell(t.Context(), "a", "", nil)
 			require.NoError(t, err)
 			s.guard = newTxGuard(t, pool, nil)
@@ -225,17 +227,16 @@ func TestDoTxOnOtherConnectionSettings(t *testing.T) {
 	}
 }
 
-// storm sends duplicates, half of them by a guard of another process, and wants one sale.
-func (s *shop) storm(t *testing.T, n int) {
+// storm sends duplicates by the guards of several processes, and wants one sale.
+func (s *shop) storm(t *testing.T, what string, n int, guards ...*pgidem.TxGuard) {
 	t.Helper()
-	guards := []*pgidem.TxGuard{s.guard, newTxGuard(t, s.pool, nil)}
 	results, errs := make([]idempotency.Result[int64], n), make([]error, n)
 	var wg sync.WaitGroup
 	start := make(chan struct{})
 	for i := range n {
 		wg.Go(func() {
 			<-start
-			results[i], errs[i] = s.sellOn(t.Context(), guards[i%2], "storm", "", nil)
+			results[i], errs[i] = s.sellOn(t.Context(), guards[i%len(guards)], what, "", nil)
 		})
 	}
 	close(start)
@@ -249,14 +250,15 @@ func (s *shop) storm(t *testing.T, n int) {
 		}
 	}
 	require.Equal(t, 1, fresh)
-	require.EqualValues(t, 1, s.runs.Load())
-	s.sold(t, "storm", 1)
+	s.sold(t, what, 1)
 }
 
 func TestDoTxStorm(t *testing.T) {
 	t.Parallel()
 	for range 5 {
-		newShop(t, testdb.Postgres(t), nil).storm(t, 200)
+		s := newShop(t, testdb.Postgres(t), nil)
+		s.storm(t, "a", 200, s.guard, newTxGuard(t, s.pool, nil))
+		require.EqualValues(t, 1, s.runs.Load())
 	}
 }
 
