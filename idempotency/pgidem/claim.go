@@ -43,7 +43,7 @@ func (s *Store) Claim(ctx context.Context, requests []idempotency.Request) ([]id
 			for _, it := range items { // what came before the error was rolled back by it
 				records[it.at] = idempotency.Record{}
 			}
-			return records, fmt.Errorf("pgidem: claim: %w", err)
+			return records, fail("claim", err)
 		}
 		items = undecided(requests, items, records)
 	}

@@ -8,8 +8,8 @@
 // are gone when it is rolled back.
 //
 // Nothing migrates by itself, and no call looks whether the tables are there: without
-// them each fails with PostgreSQL's code 42P01. Where another program migrates, let
-// CheckSchema say so when the server starts.
+// them, or with older ones, it fails with a [*SchemaError]. Where another program
+// migrates, let CheckSchema say so when the server starts.
 //
 // # What is guaranteed
 //

@@ -194,7 +194,7 @@ func (c *txCall) enter(ctx context.Context, u *txUnit) (*txResult, error) {
 			err = f.look(ctx, u.tx, c)
 		}
 	}
-	return nil, pg.Classify(fmt.Errorf("pgidem: look a key up: %w", cmp.Or(err, errRaces)))
+	return nil, pg.Classify(fail("look a key up", cmp.Or(err, errRaces)))
 }
 
 // own notes that the key is ours. A record grows from the token of the one that it follows.
@@ -246,7 +246,7 @@ func (c *txCall) finish(ctx context.Context, u *txUnit, result *txResult) (*txRe
 		if constraint, ok := pg.IsUniqueViolation(err); ok && constraint == "idempotency_records_pkey" {
 			return nil, c.taken(ctx, u, err)
 		}
-		return nil, pg.Classify(fmt.Errorf("pgidem: commit: %w", err))
+		return nil, pg.Classify(fail("commit", err))
 	default:
 		u.end(ctx) // the search must not wait for the connection of the lost
 		return c.resolve(ctx, result, err)

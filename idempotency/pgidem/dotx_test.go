@@ -559,6 +559,26 @@ func TestDoTxWithoutTheTable(t *testing.T) {
 	e, ok := errors.AsType[*pgconn.PgError](err)
 	require.True(t, ok, "%v", err)
 	require.Equal(t, "42P01", e.Code)
+	require.ErrorAs(t, err, new(*pgidem.SchemaError))
+	require.ErrorContains(t, err, "pgidem.Migrate")
+}
+
+func TestDoTxDoesNotSpeakOfTheCallersTables(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	_, err := pool.Exec(t.Context(), `CREATE TABLE paid (id int);
+		CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO told VALUES (1); RETURN NEW; END';
+		CREATE CONSTRAINT TRIGGER tell AFTER INSERT ON paid DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION tell()`)
+	require.NoError(t, err)
+	for name, sql := range map[string]string{"in the work": "INSERT INTO told VALUES (1)", "at the commit": "INSERT INTO paid VALUES (1)"} {
+		_, err := pgidem.DoTx(t.Context(), newTxGuard(t, pool, nil), txKey("a"), idempotency.Fingerprint{}, func(ctx context.Context, tx pgx.Tx) (int, error) {
+			_, err := tx.Exec(ctx, sql)
+			return 1, err
+		})
+		require.ErrorContains(t, err, `"told" does not exist`, name)
+		_, ours := errors.AsType[*pgidem.SchemaError](err)
+		require.False(t, ours, "%s: %v", name, err)
+	}
 }
 
 func TestDoTxInSchema(t *testing.T) {

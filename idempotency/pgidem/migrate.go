@@ -39,10 +39,10 @@ func Migrate(ctx context.Context, db DB, opts *MigrateOptions) error {
 }
 
 func migration(schema string) pg.Migration {
-	return pg.Migration{Line: "idempotency", Files: Migrations(), Schema: schema}
+	return pg.Migration{Line: "idempotency", By: "pgidem.Migrate", Files: Migrations(), Schema: schema}
 }
 
-// SchemaError says that the table is at another version than this package needs.
+// SchemaError says that the table is missing, or at another version than this package needs.
 type SchemaError = pg.SchemaError
 
 // CheckSchema returns a [*SchemaError] where the table is missing or too old: call it when a server starts. Cost: two round

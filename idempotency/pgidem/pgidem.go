@@ -128,9 +128,14 @@ func (s *Store) each(ctx context.Context, op string, items int, sql string, args
 		return err
 	}, sql, args...)
 	if err != nil {
-		return nil, fmt.Errorf("pgidem: %s: %w", op, err)
+		return nil, fail(op, err)
 	}
 	return results, nil
+}
+
+// fail is an error of the database.
+func fail(op string, err error) error {
+	return fmt.Errorf("pgidem: %s: %w", op, migration("").Explain(err))
 }
 
 // micros is a count of microseconds as a positive duration.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"io/fs"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -313,12 +314,48 @@ func TestMissingTableIsAnErrorAndClosed(t *testing.T) {
 	store := newStore(t, testdb.Postgres(t))
 	missing, ok := errors.AsType[*pgidem.SchemaError](store.CheckSchema(t.Context()))
 	require.True(t, ok)
-	require.Equal(t, &pgidem.SchemaError{Line: "idempotency", Have: 0, Want: 4}, missing)
+	require.Equal(t, &pgidem.SchemaError{Line: "idempotency", By: "pgidem.Migrate", Have: 0, Want: 4}, missing)
 	guard, err := idempotency.New(store, nil)
 	require.NoError(t, err)
 	_, err = idempotency.Do(t.Context(), guard, requests(1)[0].Key, idempotency.Fingerprint{},
 		func(context.Context, *idempotency.Run) (int, error) { panic("must not run") })
 	require.ErrorContains(t, err, "idempotency_records")
+	key := requests(1)[0].Key
+	for name, call := range map[string]func(ctx context.Context) error{
+		"Claim": func(ctx context.Context) error { _, err := store.Claim(ctx, requests(1)); return err },
+		"Complete": func(ctx context.Context) error {
+			_, err := store.Complete(ctx, []idempotency.Completion{{Key: key, Token: 1, TTL: time.Hour}})
+			return err
+		},
+		"Release": func(ctx context.Context) error {
+			_, err := store.Release(ctx, []idempotency.Claim{{Key: key, Token: 1}})
+			return err
+		},
+		"Extend": func(ctx context.Context) error {
+			_, err := store.Extend(ctx, []idempotency.Extension{{Key: key, Token: 1, Lease: time.Minute}})
+			return err
+		},
+		"Sweep": func(ctx context.Context) error { _, err := store.Sweep(ctx, 1); return err },
+	} {
+		err := call(t.Context())
+		missing, ok := errors.AsType[*pgidem.SchemaError](err)
+		require.True(t, ok, "%s: %v", name, err)
+		require.Equal(t, 4, missing.Want)
+		require.ErrorContains(t, err, "pgidem.Migrate brings them to version 4", name)
+	}
+}
+
+// The steps came with the second file.
+func TestATableThatIsTooOldSaysSo(t *testing.T) {
+	t.Parallel()
+	pool := testdb.Postgres(t)
+	first, err := fs.ReadFile(pgidem.Migrations(), "0001_init.sql")
+	require.NoError(t, err)
+	_, err = pool.Exec(t.Context(), string(first))
+	require.NoError(t, err)
+	_, err = newStore(t, pool).Claim(t.Context(), requests(1))
+	require.ErrorAs(t, err, new(*pgidem.SchemaError))
+	require.ErrorContains(t, err, "or too old: pgidem.Migrate brings them to version 4")
 }
 
 func TestDatabaseDownIsClosed(t *testing.T) {

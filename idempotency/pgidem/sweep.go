@@ -2,7 +2,6 @@ package pgidem
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
@@ -52,7 +51,7 @@ func (s *Store) Sweep(ctx context.Context, limit int) (removed int, err error) {
 		n, err := s.sweepOn(ctx, limit-removed)
 		removed += n
 		if err != nil {
-			return removed, fmt.Errorf("pgidem: sweep: %w", err)
+			return removed, fail("sweep", err)
 		}
 	}
 	return removed, nil

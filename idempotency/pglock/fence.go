@@ -62,7 +62,7 @@ func (f *Fence) Pass(ctx context.Context, tx pgx.Tx, scope, name string, token i
 	}
 	tag, err := tx.Exec(ctx, f.pass, []byte(claim.Key.String()), int64(token))
 	if err != nil {
-		return fmt.Errorf("pglock: fence: %w", pg.Classify(err))
+		return fmt.Errorf("pglock: fence: %w", pg.Classify(migration("").Explain(err)))
 	}
 	return Written(tag, nil)
 }

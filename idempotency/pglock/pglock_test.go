@@ -106,6 +106,13 @@ func TestSchema(t *testing.T) {
 	err := l.Do(t.Context(), t.Name(), "a", never) // it has no token
 	require.Error(t, err)
 	require.NotErrorIs(t, err, lock.ErrHeld)
+	passed := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		return pglock.NewFence(nil).Pass(t.Context(), tx, t.Name(), "a", 1)
+	})
+	for _, err := range []error{err, passed} {
+		require.ErrorAs(t, err, new(*pglock.SchemaError))
+		require.ErrorContains(t, err, "pglock.Migrate brings them to version 1")
+	}
 	var left int // a session's locks are not rolled back with its transaction
 	require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
 		AND (classid::bigint << 32 | objid::bigint) = $1`, pglock.Hash(t.Name(), "a")).Scan(&left))

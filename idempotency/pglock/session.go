@@ -66,7 +66,7 @@ func (l *Locker) open(ctx context.Context, key idempotency.Key) (*session, error
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("pglock: %w: %w", context.Cause(ctx), err)
 	}
-	return nil, fmt.Errorf("pglock: %w", pg.Classify(err))
+	return nil, fmt.Errorf("pglock: %w", pg.Classify(migration("").Explain(err)))
 }
 
 // connect takes a connection of the pool.

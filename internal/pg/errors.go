@@ -15,6 +15,11 @@ import (
 // Codes of https://www.postgresql.org/docs/current/errcodes-appendix.html that are named here.
 const (
 	codeUniqueViolation      = "23505"
+	codeNoSchema             = "3F000"
+	codeNoColumn             = "42703"
+	codeNoObject             = "42704" // a type, among others
+	codeNoFunction           = "42883"
+	codeNoTable              = "42P01"
 	codeReadOnly             = "25006" // read_only_sql_transaction
 	codeIdleInTransaction    = "25P03"
 	codeTransactionTimeout   = "25P04"
@@ -30,6 +35,9 @@ const (
 	codeCannotConnect        = "08001"
 	codeRejected             = "08004"
 )
+
+// notThere are what PostgreSQL says of a statement whose tables were not migrated.
+var notThere = []string{codeNoTable, codeNoColumn, codeNoObject, codeNoFunction, codeNoSchema}
 
 // Retryable reports whether the whole unit of work that failed with err, from its Begin on, has had no effect and may well succeed when
 // done again: serialization failures, deadlocks, locks not available, a server that is starting, stopping or full of connections, and

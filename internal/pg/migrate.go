@@ -6,16 +6,21 @@ import (
 	"fmt"
 	"io/fs"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Migration is one line of numbered SQL files: the history of one package's tables.
 type Migration struct {
 	// Line names the history, such as "ledger": lower-case letters, digits and underscores. Several lines share a schema.
 	Line string
+
+	// By is the function that applies it, such as "pgledger.Migrate", for errors to name.
+	By string
 
 	// Files holds the files at its root, numbered from 0001 without a gap: 0001_init.sql, 0002_holds.sql. They name their tables
 	// without a schema and neither begin nor end a transaction. A file that was shipped never changes.
@@ -25,23 +30,37 @@ type Migration struct {
 	Schema string
 }
 
-// SchemaError says that the database is at another version than the program: older or without the tables (Have < Want; Migrate helps),
+// SchemaError says that the database is at another version than the program: older or without the tables (Have < Want; By helps),
 // or newer (Have > Want, only from Migrate; a newer program helps).
 type SchemaError struct {
 	Line       string
-	Have, Want int // versions; Have is 0 where nothing of the line was applied
+	By         string // the function that applies the migrations, such as pgledger.Migrate
+	Have, Want int    // versions; Have is 0 where nothing of the line was applied, or Cause is all that is known
+	Cause      error  // the error of the statement that has failed for it, if one has
 }
 
 func (e *SchemaError) Error() string {
 	switch {
+	case e.Cause != nil:
+		return fmt.Sprintf("the tables of %s are missing in this schema, or too old: %s: %v", e.Line, e.remedy(), e.Cause)
 	case e.Have == 0:
-		return fmt.Sprintf("pg: the tables of %s are missing: apply its migrations up to version %d", e.Line, e.Want)
+		return fmt.Sprintf("pg: the tables of %s are missing: %s", e.Line, e.remedy())
 	case e.Have < e.Want:
-		return fmt.Sprintf("pg: the tables of %s are at version %d: apply its migrations up to %d", e.Line, e.Have, e.Want)
+		return fmt.Sprintf("pg: the tables of %s are at version %d: %s", e.Line, e.Have, e.remedy())
 	default:
 		return fmt.Sprintf("pg: the tables of %s are at version %d, newer than this program, which knows %d", e.Line, e.Have, e.Want)
 	}
 }
+
+func (e *SchemaError) remedy() string {
+	if e.By == "" {
+		return fmt.Sprintf("apply its migrations up to version %d", e.Want)
+	}
+	return fmt.Sprintf("%s brings them to version %d", e.By, e.Want)
+}
+
+// Unwrap returns the Cause.
+func (e *SchemaError) Unwrap() error { return e.Cause }
 
 // ChecksumError says that a file is not the one that was applied to this database under its number.
 type ChecksumError struct {
@@ -205,7 +224,7 @@ func (m Migration) pending(ctx context.Context, tx pgx.Tx, files []file) ([]file
 		return nil, err
 	}
 	if n := len(records); n > 0 && records[n-1].Version > len(files) {
-		return nil, &SchemaError{Line: m.Line, Have: records[n-1].Version, Want: len(files)}
+		return nil, &SchemaError{Line: m.Line, By: m.By, Have: records[n-1].Version, Want: len(files)}
 	}
 	for n, r := range records {
 		if r.Version != n+1 {
@@ -243,9 +262,23 @@ func CheckSchema(ctx context.Context, db DB, m Migration) error {
 		return fmt.Errorf("pg: check the schema of %s: %w", m.Line, err)
 	}
 	if have < len(files) {
-		return &SchemaError{Line: m.Line, Have: have, Want: len(files)}
+		return &SchemaError{Line: m.Line, By: m.By, Have: have, Want: len(files)}
 	}
 	return nil
+}
+
+// Explain makes the error of a statement on the tables of m a *SchemaError where they, or something in them, are not there. Any other
+// error, and that of a function or trigger that the statement has called, is returned as it is.
+func (m Migration) Explain(err error) error {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || e.Where != "" || !slices.Contains(notThere, e.Code) {
+		return err
+	}
+	files, unreadable := readFiles(m.Files)
+	if unreadable != nil {
+		return err
+	}
+	return &SchemaError{Line: m.Line, By: m.By, Want: len(files), Cause: err}
 }
 
 // version asks for the table before it reads it, since a query on a table that is not there would abort the caller's transaction.

@@ -123,6 +123,37 @@ func TestMigrateRefusesANewerDatabaseAndCheckAcceptsIt(t *testing.T) {
 	require.NoError(t, pg.CheckSchema(t.Context(), db, line(initSQL)))
 }
 
+func TestExplainTellsWhatIsNotThere(t *testing.T) {
+	t.Parallel()
+	db := testdb.Postgres(t)
+	m := line(initSQL, moreSQL)
+	m.By = "till.Migrate"
+	explained := func(sql string) bool {
+		t.Helper()
+		_, err := db.Exec(t.Context(), sql)
+		require.Error(t, err)
+		said := m.Explain(fmt.Errorf("read: %w", err))
+		require.ErrorIs(t, said, err)
+		e, ok := errors.AsType[*pg.SchemaError](said)
+		if ok {
+			require.Equal(t, pg.SchemaError{Line: "till", By: "till.Migrate", Want: 2, Cause: e.Cause}, *e)
+			require.ErrorContains(t, e, "till.Migrate brings them to version 2: read: ERROR:")
+		}
+		return ok
+	}
+	require.True(t, explained("select from till"))
+	require.True(t, explained("select from nowhere.till"))
+	require.True(t, explained("insert into till values (1)"))
+	require.NoError(t, pg.Migrate(t.Context(), db, line(initSQL)))
+	require.True(t, explained("select note from till"))
+	require.True(t, explained("select till_sum(1)"))
+	require.True(t, explained("select nowhere.till_sum(1)"))
+	require.True(t, explained("select 1::till_sum"))
+	require.False(t, explained("select 1/0"))
+	require.False(t, explained("do 'begin perform 1 from elsewhere; end'"), "a function's own statement")
+	require.NoError(t, m.Explain(nil))
+}
+
 func TestCheckSchemaTellsMissingAndOld(t *testing.T) {
 	t.Parallel()
 	db := testdb.Postgres(t)

@@ -293,9 +293,39 @@ func TestMissingTables(t *testing.T) {
 	store := pgledger.NewStore(pool, nil)
 	missing, ok := errors.AsType[*pgledger.SchemaError](store.CheckSchema(t.Context()))
 	require.True(t, ok)
-	require.Equal(t, &pgledger.SchemaError{Line: "ledger", Have: 0, Want: 2}, missing)
-	_, err := on(t, pool).Post(t.Context(), []ledger.Transaction{move("1", "bank", "a", "1")})
-	require.ErrorContains(t, err, "ledger_accounts")
+	require.Equal(t, &pgledger.SchemaError{Line: "ledger", By: "pgledger.Migrate", Have: 0, Want: 2}, missing)
+	l := on(t, pool)
+	for name, call := range map[string]func(ctx context.Context) error{
+		"Post": func(ctx context.Context) error {
+			_, err := l.Post(ctx, []ledger.Transaction{move("1", "bank", "a", "1")})
+			return err
+		},
+		"capture": func(ctx context.Context) error {
+			_, err := l.PostOne(ctx, ledger.Transaction{ID: "2", Kind: ledger.KindCapture, Of: "1"})
+			return err
+		},
+		"Open": func(ctx context.Context) error {
+			return l.Open(ctx, ledger.Account{ID: "a", Currency: "NGN", Normal: ledger.Debit})
+		},
+		"Balances": func(ctx context.Context) error { _, err := l.Balances(ctx, "a"); return err },
+		"Entries": func(ctx context.Context) error {
+			for _, err := range l.Entries(ctx, "a", 0) {
+				return err
+			}
+			return nil
+		},
+		"ExpireHolds": func(ctx context.Context) error { _, err := l.ExpireHolds(ctx, 1); return err },
+		"Verify":      func(ctx context.Context) error { _, err := l.Verify(ctx); return err },
+		"Seal":        func(ctx context.Context) error { _, err := l.Seal(ctx); return err },
+		"VerifySeals": func(ctx context.Context) error { _, _, err := store.VerifySeals(ctx); return err },
+	} {
+		err := call(t.Context())
+		missing, ok := errors.AsType[*pgledger.SchemaError](err)
+		require.True(t, ok, "%s: %v", name, err)
+		require.Equal(t, 2, missing.Want)
+		require.ErrorContains(t, err, "pgledger.Migrate brings them to version 2", name)
+		require.ErrorAs(t, err, new(*pgconn.PgError), name)
+	}
 	require.NoError(t, pgledger.Migrate(t.Context(), pool, nil))
 	require.NoError(t, store.CheckSchema(t.Context()))
 }

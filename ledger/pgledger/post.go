@@ -33,7 +33,7 @@ func (s *Store) Post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outco
 			return outcomes, nil
 		}
 		if attempt == maxAttempts || !s.again(err) {
-			return nil, pg.Classify(err)
+			return nil, pg.Classify(migration("").Explain(err))
 		}
 		select {
 		case <-ctx.Done():

@@ -37,7 +37,7 @@ func (s *Store) Open(ctx context.Context, accounts []ledger.State) error {
 		_ = tx.Rollback(ctx)
 	}()
 	if _, err := tx.Exec(ctx, s.sql.open, names, currencies, scales, normals, floors.String()); err != nil {
-		return fmt.Errorf("pgledger: open %d accounts: %w", len(accounts), err)
+		return fail("open", err)
 	}
 	have, err := s.In(tx).States(ctx, ids)
 	if err != nil {
@@ -65,7 +65,7 @@ func (s *Store) States(ctx context.Context, ids []ledger.AccountID) ([]*ledger.S
 		return eachState(rows, func(s *ledger.State) { states = append(states, s) })
 	}, s.sql.states, names)
 	if err != nil {
-		return nil, fmt.Errorf("pgledger: read %d accounts: %w", len(ids), err)
+		return nil, fail("read accounts", err)
 	}
 	return states, nil
 }
@@ -116,7 +116,7 @@ func (s *Store) Lines(ctx context.Context, account ledger.AccountID, after int64
 		return err
 	}, s.sql.lines, string(account), after, limit)
 	if err != nil {
-		return nil, fmt.Errorf("pgledger: entries: %w", err)
+		return nil, fail("entries", err)
 	}
 	return page, nil
 }

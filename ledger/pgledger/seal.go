@@ -76,14 +76,14 @@ func (s *Store) Seal(ctx context.Context) (ledger.Seal, error) {
 	}
 	var horizon, next int64
 	if err := s.db.QueryRow(ctx, s.sql.horizon).Scan(&horizon); err != nil {
-		return ledger.Seal{}, fmt.Errorf("pgledger: seal: %w", err)
+		return ledger.Seal{}, fail("seal", err)
 	}
 	if err := s.db.QueryRow(ctx, nextIDSQL).Scan(&next); err != nil {
-		return ledger.Seal{}, fmt.Errorf("pgledger: seal: %w", err)
+		return ledger.Seal{}, fail("seal", err)
 	}
 	for done := false; !done; {
 		if err := s.db.QueryRow(ctx, doneSQL, next).Scan(&done); err != nil {
-			return ledger.Seal{}, fmt.Errorf("pgledger: seal: %w", err)
+			return ledger.Seal{}, fail("seal", err)
 		}
 		if !done {
 			select {
@@ -96,7 +96,7 @@ func (s *Store) Seal(ctx context.Context) (ledger.Seal, error) {
 	for {
 		last, err := s.sealOnce(ctx, horizon)
 		if err != nil {
-			return ledger.Seal{}, fmt.Errorf("pgledger: seal: %w", err)
+			return ledger.Seal{}, fail("seal", err)
 		}
 		if last.to >= horizon {
 			return last.Seal, nil
@@ -195,7 +195,7 @@ func (s *Store) VerifySeals(ctx context.Context) (last ledger.Seal, broken *ledg
 		return nil
 	})
 	if err != nil {
-		return ledger.Seal{}, nil, fmt.Errorf("pgledger: verify seals: %w", err)
+		return ledger.Seal{}, nil, fail("verify seals", err)
 	}
 	return last, broken, nil
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"embed"
+	"fmt"
 	"io/fs"
 
 	"github.com/jackc/pgx/v5"
@@ -105,7 +106,7 @@ func Migrate(ctx context.Context, db DB, o *MigrateOptions) error {
 // Migrations returns the numbered SQL files, for a migration tool of your own.
 func Migrations() fs.FS { return migration("").Files }
 
-// SchemaError says that the tables are at another version than this package needs.
+// SchemaError says that the tables are missing, or at another version than this package needs.
 type SchemaError = pg.SchemaError
 
 // CheckSchema returns a [*SchemaError] where the tables are missing or older than
@@ -114,10 +115,15 @@ func (s *Store) CheckSchema(ctx context.Context) error {
 	return pg.CheckSchema(ctx, s.db, migration(s.sql.schema))
 }
 
+// fail is an error of the database.
+func fail(op string, err error) error {
+	return fmt.Errorf("pgledger: %s: %w", op, migration("").Explain(err))
+}
+
 func migration(schema string) pg.Migration {
 	sub, err := fs.Sub(files, "migrations")
 	if err != nil {
 		panic(err) // the folder is embedded above
 	}
-	return pg.Migration{Line: "ledger", Files: sub, Schema: schema}
+	return pg.Migration{Line: "ledger", By: "pgledger.Migrate", Files: sub, Schema: schema}
 }

@@ -88,7 +88,7 @@ func (s *Store) ExpiredHolds(ctx context.Context, limit int) (ids []ledger.Trans
 		return err
 	}, s.sql.expired, limit)
 	if err != nil {
-		return nil, fmt.Errorf("pgledger: expired holds: %w", err)
+		return nil, fail("expired holds", err)
 	}
 	return ids, nil
 }

@@ -94,7 +94,7 @@ func (s *Store) Verify(ctx context.Context) (r ledger.Report, err error) {
 		return err
 	})
 	if err != nil {
-		return ledger.Report{}, fmt.Errorf("pgledger: verify: %w", err)
+		return ledger.Report{}, fail("verify", err)
 	}
 	return r, nil
 }

@@ -9,9 +9,9 @@
 // commit.
 //
 // Nothing migrates by itself, and no call looks whether the tables are there: without
-// them each fails with PostgreSQL's code 42P01. Where another program migrates, let
-// CheckSchema say so when the server starts: an engine that runs only logs it, and goes on
-// asking.
+// them, or with older ones, it fails with a [*SchemaError]. Where another program
+// migrates, let CheckSchema say so when the server starts: an engine that runs only logs
+// it, and goes on asking.
 //
 // # What is guaranteed
 //

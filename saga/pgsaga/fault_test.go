@@ -280,11 +280,46 @@ func TestMissingTables(t *testing.T) {
 	f := fixture{pgsaga.NewStore(pool, nil), pool}
 	missing, ok := errors.AsType[*pgsaga.SchemaError](f.CheckSchema(t.Context()))
 	require.True(t, ok)
-	require.Equal(t, &pgsaga.SchemaError{Line: "saga", Have: 0, Want: 1}, missing)
-	err := f.Create(t.Context(), []*saga.Create{{Record: begun("1", "me"), Lease: time.Minute}})
-	require.ErrorContains(t, err, "sagas")
-	_, err = f.Claim(t.Context(), saga.Claim{Owner: "me", Lease: time.Minute, Limit: 1})
-	require.ErrorContains(t, err, "sagas")
+	require.Equal(t, &pgsaga.SchemaError{Line: "saga", By: "pgsaga.Migrate", Have: 0, Want: 1}, missing)
+	for name, call := range map[string]func(ctx context.Context) error{
+		"Create": func(ctx context.Context) error {
+			return f.Create(ctx, []*saga.Create{{Record: begun("1", "me"), Lease: time.Minute}})
+		},
+		"CreateTx": func(ctx context.Context) error {
+			return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+				return f.CreateTx(ctx, tx, []*saga.Create{{Record: begun("1", "me"), Lease: time.Minute}})
+			})
+		},
+		"Save": func(ctx context.Context) error {
+			return f.Save(ctx, []*saga.Write{{Record: begun("1", "me")}})
+		},
+		"SaveTx": func(ctx context.Context) error {
+			return f.SaveTx(ctx, &saga.Write{Record: begun("1", "me")}, func(context.Context, any) error { panic("must not run") })
+		},
+		"Claim": func(ctx context.Context) error {
+			_, err := f.Claim(ctx, saga.Claim{Owner: "me", Lease: time.Minute, Limit: 1})
+			return err
+		},
+		"Renew":   func(ctx context.Context) error { return f.Renew(ctx, []*saga.Lease{{ID: "1", Token: 1}}, time.Minute) },
+		"Deliver": func(ctx context.Context) error { return f.Deliver(ctx, "1", "paid", []byte("{}")) },
+		"Find": func(ctx context.Context) error {
+			for _, err := range f.Find(ctx, saga.Filter{}) {
+				return err
+			}
+			return nil
+		},
+		"Sweep": func(ctx context.Context) error { _, err := f.Sweep(ctx, time.Hour, 1); return err },
+		"Relay": func(ctx context.Context) error {
+			_, err := f.Relay(ctx, 1, func(context.Context, []saga.Message) error { panic("must not run") })
+			return err
+		},
+	} {
+		err := call(t.Context())
+		missing, ok := errors.AsType[*pgsaga.SchemaError](err)
+		require.True(t, ok, "%s: %v", name, err)
+		require.Equal(t, 1, missing.Want)
+		require.ErrorContains(t, err, "pgsaga.Migrate brings them to version 1", name)
+	}
 	require.NoError(t, pgsaga.Migrate(t.Context(), pool, nil))
 	require.NoError(t, f.CheckSchema(t.Context()))
 	f.create(t, "1", "me")

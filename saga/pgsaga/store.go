@@ -90,7 +90,7 @@ func Migrate(ctx context.Context, db DB, o *MigrateOptions) error {
 // Migrations returns the numbered SQL files, for a migration tool of your own.
 func Migrations() fs.FS { return migration("").Files }
 
-// SchemaError says that the tables are at another version than this package needs.
+// SchemaError says that the tables are missing, or at another version than this package needs.
 type SchemaError = pg.SchemaError
 
 // CheckSchema returns a [*SchemaError] where the tables are missing or older than
@@ -104,7 +104,7 @@ func migration(schema string) pg.Migration {
 	if err != nil {
 		panic(err) // the folder is embedded above
 	}
-	return pg.Migration{Line: "saga", Files: sub, Schema: schema}
+	return pg.Migration{Line: "saga", By: "pgsaga.Migrate", Files: sub, Schema: schema}
 }
 
 // failure is an error of the database. What this store writes may be written again
@@ -115,7 +115,7 @@ func fail(op string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return failure{fmt.Errorf("pgsaga: %s: %w", op, err)}
+	return failure{fmt.Errorf("pgsaga: %s: %w", op, migration("").Explain(err))}
 }
 
 // Retryable reports whether the same call may well succeed later.

@@ -37,5 +37,5 @@ func Migrate(ctx context.Context, db pg.DB, opts *MigrateOptions) error {
 }
 
 func migration(schema string) pg.Migration {
-	return pg.Migration{Line: "queue", Files: Migrations(), Schema: schema}
+	return pg.Migration{Line: "queue", By: "pgqueue.Migrate", Files: Migrations(), Schema: schema}
 }
