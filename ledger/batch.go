@@ -61,9 +61,9 @@ func (l *Ledger) newBatch(txs []Transaction) *batch {
 
 // add adds a transaction. False: it has to wait for a chain.
 func (b *batch) add(txs []Transaction, i int, seen map[TransactionID]int, room []DraftPosting, scale func(string) (uint8, bool)) ([]DraftPosting, bool) {
-	d, verdict, posting := txs[i].draft(room[len(room):], scale)
+	d, verdict, posting, fault := txs[i].draft(room[len(room):], scale)
 	if verdict != Posted {
-		b.results[i].Verdict, b.results[i].Posting = verdict, posting
+		b.results[i].refuse(verdict, posting, fault)
 		return room, true
 	}
 	if first, ok := seen[d.ID]; ok {
@@ -88,12 +88,17 @@ func (b *batch) addChain(txs []Transaction, from, to int, seen map[TransactionID
 	used := len(room)
 	for i := from; i < to; i++ {
 		b.results[i].Verdict = LinkFailed
-		d, verdict, posting := txs[i].draft(room[used:used:cap(room)], scale)
-		if verdict == Posted && (own[txs[i].ID] || i == to-1 && txs[i].Linked) {
-			verdict = InvalidKind
+		d, verdict, posting, fault := txs[i].draft(room[used:used:cap(room)], scale)
+		switch {
+		case verdict != Posted:
+		case own[txs[i].ID]:
+			verdict, fault = InvalidKind, &InputError{Field: "ID", Reason: "is that of another one of its chain"}
+		case i == to-1 && txs[i].Linked:
+			verdict, fault = InvalidKind, &InputError{Field: "Linked", Reason: "is set, but no transaction follows"}
 		}
 		if verdict != Posted {
-			b.results[i].Verdict, b.results[i].Posting, whole = verdict, posting, false
+			b.results[i].refuse(verdict, posting, fault)
+			whole = false
 			continue
 		}
 		_, before := seen[d.ID]
@@ -131,6 +136,10 @@ func (b *batch) settle(outcomes []Outcome) {
 		o.Duplicate = o.Verdict != Conflict
 		b.results[r.at].take(o)
 	}
+}
+
+func (r *Result) refuse(v Verdict, posting int, fault *InputError) {
+	r.Verdict, r.Posting, r.Fault = v, posting, fault
 }
 
 func (r *Result) take(o Outcome) {

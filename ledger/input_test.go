@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/shopspring/decimal"
 	"github.com/stretchr/testify/require"
@@ -151,7 +152,10 @@ func TestARefusalNamesThePostingThatItIsAbout(t *testing.T) {
 	}{
 		{ledger.Result{ID: "tx", Verdict: ledger.InvalidAmount, Posting: 3}, `transaction "tx", posting 3: ledger: amount must be more than 0`},
 		{ledger.Result{ID: "tx", Verdict: ledger.UnknownAccount}, `transaction "tx", posting 0: ledger: unknown account`},
-		{ledger.Result{ID: "tx", Verdict: ledger.InvalidID}, `transaction "tx", posting 0: ledger: invalid id`},
+		{
+			ledger.Result{ID: "tx", Verdict: ledger.InvalidID, Posting: 1, Fault: &ledger.InputError{Field: "Postings[1].Credit", Reason: "is empty"}},
+			`transaction "tx": ledger: invalid id: Postings[1].Credit is empty`,
+		},
 		{ledger.Result{Verdict: ledger.InvalidID}, `transaction "": ledger: invalid id`},
 		{ledger.Result{ID: "tx", Verdict: ledger.InvalidPostings}, `transaction "tx": ledger: no postings, or too many`},
 		{ledger.Result{ID: "tx", Verdict: ledger.Conflict}, `transaction "tx": ledger: id is taken by other content`},
@@ -159,6 +163,61 @@ func TestARefusalNamesThePostingThatItIsAbout(t *testing.T) {
 	} {
 		require.EqualError(t, c.Err(), c.want)
 	}
+}
+
+func TestAMalformedTransactionNamesTheField(t *testing.T) {
+	t.Parallel()
+	l, err := ledger.New(ledger.NewMemory(nil), nil)
+	require.NoError(t, err)
+	target := func(kind ledger.Kind, of ledger.TransactionID) func(*ledger.Transaction) {
+		return func(tx *ledger.Transaction) { tx.Kind, tx.Of, tx.Postings = kind, of, nil }
+	}
+	for _, c := range []struct {
+		spoil func(tx *ledger.Transaction)
+		want  string
+	}{
+		{func(tx *ledger.Transaction) { tx.ID = "" }, "ID is empty"},
+		{func(tx *ledger.Transaction) { tx.ID = ledger.TransactionID(strings.Repeat("x", 129)) }, "ID is longer than 128 bytes"},
+		{func(tx *ledger.Transaction) { tx.Postings[1].Debit = "a\x00" }, "Postings[1].Debit has a control character"},
+		{func(tx *ledger.Transaction) { tx.Postings[1].Credit = "\xff" }, "Postings[1].Credit is not valid UTF-8"},
+		{func(tx *ledger.Transaction) { ask(tx, 1, ledger.Condition{}) }, "If[0].Account is empty"},
+		{target(ledger.KindCapture, ""), "Of is empty"},
+		{func(tx *ledger.Transaction) { tx.Postings = nil }, "Postings is empty"},
+		{func(tx *ledger.Transaction) { tx.Kind, tx.Of = ledger.KindRelease, "hold" }, "Postings is not empty, but the kind has none"},
+		{func(tx *ledger.Transaction) { tx.Postings = slices.Repeat(tx.Postings, 5000) }, "Postings has 10000 postings, more than 8192"},
+		{func(tx *ledger.Transaction) { ask(tx, 8193, available(decimal.New(1, 0))) }, "If has 8193 conditions, more than 8192"},
+		{func(tx *ledger.Transaction) { tx.Postings[1].Credit = "x" }, "Postings[1].Credit is the same account as Debit"},
+		{func(tx *ledger.Transaction) { tx.Postings[1].Currency = "ngn" }, `Postings[1].Currency "ngn" is unknown`},
+		{func(tx *ledger.Transaction) { tx.Postings[1].Amount = decimal.Zero }, "Postings[1].Amount is not more than 0"},
+		{func(tx *ledger.Transaction) { grow(tx, 1, decimal.New(1, -3)) }, "Postings[1].Amount has more decimal places than the currency"},
+		{func(tx *ledger.Transaction) { grow(tx, 1, decimal.New(1, 36)) }, "Postings[1].Amount has more than 38 digits"},
+		{func(tx *ledger.Transaction) { ask(tx, 1, available(decimal.New(1, -31))) }, "If[0].Available has more than 30 decimal places"},
+		{func(tx *ledger.Transaction) { ask(tx, 1, available(decimal.New(1, 38))) }, "If[0].Available has more than 38 digits"},
+		{func(tx *ledger.Transaction) { tx.Kind = 9 }, "Kind 9 is unknown"},
+		{func(tx *ledger.Transaction) { tx.Of = "hold" }, "Of is not empty, but the kind refers to nothing"},
+		{target(ledger.KindReverse, "tx"), "Of is the transaction itself"},
+		{func(tx *ledger.Transaction) { tx.Kind, tx.Expires = ledger.KindHold, -time.Second }, "Expires is negative"},
+		{func(tx *ledger.Transaction) { tx.Kind, tx.Expires = ledger.KindHold, 1 }, "Expires is not in whole microseconds"},
+		{func(tx *ledger.Transaction) { tx.Expires = time.Second }, "Expires is not 0, but the kind is no hold"},
+		{func(tx *ledger.Transaction) { tx.Linked = true }, "Linked is set, but no transaction follows"},
+	} {
+		tx := ledger.Transaction{ID: "tx", Postings: slices.Repeat([]ledger.Posting{
+			{Debit: "x", Credit: "y", Currency: "NGN", Amount: decimal.New(1, 0)},
+		}, 2)}
+		c.spoil(&tx)
+		r, err := l.PostOne(t.Context(), tx)
+		require.NotNil(t, r.Fault, c.want)
+		require.Equal(t, c.want, r.Fault.Field+" "+r.Fault.Reason)
+		require.ErrorContains(t, err, c.want)
+		require.True(t, r.At.IsZero())
+	}
+	one := ledger.Transaction{ID: "one", Linked: true, Postings: []ledger.Posting{{Debit: "x", Credit: "y", Currency: "NGN", Amount: decimal.New(1, 0)}}}
+	same := one
+	same.Linked = false
+	results, err := l.Post(t.Context(), []ledger.Transaction{one, same})
+	require.NoError(t, err)
+	require.EqualError(t, results[1].Err(), `transaction "one": ledger: invalid kind, target, expiry or chain: ID is that of another one of its chain`)
+	require.Nil(t, results[0].Fault)
 }
 
 func TestSidesHaveNames(t *testing.T) {
@@ -225,6 +284,8 @@ func TestVerdictsOfTheMalformedStandInOrder(t *testing.T) {
 				}
 				results, err := l.Post(t.Context(), []ledger.Transaction{tx})
 				require.NoError(t, err)
+				require.NotNil(t, results[0].Fault)
+				want.Fault = results[0].Fault
 				require.Equal(t, want, results[0], "fault %d in posting %d and fault %d in posting 1", a, i, b)
 			}
 		}

@@ -4,12 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/shopspring/decimal"
 )
@@ -95,6 +91,10 @@ type Result struct {
 	Posting   int       // index of the posting that a refusal is about, else 0
 	Duplicate bool      // decided by an earlier call, whose result this is
 	At        time.Time // when it was decided, by the store's clock; zero if not recorded
+
+	// Fault is the field that is wrong with a transaction that is malformed in
+	// itself, such as Postings[2].Currency, and why.
+	Fault *InputError
 }
 
 // Err returns nil for a transaction that is posted, else a [*VerdictError].
@@ -102,7 +102,7 @@ func (r Result) Err() error {
 	if r.Verdict == Posted {
 		return nil
 	}
-	return &VerdictError{ID: r.ID, Verdict: r.Verdict, Posting: r.Posting}
+	return &VerdictError{ID: r.ID, Verdict: r.Verdict, Posting: r.Posting, Fault: r.Fault}
 }
 
 // Draft is a [Transaction] that is well formed, in minor units: what a [Store]
@@ -140,60 +140,30 @@ type Fingerprint [16]byte
 
 // draft checks what can be checked without the ledger's state, and appends the
 // postings in minor units to room. scale maps a currency to its decimal places.
-func (t *Transaction) draft(room []DraftPosting, scale func(string) (uint8, bool)) (Draft, Verdict, int) {
-	first, at := t.shape(), 0
+func (t *Transaction) draft(room []DraftPosting, scale func(string) (uint8, bool)) (_ Draft, verdict Verdict, posting int, _ *InputError) {
+	first, fault := t.shape()
+	at := 0
 	for i := range t.Postings {
 		d, v := t.Postings[i].draft(scale)
 		if v != Posted && (first == Posted || v < first) {
-			first, at = v, i
+			first, at, fault = v, i, nil
 		}
 		if first == Posted {
 			room = append(room, d)
 		}
 	}
 	if first != Posted {
-		return Draft{}, first, at
+		if fault == nil {
+			fault = t.Postings[at].fault(first).within("Postings", at)
+		}
+		return Draft{}, first, at, fault
 	}
 	d := Draft{ID: t.ID, Kind: t.Kind, Postings: room, Of: t.Of, Expires: t.Expires, Linked: t.Linked}
 	for _, c := range t.If {
 		d.If = append(d.If, DraftCondition(c))
 	}
 	d.Fingerprint = d.fingerprint()
-	return d, Posted, 0
-}
-
-// shape checks that the transaction has what its kind needs and nothing else. Of
-// several faults it tells the one whose verdict comes first.
-func (t *Transaction) shape() Verdict {
-	refers := t.Kind == KindCapture || t.Kind == KindRelease || t.Kind == KindReverse
-	bad := func(id string) bool { return checkID("", id) != nil }
-	switch {
-	case bad(string(t.ID)), refers && bad(string(t.Of)),
-		slices.ContainsFunc(t.If, func(c Condition) bool { return bad(string(c.Account)) }):
-		return InvalidID
-	case len(t.Postings) > MaxPostings, len(t.If) > MaxPostings,
-		len(t.Postings) > 0 && (t.Kind == KindRelease || t.Kind == KindReverse),
-		len(t.Postings) == 0 && (t.Kind == KindPost || t.Kind == KindHold):
-		return InvalidPostings
-	case slices.ContainsFunc(t.If, Condition.overScale):
-		return OverScale
-	case slices.ContainsFunc(t.If, Condition.overflows):
-		return Overflow
-	case t.Kind > KindReverse, !refers && t.Of != "", t.Expires < 0, t.Expires > 0 && t.Kind != KindHold,
-		t.Expires%time.Microsecond != 0, t.Of == t.ID:
-		return InvalidKind
-	}
-	return Posted
-}
-
-// Conditions are compared as they are, in the currency of an account that only
-// the store knows. None of any has more decimals than these, or more digits.
-func (c Condition) overScale() bool {
-	return c.Available != nil && c.Available.Exponent() < -maxScale
-}
-
-func (c Condition) overflows() bool {
-	return c.Available != nil && int64(c.Available.NumDigits())+int64(c.Available.Exponent()) > MaxDigits
+	return d, Posted, 0, nil
 }
 
 func (p *Posting) draft(scaleOf func(string) (uint8, bool)) (DraftPosting, Verdict) {
@@ -259,18 +229,4 @@ func (c *DraftCondition) String() string {
 		asked = strconv.AppendInt(append(asked, " version "...), *c.Version, 10)
 	}
 	return string(asked)
-}
-
-func checkID(what, id string) error {
-	switch {
-	case id == "":
-		return &InputError{Field: what, Reason: "is empty"}
-	case len(id) > MaxIDLength:
-		return &InputError{Field: what, Reason: "is longer than 128 bytes"}
-	case !utf8.ValidString(id):
-		return &InputError{Field: what, Reason: "is not valid UTF-8"}
-	case strings.ContainsFunc(id, unicode.IsControl):
-		return &InputError{Field: what, Reason: "has a control character"}
-	}
-	return nil
 }

@@ -100,12 +100,16 @@ type VerdictError struct {
 	ID      TransactionID
 	Verdict Verdict
 	Posting int
+	Fault   *InputError // nil where the transaction is well formed
 }
 
 func (e *VerdictError) Error() string {
 	why := e.Verdict.String()
 	if err := e.Unwrap(); err != nil {
 		why = err.Error()
+	}
+	if e.Fault != nil {
+		return fmt.Sprintf("transaction %q: %s: %s %s", e.ID, why, e.Fault.Field, e.Fault.Reason)
 	}
 	if !e.ofPosting() {
 		return fmt.Sprintf("transaction %q: %s", e.ID, why)
@@ -116,10 +120,8 @@ func (e *VerdictError) Error() string {
 // ofPosting tells whether the refusal is about one posting, and not about the transaction.
 func (e *VerdictError) ofPosting() bool {
 	switch e.Verdict {
-	case InvalidPostings, InvalidKind, LinkFailed, Conflict, UnknownTarget, TargetClosed, HoldExpired, ConditionFailed:
+	case InvalidID, InvalidPostings, InvalidKind, LinkFailed, Conflict, UnknownTarget, TargetClosed, HoldExpired, ConditionFailed:
 		return false
-	case InvalidID:
-		return checkID("", string(e.ID)) == nil
 	default:
 		return true
 	}
@@ -133,7 +135,7 @@ func (e *VerdictError) Unwrap() error {
 	return nil
 }
 
-// InputError is bad input to anything but Post. Nothing was written.
+// InputError is bad input. Nothing was written.
 type InputError struct {
 	Field  string // for example "Account.Currency"
 	Reason string
