@@ -457,6 +457,10 @@ func TestDoNamesWhatIsInvalid(t *testing.T) {
 		key := idempotency.Key{Scope: "s", Op: "o", Value: "v"}
 		_, err = idempotency.Do[int](t.Context(), guard, key, idempotency.Fingerprint{}, nil)
 		require.EqualError(t, err, "idempotency: work is nil")
+		for _, none := range []*idempotency.Guard{nil, {}} {
+			_, err = idempotency.Do(t.Context(), none, key, idempotency.Fingerprint{}, work)
+			require.EqualError(t, err, "idempotency: guard is nil, or was not made by New")
+		}
 		_, err = idempotency.Do(t.Context(), guard, key, idempotency.Fingerprint{}, work)
 		require.NoError(t, err)
 	}

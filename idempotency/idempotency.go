@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Guard runs work once for each key. It is safe for concurrent use.
+// Guard runs work once for each key. It is safe for concurrent use. Make one with [New]; the zero value is not usable.
 type Guard struct {
 	store        Store
 	born         time.Time // what clock counts from
@@ -170,7 +170,7 @@ type Result[T any] struct {
 //   - [*InFlightError] ([ErrInFlight]): another request with the key is still running; fn was not run. Where ctx has ended
 //     while waiting, the error is its cause too.
 //   - [ErrMismatch]: the key was used with another payload; fn was not run.
-//   - [*InvalidError]: the key is invalid, or fn is nil.
+//   - [*InvalidError]: the key is invalid, or g or fn is nil.
 //   - [ErrNotRecorded]: fn has run and Result holds its value, but it was not stored. Either the store failed for the whole
 //     of [Options.WriteTimeout], or (it also is [ErrLost]) the lease ended and another owner took the key: the claim
 //     is not released, a repeat gets ErrInFlight until the lease is over and then runs fn again. Or the value is over
@@ -186,6 +186,9 @@ func Do[T any](
 ) (Result[T], error) {
 	if fn == nil {
 		return Result[T]{}, &InvalidError{Field: "work", Reason: "is nil"}
+	}
+	if g == nil || g.store == nil {
+		return Result[T]{}, &InvalidError{Field: "guard", Reason: "is nil, or was not made by New"}
 	}
 	if g.memory != nil && ctx.Err() == nil { // a clock is a fifth of a replay: that of the lease is not needed for one
 		if status, response, ok := g.memory.replay(key, &fp); ok {

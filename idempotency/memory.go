@@ -20,7 +20,7 @@ const (
 // Memory is a Store in the memory of one process: for tests, and for a single server that may forget its keys when it
 // restarts. Every Claim also removes a few records that have expired, so no goroutine is needed. A completed record
 // costs about 75 bytes beside those of its key and of its response, and stays for up to an eighth of its TTL after it
-// has expired.
+// has expired. Make one with [NewMemory]; the zero value is not usable.
 type Memory struct {
 	now    func() time.Time // nil: the monotonic clock
 	start  time.Time        // records hold times as the distance from start

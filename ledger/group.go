@@ -17,7 +17,8 @@ var ErrGroupStopped = errors.New("ledger: group is stopped")
 // that a commit is shared by all who arrive while others are under way. An idle
 // caller is posted at once; under load batches grow by themselves, also by waiting
 // up to 0.3 ms for callers that were just answered. It is safe
-// for concurrent use. [Group.Run] must run meanwhile.
+// for concurrent use. [Group.Run] must run meanwhile. Make one with [NewGroup]; the
+// zero value is not usable.
 //
 // What a caller hears is what [Ledger.Post] would have told it alone. Its
 // transactions stay together and in order, in one commit, with those of others

@@ -11,7 +11,7 @@ import (
 )
 
 // Ledger is a double-entry ledger over a [Store]. It is safe for concurrent use
-// and holds no state of its own. Make one with [New].
+// and holds no state of its own. Make one with [New]; the zero value is not usable.
 type Ledger struct {
 	store  Store
 	scales map[string]uint8

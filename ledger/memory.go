@@ -8,7 +8,7 @@ import (
 )
 
 // Memory is a [Store] in memory. It keeps every entry, and loses all when the
-// process ends. Make one with [NewMemory].
+// process ends. Make one with [NewMemory]; the zero value is not usable.
 type Memory struct {
 	now func() time.Time
 

@@ -8,7 +8,8 @@ import (
 )
 
 // Hybrid counts in this process and tells the store every 100 ms, so that most decisions cost no question to it. It may admit more than the limit, but
-// never more than a known part of it. It is safe for concurrent use. Make one with [NewHybrid]; [Hybrid.Run] must run.
+// never more than a known part of it. It is safe for concurrent use. Make one with [NewHybrid]; the zero value is not usable, and
+// [Hybrid.Run] must run.
 //
 // # What is guaranteed
 //

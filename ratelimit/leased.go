@@ -8,7 +8,7 @@ import (
 )
 
 // Leased takes units from the store by the batch and decides in this process until they are used up. It never admits more than the limit. It is safe for
-// concurrent use. Make one with [NewLeased]; [Leased.Run] must run.
+// concurrent use. Make one with [NewLeased]; the zero value is not usable, and [Leased.Run] must run.
 //
 // # What is guaranteed
 //

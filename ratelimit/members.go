@@ -6,7 +6,8 @@ import (
 )
 
 // Members are the names of the processes among which keys are divided, the same for all of them. It is safe for concurrent use; change it with
-// [Members.Set] whenever the service registry, or what else knows, tells.
+// [Members.Set] whenever the service registry, or what else knows, tells. Make one with
+// [NewMembers]; the zero value is not usable.
 type Members struct{ list atomic.Pointer[roster] }
 
 // NewMembers returns a list.

@@ -20,7 +20,7 @@ type MemoryOptions struct {
 	Now func() time.Time
 }
 
-// Memory is a store of one process. It is safe for concurrent use.
+// Memory is a store of one process. It is safe for concurrent use. Make one with [NewMemory]; the zero value is not usable.
 //
 // Cost: no allocation for a limit of one instant or count; 24 bytes a slot for buckets, 40 for windows, of which 64 to 80 % are in use; an entry of
 // 16 bytes for each call that a sliding log admits. A lock that a 256th of the keys share.

@@ -7,7 +7,7 @@ import (
 )
 
 // Owned gives each key an owner among the processes, who counts it in memory; the others ask it. So no store is shared, and nothing has to be. It is
-// safe for concurrent use. Make one with [NewOwned].
+// safe for concurrent use. Make one with [NewOwned]; the zero value is not usable.
 //
 // # What is guaranteed
 //

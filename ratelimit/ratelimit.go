@@ -7,7 +7,8 @@ import (
 	"github.com/safetill/safetill/internal/deadline"
 )
 
-// Limiter decides on calls by the counters of a store. It is safe for concurrent use. Make one with [New].
+// Limiter decides on calls by the counters of a store. It is safe for concurrent use. Make one with [New]; the zero value is not
+// usable.
 //
 // A counter is kept by the limit's name and the key. When a limit changes, the counter goes on: what was used stays used, as far as the new
 // limit has room for it, and comes back at the new rate, at once. With an [Algorithm] of another kind of state it begins anew.

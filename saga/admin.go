@@ -74,7 +74,8 @@ func (e *ActionError) Error() string {
 }
 
 // Admin is for the people who look after sagas. It needs no definitions and no
-// engine that runs, only the store. It is safe for concurrent use.
+// engine that runs, only the store. It is safe for concurrent use. Make one
+// with [NewAdmin] or [Engine.Admin]; the zero value is not usable.
 type Admin struct {
 	store Store
 	nudge func(id string)

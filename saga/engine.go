@@ -50,7 +50,8 @@ type Options struct {
 }
 
 // Engine executes sagas. It is safe for concurrent use. [Engine.Run] must run for
-// anything to happen; an engine that does not run can start sagas for others.
+// anything to happen; an engine that does not run can start sagas for others. Make
+// one with [New]; the zero value is not usable.
 type Engine struct {
 	store    Store
 	o        Options
@@ -143,6 +144,9 @@ func (e *Engine) register(d Registered) string {
 		return "is nil"
 	}
 	p := d.registered()
+	if p.name == "" {
+		return "was not made by Define"
+	}
 	if e.version(p.name, p.version) != nil {
 		return fmt.Sprintf("is %s version %d, which is there already", p.name, p.version)
 	}

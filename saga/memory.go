@@ -16,7 +16,8 @@ import (
 
 // Memory is a [Store] in the memory of this process, for tests and for programs
 // whose sagas may die with them. It keeps every promise of a store but that of
-// outliving the process. Its transactions are [*MemoryTx].
+// outliving the process. Its transactions are [*MemoryTx]. Make one with
+// [NewMemory]; the zero value is not usable.
 type Memory struct {
 	o MemoryOptions
 

@@ -18,7 +18,7 @@ const (
 )
 
 // Definition is a saga over data of type T, which is what JSON keeps of it. Make
-// one with [Define].
+// one with [Define]; the zero value is not usable.
 type Definition[T any] struct{ program }
 
 // program is a definition without its type.
@@ -119,6 +119,9 @@ func (d *Definition[T]) Start(ctx context.Context, e *Engine, id string, data T,
 // type that the store works with, such as pgx.Tx. The saga begins some time after
 // the commit, a second at most, or when [Handle.Wait] is called.
 func (d *Definition[T]) StartTx(ctx context.Context, e *Engine, tx any, id string, data T, o *StartOptions) (*Handle[T], error) {
+	if e == nil {
+		return nil, errNoEngine
+	}
 	store, ok := e.store.(Transactor)
 	if !ok {
 		return nil, fmt.Errorf("saga: StartTx: the store %T has no transactions", e.store)
@@ -134,7 +137,12 @@ func (d *Definition[T]) StartTx(ctx context.Context, e *Engine, tx any, id strin
 	return &Handle[T]{id: id, engine: e}, nil
 }
 
+var errNoEngine = &InputError{Field: "engine", Reason: "is nil"}
+
 func (d *Definition[T]) start(ctx context.Context, e *Engine, id string, data T, o *StartOptions, parent string) (*Handle[T], error) {
+	if e == nil {
+		return nil, errNoEngine
+	}
 	r, err := d.fresh(e, id, data, o)
 	if err != nil {
 		return nil, err
@@ -250,7 +258,8 @@ func (d *Definition[T]) Data(rec *Record) (T, error) {
 	return r.Data, err
 }
 
-// Handle is one saga, wherever it runs.
+// Handle is one saga, wherever it runs. [Definition.Start] and [Definition.Handle]
+// return one; the zero value is not usable.
 type Handle[T any] struct {
 	id     string
 	engine *Engine

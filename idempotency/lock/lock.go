@@ -13,7 +13,7 @@ import (
 // op keeps locks apart from the keys in the same store.
 const op = "safetill/lock"
 
-// Locker takes locks by name. It is safe for concurrent use.
+// Locker takes locks by name. It is safe for concurrent use. Make one with [New]; the zero value is not usable.
 type Locker struct{ guard *idempotency.Guard }
 
 // Options of a [Locker]. The zero value means the defaults.

@@ -58,6 +58,7 @@ func TestDoNamesWhatIsInvalid(t *testing.T) {
 	t.Parallel()
 	l := locker(t, idempotency.NewMemory(nil), lock.Options{})
 	require.EqualError(t, l.Do(t.Context(), "s", "a", nil), "idempotency: work is nil")
+	require.ErrorContains(t, new(lock.Locker).Do(t.Context(), "s", "a", never), "guard is nil")
 	require.EqualError(t, l.Do(t.Context(), "", "a", never), "idempotency: scope is empty")
 }
 

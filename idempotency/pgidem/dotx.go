@@ -18,7 +18,7 @@ import (
 var ErrUnknown = errors.New("pgidem: not known whether it was committed")
 
 // TxGuard runs work once for each key in one transaction with the record of it: see [DoTx]. It is as safe for concurrent use
-// as its DB.
+// as its DB. Make one with [NewTxGuard]; the zero value is not usable.
 type TxGuard struct {
 	db            DB
 	sql           txStatements
@@ -164,7 +164,7 @@ func (g *TxGuard) CheckSchema(ctx context.Context) error {
 //   - [*idempotency.InFlightError] ([idempotency.ErrInFlight]): the key is still being worked on, or a live claim of Do has it; fn was
 //     not run, or was rolled back.
 //   - [idempotency.ErrMismatch]: the key was used with another payload.
-//   - [*idempotency.InvalidError]: fn is nil, or the key is invalid, or holds steps, from which only Do can go on.
+//   - [*idempotency.InvalidError]: g or fn is nil, or the key is invalid, or holds steps, from which only Do can go on.
 //   - [*idempotency.TooLargeError], or why the value does not encode: fn was rolled back, and the key is free.
 //   - [ErrUnknown]: the work may or may not have been committed.
 //   - any other error of fn, as it is: it was rolled back, and the key is free. A panic of fn, or runtime.Goexit, does that too and
@@ -185,6 +185,9 @@ func DoTx[T any](
 	}
 	if fn == nil {
 		return idempotency.Result[T]{}, &idempotency.InvalidError{Field: "work", Reason: "is nil"}
+	}
+	if g == nil || g.db == nil {
+		return idempotency.Result[T]{}, &idempotency.InvalidError{Field: "guard", Reason: "is nil, or was not made by NewTxGuard"}
 	}
 	var value T
 	work := func(ctx context.Context, tx pgx.Tx) (txResult, error) {

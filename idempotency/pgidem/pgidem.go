@@ -22,7 +22,7 @@ type DB interface {
 }
 
 // Store keeps records in the table idempotency_records. It implements idempotency.Store and idempotency.Sweeper, and
-// is as safe for concurrent use as its DB.
+// is as safe for concurrent use as its DB. Make one with [NewStore]; the zero value is not usable.
 type Store struct {
 	db     DB
 	schema string

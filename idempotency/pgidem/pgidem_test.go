@@ -96,6 +96,10 @@ func TestDoTxRefusesNoWork(t *testing.T) {
 	key := idempotency.Key{Scope: "s", Op: "o", Value: "v"}
 	_, err = pgidem.DoTx[string](t.Context(), guard, key, idempotency.Fingerprint{}, nil)
 	require.EqualError(t, err, "idempotency: work is nil")
+	for _, none := range []*pgidem.TxGuard{nil, {}} {
+		_, err = pgidem.DoTx(t.Context(), none, key, idempotency.Fingerprint{}, func(context.Context, pgx.Tx) (int, error) { panic("must not run") })
+		require.EqualError(t, err, "idempotency: guard is nil, or was not made by NewTxGuard")
+	}
 }
 
 // counter counts statements.

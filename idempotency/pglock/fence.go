@@ -22,6 +22,8 @@ import (
 //		l, err := ledger.New(store.In(tx), nil)
 //		…
 //	})
+//
+// Make one with [NewFence]; the zero value is not usable.
 type Fence struct{ pass string }
 
 // FenceOptions of a [Fence]. The zero value means the defaults.
@@ -50,8 +52,8 @@ INSERT INTO {fences} AS f (key, token) VALUES ($1, $2)
 ON CONFLICT (key) DO UPDATE SET token = excluded.token WHERE f.token <= excluded.token`
 
 // Pass lets the transaction go on if no higher token has passed, or been given out by a [Locker], for the name; until it ends,
-// others wait here. Otherwise the error is lock.ErrStale: roll back. Scope and name are those of the lock; if invalid, a
-// *idempotency.InvalidError. Other errors are the driver's, with a method Retryable() bool. Call it before the writes that it
+// others wait here. Otherwise the error is lock.ErrStale: roll back. Scope and name are those of the lock; if one is
+// invalid, or tx is nil, a *idempotency.InvalidError. Other errors are the driver's, with a method Retryable() bool. Call it before the writes that it
 // guards.
 //
 // Cost: one round trip.
@@ -59,6 +61,9 @@ func (f *Fence) Pass(ctx context.Context, tx pgx.Tx, scope, name string, token i
 	claim := idempotency.Claim{Key: idempotency.Key{Scope: scope, Op: op, Value: name}, Token: token}
 	if err := claim.Validate(); err != nil {
 		return err
+	}
+	if tx == nil {
+		return errNoTx
 	}
 	tag, err := tx.Exec(ctx, f.pass, []byte(claim.Key.String()), int64(token))
 	if err != nil {

@@ -31,7 +31,8 @@ type DB interface {
 	Begin(ctx context.Context) (pgx.Tx, error)
 }
 
-// Locker takes locks that last as long as a connection. It is safe for concurrent use.
+// Locker takes locks that last as long as a connection. It is safe for concurrent use. Make one with [New]; the zero value is not
+// usable.
 type Locker struct {
 	pool                      *pgxpool.Pool
 	lease, wait, writeTimeout time.Duration

@@ -147,6 +147,8 @@ func TestDoTellsWhyItHasNoConnection(t *testing.T) {
 	l := newLocker(t, pool, pglock.Options{})
 	err = l.Do(t.Context(), t.Name(), "a", nil)
 	require.EqualError(t, err, "idempotency: work is nil")
+	require.EqualError(t, pglock.InTx(t.Context(), nil, time.Second, t.Name(), "a"), "idempotency: tx is nil")
+	require.EqualError(t, pglock.NewFence(nil).Pass(t.Context(), nil, t.Name(), "a", 1), "idempotency: tx is nil")
 	pool.Close()
 	require.EqualError(t, l.Do(t.Context(), t.Name(), "a", never), "pglock: no connection: closed pool")
 }

@@ -30,7 +30,8 @@ var (
 	extendScript   = redis.NewScript(extendSource)
 )
 
-// Store keeps records on Redis. It implements idempotency.Store and is safe for concurrent use.
+// Store keeps records on Redis. It implements idempotency.Store and is safe for concurrent use. Make one with [NewStore]; the
+// zero value is not usable.
 type Store struct {
 	rdb    redis.UniversalClient
 	prefix string

@@ -38,7 +38,7 @@ type Options struct {
 }
 
 // Store is a [ledger.Store] in PostgreSQL. It is safe for concurrent use if its
-// DB is.
+// DB is. Make one with [NewStore]; the zero value is not usable.
 type Store struct {
 	db    DB
 	sql   statements

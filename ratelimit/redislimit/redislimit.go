@@ -70,7 +70,7 @@ func (e *CrossSlotError) Error() string {
 // Is reports that a CrossSlotError is a [ratelimit.ErrInvalid].
 func (e *CrossSlotError) Is(target error) bool { return target == ratelimit.ErrInvalid }
 
-// Store keeps counters on Redis. It implements [ratelimit.Store] and is safe for concurrent use.
+// Store keeps counters on Redis. It implements [ratelimit.Store] and is safe for concurrent use. Make one with [NewStore]; the zero value is not usable.
 type Store struct {
 	rdb    redis.UniversalClient
 	prefix string

@@ -37,7 +37,7 @@ type Options struct {
 }
 
 // Store is a [saga.Store] in PostgreSQL, with all that a store may offer. It is safe
-// for concurrent use if its DB is.
+// for concurrent use if its DB is. Make one with [NewStore]; the zero value is not usable.
 type Store struct {
 	db    DB
 	sql   statements
