@@ -1,7 +1,7 @@
 // Package idempotency runs a piece of work once for each key, however often it is asked for, and answers every repeat
 // with the result of the first run.
 //
-//	store := idempotency.NewMemory(nil)
+//	store := idempotency.NewMemory(nil) // or redisidem.NewStore(rdb, nil), pgidem.NewStore(pool, nil)
 //	guard, err := idempotency.New(store, nil)
 //	key, err := idempotency.NewKey("tenant-7", "create-payment", r.Header.Get("Idempotency-Key"))
 //	result, err := idempotency.Do(ctx, guard, key, idempotency.FingerprintOf(body),

@@ -25,8 +25,8 @@
 //
 // Verdicts that depend on the ledger's state are permanent. A transaction that
 // is malformed in itself (no postings, an amount of 0, too many decimals) gets
-// its verdict without being recorded, since it would get the same one again. Nor
-// is one recorded that fails only with its chain.
+// its verdict without being recorded, since it would get the same one again, and
+// its Fault names the field. Nor is one recorded that fails only with its chain.
 //
 // # What is not
 //

@@ -53,5 +53,16 @@
 // error; it may be repeated. Steps under way finish, and
 // their ends are written when the store is back; nothing begins meanwhile.
 //
+// # Backends
+//
+// [NewMemory] keeps sagas in memory; package pgsaga keeps them in PostgreSQL, and has
+// transactions for steps and an outbox. Package sagatest is the test of a backend, and
+// crashes a saga of yours at every point.
+//
+// # People
+//
+// [Admin] lists what is [Stuck] and does what a person has decided; [Handler] is the
+// same over HTTP.
+//
 // The model is that of Garcia-Molina and Salem, "Sagas" (SIGMOD 1987).
 package saga

@@ -96,6 +96,9 @@ func Example_oneCommit() {
 	if err != nil {
 		panic(err)
 	}
+	if err := errors.Join(pgidem.Migrate(ctx, pool, nil), pgledger.Migrate(ctx, pool, nil)); err != nil {
+		panic(err)
+	}
 	guard, err := pgidem.NewTxGuard(pool, nil)
 	if err != nil {
 		panic(err)
