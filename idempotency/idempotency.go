@@ -187,13 +187,13 @@ func Do[T any](
 	if fn == nil {
 		return Result[T]{}, &InvalidError{Field: "work", Reason: "is nil"}
 	}
-	if g == nil || g.store == nil {
-		return Result[T]{}, &InvalidError{Field: "guard", Reason: "is nil, or was not made by New"}
-	}
-	if g.memory != nil && ctx.Err() == nil { // a clock is a fifth of a replay: that of the lease is not needed for one
+	if g != nil && g.memory != nil && ctx.Err() == nil { // a clock is a fifth of a replay: that of the lease is not needed for one
 		if status, response, ok := g.memory.replay(key, &fp); ok {
 			return DecodeResult[T](status, response)
 		}
+	}
+	if g == nil || g.store == nil {
+		return Result[T]{}, &InvalidError{Field: "guard", Reason: "is nil, or was not made by New"}
 	}
 	won, err := g.admit(ctx, &Request{Key: key, Fingerprint: fp, Lease: g.lease})
 	if err != nil {
