@@ -561,6 +561,9 @@ func TestDoTxWithoutTheTable(t *testing.T) {
 	require.Equal(t, "42P01", e.Code)
 	require.ErrorAs(t, err, new(*pgidem.SchemaError))
 	require.ErrorContains(t, err, "pgidem.Migrate")
+	guessing := newTxGuard(t, testdb.Postgres(t), &pgidem.TxOptions{Optimistic: true})
+	_, err = pgidem.DoTx(t.Context(), guessing, txKey("a"), idempotency.Fingerprint{}, func(context.Context, pgx.Tx) (int, error) { return 1, nil })
+	require.ErrorContains(t, err, "pgidem.Migrate")
 }
 
 func TestDoTxDoesNotSpeakOfTheCallersTables(t *testing.T) {
