@@ -26,6 +26,7 @@ type cache struct {
 type cached struct {
 	state *ledger.State // nil: not known
 	no    int64         // ledger_accounts.no
+	place place         // of its row
 
 	// Others post to the account too: in how many turns more it is to be read
 	// again, or even to be locked, before it is decided on.
@@ -48,6 +49,7 @@ type turn struct {
 	cache    *cache
 	ids      []string
 	accounts []*cached
+	places   []place // where a commit has left them; nil: that is not known
 }
 
 // take waits until the turn of each account has come. All take them in the order
@@ -112,7 +114,10 @@ func (t *turn) end(states map[ledger.AccountID]*ledger.State, numbers map[ledger
 	defer c.mu.Unlock()
 	for i, a := range t.accounts {
 		id := ledger.AccountID(t.ids[i])
-		a.state, a.no = states[id], numbers[id]
+		a.state, a.no, a.place = states[id], numbers[id], place{}
+		if t.places != nil {
+			a.place = t.places[i]
+		}
 	}
 	t.pass()
 	for id := range c.accounts { // any will do: who has or awaits its turn holds the account itself

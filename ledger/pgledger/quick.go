@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -17,6 +18,7 @@ import (
 type guess struct {
 	before []ledger.State
 	fresh  []bool // it was read for this batch
+	places places // where the rows are, as far as that is known
 }
 
 // quick posts a batch of which everything succeeds by one statement, in one round
@@ -30,6 +32,8 @@ type guess struct {
 //	B's statement looks for x at version 7 and moves one account less than it
 //	should: so it draws no number, and without one nothing can be inserted;
 //	B locks x, reads it and decides anew.
+//
+// A place is compared as well: where the row is no longer there, no account is moved.
 //
 // A refusal moves nothing that could be compared, so it is decided under locks;
 // so is what only the tables can tell, such as what was decided of an id before.
@@ -57,10 +61,12 @@ func (p *posting) quick(ctx context.Context, s *Store) (done bool, err error) {
 	if !p.allPosted() {
 		return false, nil
 	}
+	var left []byte
 	err = u.only(ctx, func(b *pgx.Batch) {
-		b.Queue(s.sql.post, p.columns(w, g)...).QueryRow(func(row pgx.Row) error { return row.Scan(&p.at) })
+		b.Queue(s.sql.post, p.columns(w, g)...).QueryRow(func(row pgx.Row) error { return row.Scan(&p.at, &left) })
 	})
 	if err == nil {
+		p.turn.places = placesIn(left, len(p.names))
 		for i := range p.outcomes {
 			p.outcomes[i].At = p.at
 		}
@@ -108,6 +114,10 @@ func (p *posting) guess(ctx context.Context, u *unit, sql *statements) (*guess, 
 		} else {
 			p.accounts[a.state.ID], p.numbers[a.state.ID] = a.state, a.no
 		}
+		if g.fresh[i] || rand.IntN(tidied) == 0 {
+			a.place = place{}
+		}
+		g.places.add(a.place)
 	}
 	if len(unknown) > 0 {
 		if err := pg.Probe(ctx, u.conn, p.scanAccounts, sql.look, unknown); err != nil {
@@ -166,5 +176,6 @@ func (p *posting) columns(w *writes, g *guess) []any {
 	}
 	columns := []any{nos, befores, heldDebits.String(), heldCredits.String(), floors.String(), versions, debits.String(), credits.String()}
 	columns = append(columns, w.posted.all()...)
-	return append(columns, w.decidedColumns()[:3]...)
+	columns = append(columns, w.decidedColumns()[:3]...)
+	return append(columns, g.places.String())
 }

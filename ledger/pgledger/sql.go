@@ -126,16 +126,20 @@ UPDATE {transactions} t SET closed_by = u.closed_by FROM unnest($1::text[], $2::
 	// in the order of the parameters, which is that of lockSQL: see onePlan. What
 	// holds reserve is no part of a version, and the constraint on the floor sees only
 	// what a batch leaves. The number and the clock are read when all locks are held.
+	// "no + 0" is for the planner, which is not to go by the index on no.
 	postSQL = `
 WITH moved AS (
     UPDATE {accounts} a SET debits = u.debits, credits = u.credits, version = u.version
-    FROM unnest($1::bigint[], $2::bigint[], $3::numeric[], $4::numeric[], $5::numeric[], $6::bigint[], $7::numeric[], $8::numeric[])
-    AS u(no, before, held_debits, held_credits, floor, version, debits, credits)
-    WHERE a.no = u.no AND a.version = u.before AND a.held_debits = u.held_debits AND a.held_credits = u.held_credits
+    FROM unnest($1::bigint[], $2::bigint[], $3::numeric[], $4::numeric[], $5::numeric[], $6::bigint[], $7::numeric[], $8::numeric[], $22::tid[])
+    AS u(no, before, held_debits, held_credits, floor, version, debits, credits, place)
+    WHERE a.ctid = coalesce(u.place, (SELECT ctid FROM {accounts} WHERE no = u.no))
+    AND a.no + 0 = u.no AND a.version = u.before AND a.held_debits = u.held_debits AND a.held_credits = u.held_credits
     AND a.floor IS NOT DISTINCT FROM u.floor
-    RETURNING 1
+    RETURNING a.ctid AS place
 ), c AS MATERIALIZED (
-    SELECT CASE WHEN count(*) = cardinality($1::bigint[]) THEN nextval('{seq}') END AS seq, clock_timestamp() AS at FROM moved
+    SELECT CASE WHEN count(*) = cardinality($1::bigint[]) THEN nextval('{seq}') END AS seq, clock_timestamp() AS at,
+    string_agg(tidsend(place), '') AS places
+    FROM moved
 ), t AS (
     INSERT INTO {transactions} (id, seq, fingerprint, verdict, posting, at, kind)
     SELECT u.id, c.seq + u.n, u.fingerprint, 0, 0, c.at, 0
@@ -147,7 +151,7 @@ WITH moved AS (
                    $15::numeric[], $16::numeric[], $17::numeric[], $18::text[])
     AS u(n, posting, debit_no, credit_no, debit_version, credit_version, amount, debit_balance, credit_balance, transaction_id)
 )
-SELECT at FROM c`
+SELECT at, places FROM c`
 
 	// Most batches hold and free nothing.
 	updateSQL = `

@@ -159,8 +159,22 @@ func (w *writes) movedColumns() []any {
 	return []any{nos, versions, debits.String(), credits.String(), heldDebits.String(), heldCredits.String()}
 }
 
+// literal is that of an array.
+type literal struct{ text []byte }
+
+func (l *literal) next() []byte {
+	if len(l.text) == 0 {
+		return append(l.text, '{')
+	}
+	return append(l.text, ',')
+}
+
+func (l *literal) null() { l.text = append(l.next(), "NULL"...) }
+
+func (l *literal) String() string { return string(append(l.text, '}')) }
+
 // numerics is the literal of a numeric[].
-type numerics struct{ text []byte }
+type numerics struct{ literal }
 
 func (n *numerics) add(a ledger.Amount) { n.text = a.Append(n.next()) }
 
@@ -169,14 +183,5 @@ func (n *numerics) addFloor(floor *ledger.Amount) {
 		n.add(*floor)
 		return
 	}
-	n.text = append(n.next(), "NULL"...)
+	n.null()
 }
-
-func (n *numerics) next() []byte {
-	if len(n.text) == 0 {
-		return append(n.text, '{')
-	}
-	return append(n.text, ',')
-}
-
-func (n *numerics) String() string { return string(append(n.text, '}')) }
