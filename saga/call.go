@@ -39,7 +39,7 @@ type callKey struct{}
 // CallFrom returns what ctx, that of a step, is for. It is the zero Call elsewhere.
 func CallFrom(ctx context.Context) Call {
 	if c, ok := ctx.Value(callKey{}).(*callCtx); ok {
-		return c.call
+		return c.call()
 	}
 	return Call{}
 }
@@ -58,88 +58,115 @@ func Publish(ctx context.Context, topic string, payload []byte) error {
 	if len(payload) > maxData {
 		return &InputError{Field: "payload", Reason: fmt.Sprintf("has %d bytes, more than %d", len(payload), maxData)}
 	}
+	call := c.call()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	key := c.call.Key() + "/" + strconv.Itoa(len(c.messages))
-	c.messages = append(c.messages, Message{SagaID: c.call.SagaID, Step: c.call.Step, Topic: topic, Key: key, Payload: payload})
+	l := c.late()
+	key := call.Key() + "/" + strconv.Itoa(len(l.messages))
+	l.messages = append(l.messages, Message{SagaID: call.SagaID, Step: call.Step, Topic: topic, Key: key, Payload: payload})
 	return nil
 }
 
-// callCtx is the context of one attempt.
+// callCtx is the context of one attempt. Most who are given one never ask for its
+// Done channel, so that it and its timer are made for the first who does: they
+// would be two thirds of what a step costs in memory.
 type callCtx struct {
-	lazyCtx
-	call     Call
-	messages []Message // guarded by mu
+	run          *run
+	part         *part
+	attempt      int
+	undo, verify bool
+	deadline     time.Time
+
+	mu    sync.Mutex
+	cause error // why it was cancelled
+	more  *lateCtx
+}
+
+// lateCtx is what most attempts have no need of.
+type lateCtx struct {
+	ctx      context.Context //nolint:containedctx // it is the callCtx, made late; nil: it is not
+	cancel   context.CancelCauseFunc
+	messages []Message
+}
+
+func (c *callCtx) call() Call {
+	call := c.run.about
+	call.Step, call.Attempt, call.Undo, call.Verify = c.part.name, c.attempt, c.undo, c.verify
+	return call
+}
+
+// parent is what the context is made of.
+func (c *callCtx) parent() context.Context { return c.run.e.hard }
+
+func (c *callCtx) Deadline() (time.Time, bool) { return c.deadline, true }
+
+func (c *callCtx) Done() <-chan struct{} { return c.real().Done() }
+
+func (c *callCtx) Err() error {
+	c.mu.Lock()
+	idle := c.made() == nil && c.cause == nil
+	c.mu.Unlock()
+	if idle && time.Now().Before(c.deadline) && c.parent().Err() == nil {
+		return nil
+	}
+	return c.real().Err()
 }
 
 func (c *callCtx) Value(key any) any {
 	if key == (callKey{}) {
 		return c
 	}
-	return c.lazyCtx.Value(key)
-}
-
-// lazyCtx is a context with a deadline. Most who are given one never ask for its
-// Done channel, so that it and its timer are made for the first who does: they
-// would be two thirds of what a step costs in memory.
-type lazyCtx struct {
-	context.Context // the parent
-	deadline        time.Time
-
-	mu     sync.Mutex
-	inner  context.Context //nolint:containedctx // it is this context, made late
-	cancel context.CancelCauseFunc
-	cause  error // why it was cancelled
-}
-
-func (c *lazyCtx) Deadline() (time.Time, bool) {
-	return c.deadline, true
-}
-
-func (c *lazyCtx) Done() <-chan struct{} { return c.real().Done() }
-
-func (c *lazyCtx) Err() error {
 	c.mu.Lock()
-	idle := c.inner == nil && c.cause == nil
+	ctx := c.made()
 	c.mu.Unlock()
-	if idle && time.Now().Before(c.deadline) && c.Context.Err() == nil {
+	if ctx != nil {
+		return ctx.Value(key) // where package context finds what to propagate to
+	}
+	return c.parent().Value(key)
+}
+
+// made is the real context, nil if it is not made yet. mu is held, also below.
+func (c *callCtx) made() context.Context {
+	if c.more == nil {
 		return nil
 	}
-	return c.real().Err()
+	return c.more.ctx
 }
 
-func (c *lazyCtx) Value(key any) any {
-	c.mu.Lock()
-	inner := c.inner
-	c.mu.Unlock()
-	if inner != nil {
-		return inner.Value(key) // where package context finds what to propagate to
+func (c *callCtx) late() *lateCtx {
+	if c.more == nil {
+		c.more = &lateCtx{}
 	}
-	return c.Context.Value(key)
+	return c.more
 }
 
-func (c *lazyCtx) real() context.Context {
+func (c *callCtx) real() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.inner == nil {
-		timed, stop := context.WithDeadline(c.Context, c.deadline)
+	l := c.late()
+	if l.ctx == nil {
+		timed, stop := context.WithDeadline(c.parent(), c.deadline)
 		ctx, cancel := context.WithCancelCause(timed)
-		c.inner, c.cancel = ctx, func(cause error) { cancel(cause); stop() }
+		l.ctx, l.cancel = ctx, func(cause error) { cancel(cause); stop() }
 		if c.cause != nil {
-			c.cancel(c.cause)
+			l.cancel(c.cause)
 		}
 	}
-	return c.inner
+	return l.ctx
 }
 
-// end cancels it and everything that was made from it.
-func (c *lazyCtx) end(cause error) {
+// end cancels it and everything that was made from it. It returns what was published.
+func (c *callCtx) end(cause error) []Message {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cause == nil {
 		c.cause = cause
 	}
-	if c.cancel != nil {
-		c.cancel(cause)
+	if c.more == nil {
+		return nil
 	}
+	if c.more.ctx != nil {
+		c.more.cancel(cause)
+	}
+	return c.more.messages
 }

@@ -56,6 +56,7 @@ type Engine struct {
 	store    Store
 	o        Options
 	owner    string
+	starter  string                // the owner of what it starts
 	programs map[string][]*program // by name, newest version first
 	names    []string
 	log      *slog.Logger
@@ -112,6 +113,7 @@ func New(store Store, o *Options) (*Engine, error) {
 	if len(faults) > 0 {
 		return nil, errors.Join(faults...)
 	}
+	e.starter = e.owner + "+"
 	e.o.Lease = cmp.Or(e.o.Lease, 15*time.Second)
 	e.o.Poll = cmp.Or(e.o.Poll, time.Second)
 	e.o.MaxConcurrent = cmp.Or(e.o.MaxConcurrent, 10_000)
@@ -293,7 +295,7 @@ func (e *Engine) begin(ctx context.Context, r *run) (*run, error) {
 		//
 		//	the saga was started before, and is free; it is started again, and claimed by
 		//	this engine in between: both find token 1, and run it.
-		rec.Owner, rec.Token, c.Lease = e.owner+"+", 1, e.o.Lease
+		rec.Owner, rec.Token, c.Lease = e.starter, 1, e.o.Lease
 	}
 	first, last, err := e.create(ctx, r.creates[:])
 	if err == nil {

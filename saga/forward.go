@@ -64,10 +64,9 @@ func (r *run) decided(i int) bool {
 
 // step makes one attempt of step i.
 func (r *run) step(i int) bool {
-	t := &r.trial
-	*t = trial{i: i, state: r.rec.Steps[i], data: r.data}
-	r.try(t)
-	r.take(t)
+	t := trial{i: i, state: r.rec.Steps[i], data: r.data}
+	r.try(&t)
+	r.take(&t)
 	if t.v == applied {
 		return r.applied(i, t.msgs)
 	}

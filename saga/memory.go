@@ -37,10 +37,9 @@ type MemoryOptions struct {
 
 // memorySaga is a saga and what only the store knows of it.
 type memorySaga struct {
-	rec      Record
-	due      time.Time // the end of its lease, or when it is due; zero: it is not
-	finished time.Time
-	few      [8]StepState // rec.Steps, if they are not more
+	rec Record
+	due time.Time    // the end of its lease, or when it is due; zero: it is not
+	few [8]StepState // rec.Steps, if they are not more
 }
 
 // NewMemory returns an empty store. nil options are the defaults.
@@ -170,7 +169,6 @@ func (m *Memory) save(s *memorySaga, w *Write, now time.Time) {
 		s.due = now
 	}
 	if over && r.Status != Stuck {
-		s.finished = now
 		delete(m.live, r.ID)
 		m.over[r.ID] = s
 	} else {
@@ -360,7 +358,7 @@ func (m *Memory) Sweep(ctx context.Context, age time.Duration, limit int) (int, 
 		if n == limit {
 			break
 		}
-		if s.finished.Before(before) && m.live[s.rec.Parent] == nil { // else its parent may ask for it
+		if s.rec.Updated.Before(before) && m.live[s.rec.Parent] == nil { // else its parent may ask for it
 			delete(m.over, id)
 			n++
 		}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -16,6 +17,7 @@ import (
 // run is one saga in the hands of its owner, on one goroutine.
 type run struct {
 	e       *Engine
+	about   Call // what all its calls have in common
 	program *program
 	parts   []*part
 	rec     *Record
@@ -34,7 +36,6 @@ type run struct {
 	writes  [1]*Write
 	create  Create
 	creates [1]*Create
-	trial   trial
 	first   Record       // rec, of a saga that was started here
 	few     [8]StepState // its Steps, if they are not more
 	events  []Event      // for the next checkpoint
@@ -153,6 +154,7 @@ func (r *run) holds() bool {
 
 // loop goes on until the saga is over or released.
 func (r *run) loop() {
+	r.about = Call{SagaID: r.rec.ID, BusinessID: r.rec.BusinessID, Definition: r.rec.Definition}
 	if r.crashed {
 		r.event(EventCrashed, r.rec.Step(), 0, fmt.Sprintf("owner %d in a row", r.rec.Crashes))
 	}
@@ -333,28 +335,25 @@ func (r *run) contain() {
 // attempt calls f with data as attempt n of step p, or of its compensation, with a
 // time limit.
 func (r *run) attempt(p *part, n int, f func(context.Context, any) error, data any) ([]Message, error) {
-	return r.called(p, Call{Attempt: n, Undo: r.rec.Undoing}, f, data)
+	return r.called(&callCtx{run: r, part: p, attempt: n, undo: r.rec.Undoing}, f, data)
 }
 
-// called calls f, which is what call says of step p.
-func (r *run) called(p *part, call Call, f func(context.Context, any) error, data any) (msgs []Message, err error) {
-	call.SagaID, call.BusinessID, call.Definition, call.Step = r.rec.ID, r.rec.BusinessID, r.rec.Definition, p.name
-	c := &callCtx{lazyCtx: lazyCtx{Context: r.e.hard, deadline: time.Now().Add(p.timeout)}, call: call}
+// called calls f, which is what c says.
+func (r *run) called(c *callCtx, f func(context.Context, any) error, data any) (msgs []Message, err error) {
+	c.deadline = time.Now().Add(c.part.timeout)
 	r.enter(c)
-	defer r.leave(c)
+	defer func() { msgs = r.leave(c) }()
 	defer func() {
 		if v := recover(); v != nil {
 			stack := debug.Stack()
-			r.e.log.Error("a step panicked", slog.String("saga", r.rec.ID), slog.String("step", p.name), slog.Any("panic", v), slog.String("stack", string(stack)))
+			r.e.log.Error("a step panicked", slog.String("saga", r.about.SagaID), slog.String("step", c.part.name), slog.Any("panic", v), slog.String("stack", string(stack)))
 			err = InDoubt(&panicked{v, stack})
 		}
 	}()
 	if around := r.e.o.Hooks.Around; around != nil {
-		err = around(c, c.call, func(ctx context.Context) error { return f(ctx, data) })
-	} else {
-		err = f(c, data)
+		return nil, around(c, c.call(), func(ctx context.Context) error { return f(ctx, data) })
 	}
-	return c.messages, err
+	return nil, f(c, data)
 }
 
 func (r *run) enter(c *callCtx) {
@@ -369,15 +368,14 @@ func (r *run) enter(c *callCtx) {
 	}
 }
 
-func (r *run) leave(c *callCtx) {
-	c.end(context.Canceled)
+// leave returns what was published.
+func (r *run) leave(c *callCtx) []Message {
+	msgs := c.end(context.Canceled)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for i, other := range r.calls {
-		if other == c {
-			r.calls[i] = r.calls[len(r.calls)-1]
-			r.calls = r.calls[:len(r.calls)-1]
-			return
-		}
+	if i := slices.Index(r.calls, c); i >= 0 {
+		r.calls[i] = r.calls[len(r.calls)-1]
+		r.calls = r.calls[:len(r.calls)-1]
 	}
+	return msgs
 }

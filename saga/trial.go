@@ -98,7 +98,7 @@ func (r *run) doubtful(t *trial) (verdict, error) {
 //	the charge is in doubt and undone; the provider is asked about the key of the
 //	refund, and has not heard of it: the charge that arrives now is overlooked.
 func (r *run) verify(p *part, attempt int, data any) (outcome Outcome, ev Event, err error) {
-	_, err = r.called(p, Call{Attempt: attempt, Verify: true}, func(ctx context.Context, data any) (err error) {
+	_, err = r.called(&callCtx{run: r, part: p, attempt: attempt, verify: true}, func(ctx context.Context, data any) (err error) {
 		outcome, err = p.verify(ctx, data)
 		return err
 	}, data)
