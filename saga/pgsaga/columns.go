@@ -1,5 +1,7 @@
 package pgsaga
 
+import "github.com/safetill/safetill/saga"
+
 // saveColumns are the parameters of a single checkpoint's UPDATE.
 func saveColumns(i *item) []any {
 	return []any{i.id, i.token, i.revision, i.status, i.undoing, i.progress, i.failed, i.error, i.crashes, i.data, i.due, i.seen}
@@ -7,7 +9,7 @@ func saveColumns(i *item) []any {
 
 // stepColumns are those of saveColumns that saveStepSQL has.
 func stepColumns(i *item) []any {
-	return []any{i.id, i.token, i.revision, i.status, i.progress, i.data}
+	return []any{i.id, i.token, i.revision, i.progress, i.data}
 }
 
 // column is an array with one element for each item.
@@ -48,7 +50,7 @@ func birthsColumns(items []*item) []any {
 func (i *item) alike(o *item) bool {
 	a, b := *i.birth, *o.birth
 	a.business, a.fingerprint, b.business, b.fingerprint = "", [32]byte{}, "", [32]byte{}
-	return a == b && i.token == o.token && i.status == o.status && i.progress == o.progress && i.plain() && o.plain()
+	return a == b && i.token == o.token && i.status == o.status && i.progress == o.progress && i.well() && o.well()
 }
 
 // alikeColumns are those of birthsColumns in which the sagas differ, and then the others.
@@ -81,10 +83,25 @@ func savesColumns(items []*item) []any {
 	}
 }
 
+// well tells whether nothing has gone wrong with a saga.
+func (i *item) well() bool { return !i.undoing && i.failed == "" && i.error == "" && i.crashes == 0 }
+
 // plain tells whether a checkpoint has only what plainColumns has. How many signals its
 // owner knows of matters where it is released.
 func (i *item) plain() bool {
-	return !i.undoing && i.failed == "" && i.error == "" && i.crashes == 0 && (i.seen == 0 || i.due < sleep) && len(i.events)+len(i.messages) == 0
+	return i.well() && i.status == plainStatus(i.due).String() && (i.seen == 0 || i.due < sleep) && len(i.events)+len(i.messages) == 0
+}
+
+// plainStatus is what a saga that is well has come to, by what
+// becomes of its time of wake-up.
+func plainStatus(due int64) saga.Status {
+	switch due {
+	case keep:
+		return saga.Running
+	case over:
+		return saga.Completed
+	}
+	return saga.Suspended
 }
 
 // plainColumns are those of savesColumns that differ.
@@ -93,7 +110,6 @@ func plainColumns(items []*item) []any {
 		column(items, func(i *item) string { return i.id }),
 		column(items, func(i *item) int64 { return i.token }),
 		column(items, func(i *item) int64 { return i.revision }),
-		column(items, func(i *item) string { return i.status }),
 		column(items, func(i *item) string { return i.progress }),
 		column(items, func(i *item) string { return i.data }),
 		column(items, func(i *item) int64 { return i.due }),

@@ -388,6 +388,34 @@ func TestWritesOfOneCall(t *testing.T) {
 	require.NoError(t, f.Create(t.Context(), nil))
 }
 
+// A statement that leaves out what most checkpoints have in common puts nothing else in its place.
+func TestEveryStatusIsWrittenAloneAndInABatch(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	for status := saga.Running; status <= saga.Stuck; status++ {
+		for n, release := range []saga.Write{{}, {Release: true}, {Release: true, Due: time.Hour}, {Release: true, Due: -1}} {
+			id := fmt.Sprint(status, n)
+			var batch []*saga.Write
+			for _, id := range []string{id, id + " with", id + " others"} {
+				w := next(f.create(t, id, "me"))
+				w.Release, w.Due = release.Release, release.Due
+				batch = append(batch, w)
+			}
+			batch[0].Record.Status, batch[1].Record.Status = status, status
+			require.NoError(t, f.save(t, batch[0]))
+			require.NoError(t, f.Save(t.Context(), batch[1:]))
+			for _, w := range batch {
+				require.NoError(t, w.Err)
+				want := *w.Record
+				if w.Release || status.Over() && w.Record.Status == status {
+					want.Owner = ""
+				}
+				require.Equal(t, &want, f.find(t, want.ID))
+			}
+		}
+	}
+}
+
 // Sixty-four owners fight for 200 sagas whose leases run out all the time. Every write
 // that was accepted adds one to the revision, so none was accepted twice.
 func TestOwnersFightForSagas(t *testing.T) {

@@ -30,9 +30,11 @@ type group struct {
 	timeout time.Duration
 
 	mu    sync.Mutex
-	queue []*item // oldest first
-	under int     // leaders
-	items int     // that they have taken
+	queue []*item             // oldest first
+	under int                 // leaders
+	items int                 // that they have taken
+	ids   map[string]struct{} // of the batch that is being taken
+	calls sync.Pool           // of *call, answered
 }
 
 // call is a caller who waits for its items.
@@ -68,7 +70,11 @@ func (g *group) do(ctx context.Context, items []*item) error {
 		g.alone(ctx, items)
 		return nil
 	}
-	c := &call{open: len(items), wake: make(chan message, 2)}
+	c, ok := g.calls.Get().(*call)
+	if !ok {
+		c = &call{wake: make(chan message, 2)}
+	}
+	c.open = len(items)
 	for _, i := range items {
 		i.call = c
 	}
@@ -80,7 +86,8 @@ func (g *group) do(ctx context.Context, items []*item) error {
 	for {
 		select {
 		case m := <-c.wake:
-			if m == answered {
+			if m == answered { // the last that it is told
+				g.calls.Put(c)
 				return nil
 			}
 			g.accept(c)
@@ -135,18 +142,21 @@ func (g *group) take() []*item {
 	}
 	share := min(maxItems, max(worthwhile, (g.items+len(g.queue)+atOnce-1)/atOnce))
 	batch := make([]*item, 0, min(len(g.queue), share))
-	ids := make(map[string]struct{}, cap(batch))
+	if g.ids == nil {
+		g.ids = make(map[string]struct{}, maxItems)
+	}
+	clear(g.ids)
 	rest, bytes := g.queue[:0], 0
 	for n, i := range g.queue {
 		if len(batch) == share || len(batch) > 0 && bytes+i.size > maxBytes {
 			rest = append(rest, g.queue[n:]...)
 			break
 		}
-		if _, twice := ids[i.id]; twice {
+		if _, twice := g.ids[i.id]; twice {
 			rest = append(rest, i)
 			continue
 		}
-		ids[i.id] = struct{}{}
+		g.ids[i.id] = struct{}{}
 		bytes += i.size
 		batch = append(batch, i)
 	}

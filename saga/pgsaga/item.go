@@ -64,7 +64,8 @@ func (i *item) state(r *saga.Record) error {
 		return refuse("crashes", "is not a number of 31 bits")
 	}
 	i.status, i.undoing, i.crashes = r.Status.String(), r.Undoing, int64(r.Crashes)
-	progress, err := r.Steps.AppendText(nil)
+	var buf [256]byte
+	progress, err := r.Steps.AppendText(buf[:0])
 	if err != nil {
 		return err
 	}

@@ -119,15 +119,16 @@ RETURNING s.id, s.updated_at, s.signals, s.ctid`
 
 	// Most checkpoints that nobody joins are of a step that has succeeded, and not the last.
 	saveStepSQL = `
-UPDATE {sagas} s SET revision = $3, status = $4, progress = $5, data = $6, undoing = false, failed = '', error = '', crashes = 0,
+UPDATE {sagas} s SET revision = $3, status = 'RUNNING', progress = $4, data = $5, undoing = false, failed = '', error = '', crashes = 0,
     updated_at = statement_timestamp(), due_at = CASE WHEN s.owner IS NULL THEN statement_timestamp() ELSE s.due_at END
 WHERE s.id = $1 AND s.token = $2 AND s.revision = $3 - 1
 RETURNING s.id, s.updated_at, s.signals, s.ctid`
 
-	// Most batches are of sagas with which nothing has gone wrong.
-	plainWritesSQL = `(SELECT *, false AS undoing, '' AS failed, '' AS error, 0 AS crashes, 0 AS seen
-    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::json[], $7::bigint[])
-    AS v(id, token, revision, status, progress, data, due)) AS u`
+	// Most batches are of sagas that are well, see plainStatus.
+	plainWritesSQL = `(SELECT *, CASE due WHEN -2 THEN 'RUNNING' WHEN -3 THEN 'COMPLETED' ELSE 'SUSPENDED' END AS status,
+    false AS undoing, '' AS failed, '' AS error, 0 AS crashes, 0 AS seen
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::json[], $6::bigint[])
+    AS v(id, token, revision, progress, data, due)) AS u`
 
 	// Only what was written has a history, and something to publish.
 	saveWithSQL = `
