@@ -2,9 +2,11 @@ package saga
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"strings"
 	"sync"
 	"unicode"
 	"unicode/utf8"
@@ -48,6 +50,40 @@ func flat(t reflect.Type) bool {
 	default:
 		return t.Kind() >= reflect.Int && t.Kind() <= reflect.Uint64
 	}
+}
+
+// exact reports whether JSON gives back every value of the flat type t whose strings
+// are UTF-8: each field has a name of its own, and none is written by code of the
+// caller's.
+func exact(t reflect.Type) bool {
+	if reflect.PointerTo(t).NumMethod() > 0 {
+		return false
+	}
+	switch t.Kind() {
+	case reflect.Struct:
+		names := map[string]bool{}
+		for field := range t.Fields() {
+			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+			name = strings.ToLower(cmp.Or(name, field.Name)) // as it is read
+			if !field.IsExported() || field.Anonymous || !named(name) || name == "-" || names[name] || !exact(field.Type) {
+				return false
+			}
+			names[name] = true
+		}
+		return true
+	case reflect.Array:
+		return exact(t.Elem())
+	default:
+		return true
+	}
+}
+
+// reading is the *T that is read from rec.Data, nil if that is to be read.
+func (r *run) reading() any {
+	if !r.program.exact || bytes.Contains(r.rec.Data, []byte(`\ufffd`)) { // which may have been no UTF-8
+		return nil
+	}
+	return r.kept
 }
 
 // encoded is told that rec.Data is what data is.

@@ -30,6 +30,7 @@ type program struct {
 	empty   func() any          // a new *T
 	same    func(a, b any) bool // two *T hold the same; nil if only their JSON tells
 	keep    func(to, from any)  // *to = *from
+	exact   bool                // JSON keeps all of a T
 }
 
 // Registered is a *[Definition].
@@ -62,7 +63,8 @@ func (p *program) below() (n int) {
 // can neither be undone nor finished is refused.
 func Define[T any](name string, version int, steps ...Part[T]) (*Definition[T], error) {
 	d := &Definition[T]{program{name: name, version: version, empty: func() any { return new(T) }}}
-	if flat(reflect.TypeFor[T]()) {
+	if t := reflect.TypeFor[T](); flat(t) {
+		d.exact = exact(t)
 		d.same = func(a, b any) bool { return any(*a.(*T)) == any(*b.(*T)) }
 		d.keep = func(to, from any) { *to.(*T) = *from.(*T) }
 	}
@@ -280,6 +282,11 @@ func (h *Handle[T]) Wait(ctx context.Context) (Result[T], error) {
 	rec, err := h.engine.await(ctx, h.id, h.run)
 	if err != nil {
 		return Result[T]{}, fmt.Errorf("saga: wait for %s: %w", h.id, err)
+	}
+	if h.run != nil && h.run.final == rec {
+		if data, ok := h.run.reading().(*T); ok {
+			return Result[T]{rec.ID, rec.Status, *data, rec.Failed, rec.Error}, nil
+		}
 	}
 	return newResult[T](rec)
 }

@@ -63,8 +63,11 @@ func (r *run) transact(t *transaction) (more bool, err error) {
 		t.restore()
 		r.blame(err)
 		err = r.rewind(err)
-	case more && !t.worked: // the data in hand may be that of an attempt that was not committed
-		err = r.decode()
+	case !t.worked: // the data in hand may be that of an attempt that was not committed
+		r.kept = nil
+		if more {
+			err = r.decode()
+		}
 	}
 	return more, err
 }
