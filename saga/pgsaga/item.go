@@ -2,6 +2,7 @@ package pgsaga
 
 import (
 	"math"
+	"sync"
 	"time"
 
 	"github.com/safetill/safetill/saga"
@@ -36,6 +37,16 @@ type item struct {
 	mine    bool
 	at      time.Time // when it was written
 	signals saga.Signals
+}
+
+// spare are items that were answered: else they were a sixth of what is allocated.
+var spare = sync.Pool{New: func() any { return &item{} }}
+
+// free is called by who has made the item and has read its answer. Nobody else has it
+// any more: it has left the queue, and its batch is done.
+func (i *item) free() {
+	*i = item{}
+	spare.Put(i)
 }
 
 // birth is what of a saga is written once.
@@ -81,7 +92,7 @@ func fits(n int) bool { return n >= 0 && n <= math.MaxInt32 }
 func known(s saga.Status) bool { return s >= saga.Running && s <= saga.Stuck }
 
 func newBirth(c *saga.Create) (*item, error) {
-	r, i := c.Record, &item{}
+	r, i := c.Record, spare.Get().(*item)
 	if r == nil {
 		return nil, refuse("record", "is missing")
 	}
@@ -123,7 +134,8 @@ func (i *item) checkOwner(r *saga.Record) error {
 }
 
 func newWrite(w *saga.Write) (*item, error) {
-	i := &item{due: keep, seen: int64(min(w.Seen, math.MaxInt32))}
+	i := spare.Get().(*item)
+	i.due, i.seen = keep, int64(min(w.Seen, math.MaxInt32))
 	if w.Record == nil {
 		return nil, refuse("record", "is missing")
 	}

@@ -76,6 +76,7 @@ func each[T any](all []T, write func([]*item) error, parse func(T) (*item, error
 				failed = items[n].err
 			}
 			answer(t, items[n])
+			items[n].free()
 		}
 		if failed != nil {
 			return failed
