@@ -31,5 +31,5 @@ func TestAllocations(t *testing.T) {
 		require.NoError(t, err)
 		n++
 	})
-	require.LessOrEqual(t, got, 20.0)
+	require.LessOrEqual(t, got, 14.0)
 }
