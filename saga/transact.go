@@ -1,6 +1,7 @@
 package saga
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"slices"
@@ -36,7 +37,7 @@ type transaction struct {
 
 	before Record // and its steps: what is to be restored when work is rolled back
 	steps  Progress
-	worked bool // the last call of the store has called the work
+	data   []byte // as the last call of the work has left it
 }
 
 // errRolledBack ends the repetition of a write whose work has failed.
@@ -63,7 +64,11 @@ func (r *run) transact(t *transaction) (more bool, err error) {
 		t.restore()
 		r.blame(err)
 		err = r.rewind(err)
-	case !t.worked: // the data in hand may be that of an attempt that was not committed
+	case !bytes.Equal(t.data, r.rec.Data):
+		// The data in hand is that of an attempt that was not committed:
+		//
+		//	a COMMIT takes too long, and the work is called again; the COMMIT succeeds, and
+		//	the second is rolled back; the next step goes by what that has left.
 		r.kept = nil
 		if more {
 			err = r.decode()
@@ -80,7 +85,6 @@ func (t *transaction) restore() {
 // save commits the work and its checkpoint, and tells an error of the store, or that
 // it was rolled back, from one of the work.
 func (t *transaction) save(ctx context.Context) (broken, err error) {
-	t.worked = false
 	err = t.run.e.store.(Transactor).SaveTx(ctx, &t.run.write, t.do)
 	if _, ok := errors.AsType[*StoreError](err); ok || errors.Is(err, ErrFenced) {
 		return err, nil
@@ -94,7 +98,7 @@ func (t *transaction) save(ctx context.Context) (broken, err error) {
 // do does the work, and makes the checkpoint.
 func (t *transaction) do(_ context.Context, tx any) error {
 	r := t.run
-	t.worked = true
+	t.data = nil
 	t.restore() // not before: what was committed by a call whose answer was lost is done, and stays so
 	r.rec.Revision++
 	if err := r.decode(); err != nil {
@@ -108,6 +112,7 @@ func (t *transaction) do(_ context.Context, tx any) error {
 	if err := r.encode(); err != nil {
 		return err
 	}
+	t.data = r.rec.Data
 	r.write.Messages, r.write.Due = msgs, 0
 	r.write.Release = r.rec.Status.Over() || r.e.stopped()
 	return nil
