@@ -47,8 +47,8 @@
 // the primary key decides. There is nothing between the two that a crash could leave behind: a transaction that ends, for whatever
 // reason, frees its key at that moment.
 //
-// With [TxOptions.Optimistic] all of that goes with COMMIT, and the work of a repeat is run and rolled back. It halves what a key costs,
-// for work that is all SQL and is seldom asked for twice.
+// With [TxOptions.Optimistic] all of that goes with COMMIT, and the work of a repeat is run and rolled back. It takes a
+// quarter off what a key costs, for work that is all SQL and is seldom asked for twice.
 //
 // Guaranteed:
 //   - What the work writes through its transaction, the key and the result are committed together or not at all, in one commit.

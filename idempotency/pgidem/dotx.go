@@ -58,11 +58,11 @@ type TxOptions struct {
 	// MaxResponse is how many bytes an encoded result may have. See [idempotency.TooLargeError].
 	// Default: 2 MiB.
 	MaxResponse int
-	// Optimistic runs the work before the key is looked up; lock, look and record go with COMMIT. That halves what a key
-	// costs PostgreSQL, where hardly a request is a repeat. The work of a repeat that this process does not know is run, and
-	// rolled back for the first result; so is that of a duplicate while another process has the key, and Wait begins only
-	// behind it. So it is for work that is all SQL through its transaction. When the work fails, the key is looked up, and the
-	// first result, if there is one, is returned in place of the error.
+	// Optimistic runs the work before the key is looked up; lock, look and record go with COMMIT. That takes a quarter off
+	// what a key costs PostgreSQL, where hardly a request is a repeat. The work of a repeat that this process does not
+	// know is run, and rolled back for the first result; so is that of a duplicate while another process has the key, and
+	// Wait begins only behind it. So it is for work that is all SQL through its transaction. When the work fails, the key
+	// is looked up, and the first result, if there is one, is returned in place of the error.
 	// Default: the key is locked and looked up with BEGIN.
 	Optimistic bool
 }
@@ -174,8 +174,10 @@ func (g *TxGuard) CheckSchema(ctx context.Context) error {
 // A ctx that ends before the COMMIT is sent rolls back; one that ends later does not keep the COMMIT from being made and heard of.
 //
 // Cost: no commit and no round trip more than the bare transaction, since the key is locked and looked up with BEGIN, and written
-// with COMMIT. Of PostgreSQL's CPU some 25 % of a transfer in five lean statements, 11 % where [TxOptions.Optimistic] is set: docs/benchmarks.md. A replay takes one round trip where this guard knows the key, as one of the last thousands that it has seen; else a
-// second one, which only ends the transaction. Within the caller's transaction the savepoint travels with the same statements.
+// with COMMIT. It adds some 28 % to PostgreSQL's CPU for a transfer in five lean statements, 21 % where [TxOptions.Optimistic]
+// is set, and 13 % to a posting by pgledger: docs/benchmarks.md. A replay takes one round trip where this guard knows the key,
+// as one of the last thousands that it has seen; else a second one, which only ends the transaction. Within the caller's
+// transaction the savepoint travels with the same statements.
 func DoTx[T any](
 	ctx context.Context, g *TxGuard, key idempotency.Key, fp idempotency.Fingerprint,
 	fn func(ctx context.Context, tx pgx.Tx) (T, error),
