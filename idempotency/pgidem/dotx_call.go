@@ -141,8 +141,8 @@ func (c *txCall) attempt(ctx context.Context, work txWork) (*txResult, error) {
 	defer u.end(ctx)
 	var failure error // of a guess
 	if c.g.optimistic && !c.guessed {
-		result, err := c.guess(ctx, u, work, &failure)
-		if result != nil || err != nil {
+		var result *txResult
+		if result, failure, err = c.guess(ctx, u, work); result != nil || err != nil {
 			return result, err
 		}
 	}

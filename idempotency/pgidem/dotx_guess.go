@@ -13,31 +13,31 @@ import (
 )
 
 // guess runs the work as that of a new key, which is locked and looked for only by the statement that records it: see
-// [TxOptions.Optimistic]. neither: the unit is rolled back, and what is known of the key decides. Either it was used, or the
-// work has failed, as it does where its effect is there already: to answer a repeat of a payment that has emptied an account with
-// "insufficient funds" would have it made again, elsewhere.
-func (c *txCall) guess(ctx context.Context, u *txUnit, work txWork, failure *error) (*txResult, error) {
+// [TxOptions.Optimistic]. Neither an answer nor err: the unit is rolled back, and what is known of the key decides. Either it was
+// used, or the work has failed, as it does where its effect is there already: to answer a repeat of a payment that has emptied an
+// account with "insufficient funds" would have it made again, elsewhere.
+func (c *txCall) guess(ctx context.Context, u *txUnit, work txWork) (answer *txResult, failure, err error) {
 	c.guessed = true
 	if err := u.beginBare(ctx, c.g.db); err != nil {
-		return nil, pg.Classify(fmt.Errorf("pgidem: begin: %w", err))
+		return nil, nil, pg.Classify(fmt.Errorf("pgidem: begin: %w", err))
 	}
-	result, err := u.run(ctx, work)
+	result, failure := u.run(ctx, work)
 	switch {
-	case pg.Retryable(err):
-		return nil, err
-	case err != nil:
-		*failure = err
+	case pg.Retryable(failure):
+		return nil, nil, failure
+	case failure != nil:
 	case result.refusal != nil:
-		return c.refuse(ctx, u, &result)
+		answer, err = c.refuse(ctx, u, &result)
+		return answer, nil, err
 	default:
-		if answer, err := c.finish(ctx, u, &result); !errors.Is(err, errTaken) {
-			return answer, err
+		if answer, err = c.finish(ctx, u, &result); !errors.Is(err, errTaken) {
+			return answer, nil, err
 		}
 	}
 	if err := u.rollback(ctx); err != nil {
-		return nil, pg.Classify(fmt.Errorf("pgidem: roll back: %w", err))
+		return nil, nil, pg.Classify(fmt.Errorf("pgidem: roll back: %w", err))
 	}
-	return nil, nil
+	return nil, failure, nil
 }
 
 // beginBare begins with no other statement.
