@@ -1,4 +1,4 @@
-// Package pgidem keeps idempotency records in PostgreSQL 14 or later.
+// Package pgidem keeps idempotency records in PostgreSQL 15 or later.
 //
 //	err := pgidem.Migrate(ctx, pool, nil)
 //	store, err := pgidem.NewStore(pool, nil)

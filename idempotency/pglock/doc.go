@@ -1,4 +1,4 @@
-// Package pglock takes locks in PostgreSQL 14 or later, and lets fencing numbers reach its rows.
+// Package pglock takes locks in PostgreSQL 15 or later, and lets fencing numbers reach its rows.
 //
 // Which one:
 //

@@ -44,12 +44,12 @@ func newMigration(t *testing.T, cluster *localdb.RedisCluster) (*redis.ClusterCl
 		require.NoError(t, err)
 		m.nodes, m.id[node] = append(m.nodes, node), id
 	}
-	shards, err := m.nodes[0].ClusterShards(t.Context()).Result()
+	parts, err := m.nodes[0].ClusterSlots(t.Context()).Result()
 	require.NoError(t, err)
-	for _, shard := range shards {
-		owns := slices.ContainsFunc(shard.Slots, func(part redis.SlotRange) bool { return part.Start <= int64(m.slot) && int64(m.slot) <= part.End })
+	for _, part := range parts {
+		owns := part.Start <= m.slot && m.slot <= part.End
 		for i, node := range m.nodes {
-			if owns && shard.Nodes[0].ID == m.id[node] {
+			if owns && part.Nodes[0].ID == m.id[node] {
 				m.from, m.to = node, m.nodes[(i+1)%len(m.nodes)]
 			}
 		}
