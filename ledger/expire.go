@@ -17,11 +17,12 @@ type Expirer interface {
 // has a control character.
 const expiryPrefix = "\x01expired:"
 
-// ExpireHolds releases up to limit holds whose time is over, and returns how
-// many. An expired hold cannot be captured any more, but what it reserves is not
-// available until it is released: call this again and again, from as many
-// processes as you like. A limit below 1 is an [*InputError]. Its error is [errors.ErrUnsupported] where the store's
-// holds never expire. Cost: one query, and one commit if there are any.
+// ExpireHolds releases up to limit holds whose time is over, [MaxBatch] at most, and
+// returns how many: fewer where others were faster. An expired hold cannot be
+// captured any more, but what it reserves is not available until it is released: call
+// this again and again, from as many processes as you like. A limit below 1 is an
+// [*InputError]. Its error is [errors.ErrUnsupported] where the store's holds never
+// expire. Cost: one query, and one commit if there are any.
 func (l *Ledger) ExpireHolds(ctx context.Context, limit int) (int, error) {
 	store, ok := l.store.(Expirer)
 	if !ok {

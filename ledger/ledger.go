@@ -133,7 +133,7 @@ func (l *Ledger) state(field string, a Account) (State, error) {
 // Verdict or Err. A repeat within the batch is a duplicate like any other.
 //
 // An error means that no result is known: the store failed, and posting the
-// same batch again is safe. Cost: one commit, however many transactions there
+// same batch again is safe. More than [MaxBatch] are an [*InputError]. Cost: one commit, however many transactions there
 // are. Where one has an id of a chain before it in the batch, or is a chain with an
 // id from before it, the batch goes on behind it in another commit; and one that
 // has an id of the batch with other content has one of its own.
@@ -230,7 +230,8 @@ const entryPage = 500
 
 // Entries yields an account's entries with versions above after, oldest first;
 // 0 begins at the first. It reads pages of 500, so entries that are posted while it
-// runs are seen too. An unknown account is an [*UnknownAccountError].
+// runs are seen too. An unknown account is an [*UnknownAccountError]. Cost: one round
+// trip, and one for each page.
 func (l *Ledger) Entries(ctx context.Context, account AccountID, after int64) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		states, err := l.states(ctx, account)

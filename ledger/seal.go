@@ -29,10 +29,10 @@ type Sealer interface {
 }
 
 // Seal extends the ledger's hash chain by what was decided since the last seal,
-// and returns the last one. It is apart from posting, which it neither waits for
-// nor holds up: call it now and then, from one process or many. Its error is
-// [errors.ErrUnsupported] where the store keeps no chain. Cost: it reads what it
-// seals once.
+// and returns the last one. It is apart from posting, and holds nobody up; it may wait
+// for those who have begun to write before it, and should have a deadline: call it now
+// and then, from one process or many. Its error is [errors.ErrUnsupported] where the
+// store keeps no chain. Cost: it reads what it seals once.
 func (l *Ledger) Seal(ctx context.Context) (Seal, error) {
 	s, ok := l.store.(Sealer)
 	if !ok {

@@ -24,7 +24,8 @@ const (
 // statements, however many drafts there are; in a transaction of the caller's they are
 // behind a savepoint. What PostgreSQL asks to be repeated is, 3
 // times at most; in the caller's transaction only the caller can repeat it, and
-// the error's method Retryable() bool says whether that is of use.
+// the error's method Retryable() bool says whether that is of use. On accounts that the
+// store remembers it is one statement and one round trip, see [Options.Cache].
 func (s *Store) Post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outcome, error) {
 	backoff := firstBackoff
 	for attempt := 1; ; attempt++ {

@@ -69,7 +69,8 @@ WHERE t.seq > $1 AND t.seq <= $2 ORDER BY t.seq`
 var errOwnTransaction = errors.New("pgledger: seal: not within a transaction")
 
 // Seal is [ledger.Sealer.Seal]: it waits until everybody who has begun to write
-// is done, then reads what is not sealed yet, in transactions of its own.
+// anything in this database is done, then reads what is not sealed yet, in transactions
+// of its own. A store over a transaction cannot seal.
 func (s *Store) Seal(ctx context.Context) (ledger.Seal, error) {
 	if _, callers := s.db.(pgx.Tx); callers || s.idle() != nil {
 		return ledger.Seal{}, errOwnTransaction

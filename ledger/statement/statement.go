@@ -32,8 +32,8 @@ type Options struct {
 
 // Read reads an account's statement. An unknown account is an
 // [*ledger.UnknownAccountError], a To that is not after From an
-// [*ledger.InputError]. Cost: the round trips of [ledger.Ledger.BalanceAt], and
-// one for each 500 entries of the period.
+// [*ledger.InputError]. Cost: the round trips of [ledger.Ledger.BalanceAt], one
+// where the period has no beginning, and those of [ledger.Ledger.Entries].
 func Read(ctx context.Context, l *ledger.Ledger, account ledger.AccountID, o *Options) (*Statement, error) {
 	if o == nil {
 		o = &Options{}
