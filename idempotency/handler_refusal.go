@@ -20,7 +20,7 @@ type Refusal struct {
 	//	key_reused            422  the key was used with another request; Err is [ErrMismatch]
 	//	response_not_kept     500  the request was carried out before, but its response was longer than MaxResponse
 	//	response_unreadable   500  the request was carried out before, but what is stored for it is no response
-	//	misconfigured         500  the scope is empty, or the body was read before it got here; Err says which
+	//	misconfigured         500  scope or op is empty or too long, or the body was read before it got here; Err says which
 	//	unavailable           503  the store failed
 	Code   string
 	Status int

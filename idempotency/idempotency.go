@@ -26,7 +26,7 @@ type Guard struct {
 	jitter       func(time.Duration) time.Duration
 }
 
-// Options of a [Guard]. The zero value means the defaults.
+// Options of a [Guard]. The zero value means the defaults. Durations are from a millisecond to 100 years.
 type Options struct {
 	// Lease is how long a key stays taken when its owner falls silent: killed, or cut off from the store. While the
 	// work runs it is extended every third of Lease, so it need not be as long as the work.
@@ -48,7 +48,7 @@ type Options struct {
 	// fails. All but the claim go on after the caller's context has ended.
 	// Default: 5 seconds.
 	WriteTimeout time.Duration
-	// MaxResponse is how many bytes an encoded result may have, of the work or of a step. See [TooLargeError].
+	// MaxResponse is how many bytes an encoded result may have, of the work or of a step. See [TooLargeError]. At most 64 MiB.
 	// Default: 2 MiB.
 	MaxResponse int
 	// Logger is told of releases that failed.
@@ -159,7 +159,7 @@ type Result[T any] struct {
 
 // Do runs fn unless the key has been completed before, in which case it returns what the first run returned. While another
 // request with the key runs, it waits for [Options.Wait]. A []byte or string is kept as it is, any other value as
-// encoding/json writes it.
+// encoding/json writes it. Where ctx has ended before fn begins, that is the error.
 //
 // fn gets ctx with a cancel of its own: it also ends, with the cause [ErrLost], when another may run the work, because the
 // lease could not be extended in time. fn should then stop; that what it does all the same has no effect is up to the

@@ -16,7 +16,8 @@ import (
 //	posted, err := idempotency.Step(ctx, run, "post", func(ctx context.Context) (Entry, error) { … })
 //
 // Steps of a run come one after the other, each with a name of its own of 1 to 255 bytes. One within another, two at a
-// time, a name that comes twice, and a step after the work has returned are an [*InvalidError], and fn is not run. Only
+// time, a name that comes twice, and a step after one that could not be recorded, or after the work has returned, are an
+// [*InvalidError]; where ctx has ended or the claim is lost, the error is the cause. In either case fn is not run. Only
 // success is stored, encoded like a result of [Do]; a name that is not asked for any more is ignored. Steps survive the
 // release of the key, a kill and the end of the lease, for at least [Options.TTL]; as long as they do, the key is refused
 // to any other payload. They go when the key is completed.

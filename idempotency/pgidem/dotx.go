@@ -33,7 +33,7 @@ type TxGuard struct {
 	local         *txLocal // shared by what In returns
 }
 
-// TxOptions of a [TxGuard]. The zero value means the defaults.
+// TxOptions of a [TxGuard]. The zero value means the defaults. Durations are from a millisecond to 100 years, Wait to 24 days.
 type TxOptions struct {
 	// Schema that holds the table.
 	// Default: the first one of the connection's search_path that has it.
@@ -55,7 +55,7 @@ type TxOptions struct {
 	// what became of it when its answer was lost.
 	// Default: 5 seconds.
 	CommitTimeout time.Duration
-	// MaxResponse is how many bytes an encoded result may have. See [idempotency.TooLargeError].
+	// MaxResponse is how many bytes an encoded result may have. See [idempotency.TooLargeError]. At most 64 MiB.
 	// Default: 2 MiB.
 	MaxResponse int
 	// Optimistic runs the work before the key is looked up; lock, look and record go with COMMIT. That takes a quarter off
@@ -162,7 +162,7 @@ func (g *TxGuard) CheckSchema(ctx context.Context) error {
 //   - [*idempotency.PermanentError]: fn has failed for good, now or, if the result is Replayed, in an earlier run. Together with
 //     [idempotency.ErrNotRecorded]: it could not be stored, and a repeat runs fn.
 //   - [*idempotency.InFlightError] ([idempotency.ErrInFlight]): the key is still being worked on, or a live claim of Do has it; fn was
-//     not run, or was rolled back.
+//     not run, or was rolled back. Only of a claim is there a lease to tell of: else RetryAfter is a second.
 //   - [idempotency.ErrMismatch]: the key was used with another payload.
 //   - [*idempotency.InvalidError]: g or fn is nil, or the key is invalid, or holds steps, from which only Do can go on.
 //   - [*idempotency.TooLargeError], or why the value does not encode: fn was rolled back, and the key is free.

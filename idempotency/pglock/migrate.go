@@ -11,7 +11,8 @@ import (
 //go:embed migrations/*.sql
 var embedded embed.FS
 
-// Migrations returns the numbered SQL files, for a migration tool of your own.
+// Migrations returns the numbered SQL files, for a migration tool of your own. [Migrate] and CheckSchema know only of what
+// Migrate has applied: with another tool call neither.
 func Migrations() fs.FS {
 	files, err := fs.Sub(embedded, "migrations")
 	if err != nil {
@@ -27,7 +28,7 @@ type MigrateOptions struct {
 	Schema string
 }
 
-// Migrate brings the table up to date, in one transaction, or in the caller's if db is one. It may be called by any number
+// Migrate brings the table up to date, in one transaction, or in the caller's, READ COMMITTED, if db is one. It may be called by any number
 // of processes at once and does nothing where there is nothing to do. A database that is newer than this program is
 // a [*SchemaError].
 func Migrate(ctx context.Context, db DB, opts *MigrateOptions) error {

@@ -1,4 +1,4 @@
-// Package redisidem keeps idempotency records on Redis 5 or later: one server, Sentinel, Cluster or Ring.
+// Package redisidem keeps idempotency records on Redis 6.2 or later: one server, Sentinel, Cluster or Ring.
 //
 //	store, err := redisidem.NewStore(rdb, nil)
 //	guard, err := idempotency.New(store, nil)
@@ -7,7 +7,8 @@
 //
 // The contract of idempotency.Store, on one primary: each key is decided by one script, which Redis runs alone. The
 // clock is the server's TIME. A call to a single server is one script and one round trip, whatever the size of the batch;
-// on a Cluster or Ring it is one pipeline to each node that holds some of the keys. Every record is written by one SET with its
+// on a Cluster or Ring it is one pipeline to each node that holds some of the keys; a server that has not seen the script
+// yet takes a second one. Every record is written by one SET with its
 // expiry, so none is left without. A command that the client resends after a lost reply is recognised: a claim is won
 // by the call that won it already, a completion is stored once, and so is a step. Nothing is to be swept: expiry is Redis's.
 //
