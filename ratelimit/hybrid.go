@@ -125,7 +125,7 @@ func (h *Hybrid) Peek(ctx context.Context, key string) (Result, error) {
 func (h *Hybrid) Reset(ctx context.Context, key string) error { return h.local.reset(ctx, key) }
 
 // Run tells the store what was admitted, every Period: all keys in few questions, of which idle keys are no part. When ctx ends it tells
-// the rest and returns nil, or the error if that fails three times. From then on every check is the store's. Call it once at a time.
+// the rest and returns nil, or the error if that fails four times. From then on every check is the store's. Call it once at a time.
 func (h *Hybrid) Run(ctx context.Context) error { return h.local.run(ctx, "Hybrid") }
 
 // hybridMode implements mode.

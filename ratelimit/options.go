@@ -52,7 +52,7 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Hooks are told of what happens, in the caller's goroutine; they must be quick. Any may be nil.
+// Hooks are told of what happens, in the goroutine of the caller or, of what Run asks, in that of Run; they must be quick. Any may be nil.
 type Hooks struct {
 	// OnDecision is told of each result, of a refusal too.
 	OnDecision func(limit Limit, key string, r Result)

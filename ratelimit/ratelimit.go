@@ -13,7 +13,7 @@ import (
 // A counter is kept by the limit's name and the key. When a limit changes, the counter goes on: what was used stays used, as far as the new
 // limit has room for it, and comes back at the new rate, at once. With an [Algorithm] of another kind of state it begins anew.
 //
-// Cost: in memory no allocation and no lock that is shared by more than a few keys; else one question to the store, which is one round trip.
+// Cost: in memory no allocation for a single limit, and a lock that a 256th of the keys share; else one question to the store, which is one round trip.
 type Limiter struct {
 	store  Store
 	memory *Memory // the store, where it is one: it is asked without allocating

@@ -19,6 +19,8 @@ type Store interface {
 	// the error and not carried out.
 	//
 	// A reply with an error may have been carried out or not: repeating it may charge twice.
+	//
+	// It returns when ctx ends: whoever asks has no other bound on how long it takes.
 	Decide(ctx context.Context, calls []Call) []Reply
 }
 
