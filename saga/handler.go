@@ -28,7 +28,7 @@ type HandlerOptions struct {
 
 // Handler serves sagas to the people who look after them, as JSON:
 //
-//	GET  /sagas               ?status=STUCK&definition=&business_id=&after=&limit=
+//	GET  /sagas               ?status=STUCK&definition=&business_id=&after=&limit=100, 1000 at most
 //	GET  /sagas/{id}          with its history
 //	POST /sagas/{id}/resolve  {"action", "actor", "reason", "revision", "step"}, see Admin.Resolve
 //	GET  /sagas/{id}/timeline as text
@@ -36,8 +36,9 @@ type HandlerOptions struct {
 //
 // An id goes into the path as [net/url.PathEscape] makes it: the child "a/b" is at
 // /sagas/a%2Fb. Refusals are problem documents, RFC 9457, that name the fields:
-// 400 for what cannot be read, 404, 409 if the saga has changed or the action does
-// not fit, 413, 415 and 422.
+// 400 for what cannot be read, 403 by [HandlerOptions.Actor], 404, 405, 409 if the saga
+// has changed or the action does not fit, 413, 415 and 422. Where the store fails the
+// answer is 500, or 503 if it is late: a resolution may have been done then.
 //
 // It does no authentication, and who reaches it can skip the step that takes the
 // money: put it behind something that does, on a port that is not public.

@@ -390,7 +390,8 @@ func (m *Memory) Relay(ctx context.Context, limit int, publish func(context.Cont
 // MemoryTx is the transaction of a [Memory].
 type MemoryTx struct{ commit []func() }
 
-// OnCommit calls f if the transaction is committed, at the moment it is.
+// OnCommit calls f if the transaction is committed, at the moment it is. The store is
+// locked meanwhile: f must not call it.
 func (tx *MemoryTx) OnCommit(f func()) { tx.commit = append(tx.commit, f) }
 
 // TxType implements [Transactor].

@@ -132,7 +132,7 @@ func (s *StepPart[T]) Idempotent() *StepPart[T] {
 	return s
 }
 
-// Timeout bounds an attempt, also of the compensation. Default: 30 s.
+// Timeout bounds an attempt, also of the compensation: a day at most. Default: 30 s.
 func (s *StepPart[T]) Timeout(d time.Duration) *StepPart[T] {
 	s.p.timeout = d
 	return s
@@ -189,7 +189,7 @@ func (s *TxPart[T, Tx]) Undo(f TxFunc[T, Tx]) *TxPart[T, Tx] {
 	return s
 }
 
-// Timeout bounds an attempt, also of the compensation. Default: 30 s.
+// Timeout bounds an attempt, also of the compensation: a day at most. Default: 30 s.
 func (s *TxPart[T, Tx]) Timeout(d time.Duration) *TxPart[T, Tx] {
 	s.p.timeout = d
 	return s

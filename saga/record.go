@@ -232,14 +232,15 @@ const (
 	EventResolved   EventKind = "resolved" // by a person
 )
 
-// Message is what a step publishes, see [Publish].
+// Message is what a step publishes, see [Publish]; one whose topic or payload is out of
+// bounds is refused with an [*InputError].
 type Message struct {
 	ID      int64 // of the store; grows within a saga
 	SagaID  string
 	Step    string
-	Topic   string
+	Topic   string // 1 to 255 bytes of text without control characters
 	Key     string // stable: a message that is delivered again has the same
-	Payload []byte
+	Payload []byte // 1 MiB at most
 }
 
 // firstAhead is the index of the first step that is still to be done, or -1.

@@ -207,8 +207,8 @@ func (e *Engine) find(ctx context.Context, id string) (*Record, error) {
 	return nil, ErrNotFound
 }
 
-// Signal delivers a signal to the [Await] of that name, which may come later. It
-// may be repeated with the same msg; another is [ErrConflict]. The others are
+// Signal delivers a signal to the [Await] of that name, which may come later; msg is
+// at most 1 MiB of JSON. It may be repeated with the same msg; another is [ErrConflict]. The others are
 // [ErrNotFound], [ErrOver], [ErrTooManySignals] for more than [MaxSignals] names, an
 // [*InputError], or the store's.
 func (e *Engine) Signal(ctx context.Context, id, name string, msg any) error {

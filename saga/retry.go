@@ -12,12 +12,12 @@ import (
 // at once. The attempts are counted in the store: a crash does not renew them.
 type Retry struct {
 	// Attempts is how many there are in all. Default: 5; for compensations and
-	// steps behind the pivot, which have no other way to go, 20.
+	// Retriable steps, which have no other way to go, 20.
 	Attempts int
 	// First is the wait after the first attempt. Default: 200 ms.
 	First time.Duration
-	// Max is the longest wait. Default: 10 s; for compensations and steps behind the
-	// pivot 1 min.
+	// Max is the longest wait. Default: 10 s; for compensations and Retriable steps
+	// 1 min.
 	Max time.Duration
 	// Permanent tells the errors that another attempt would not mend. Default: none.
 	// Unlike with [Reject], the step may have taken effect.

@@ -112,7 +112,9 @@ type StartOptions struct {
 // handle of that one, or [ErrConflict] if that has other data or another
 // definition. id is 1 to 255 bytes, with the names of its children, and data at most
 // 1 MiB of JSON. When Start returns, the saga is durable: it finishes whatever happens
-// to this process. Cost: one write, shared with others.
+// to this process. Its other errors are an [*InputError] for each fault, joined,
+// [ErrUnknownDefinition] if e was not given d, and the store's. Cost: one write, shared
+// with others.
 func (d *Definition[T]) Start(ctx context.Context, e *Engine, id string, data T, o *StartOptions) (*Handle[T], error) {
 	return d.start(ctx, e, id, data, o, "")
 }
@@ -275,7 +277,8 @@ func (d *Definition[T]) Handle(e *Engine, id string) *Handle[T] { return &Handle
 func (h *Handle[T]) ID() string { return h.id }
 
 // Wait returns when the saga is over, or needs a person ([Stuck]). The error is not
-// that of the saga, which is in [Result.Err], but of ctx or of the store. Cost:
+// that of the saga, which is in [Result.Err], but of ctx or of the store, or
+// [ErrNotFound] if there is no such saga. Cost:
 // nothing if the saga runs in this engine; else a read, repeated at growing
 // intervals of up to a second.
 func (h *Handle[T]) Wait(ctx context.Context) (Result[T], error) {

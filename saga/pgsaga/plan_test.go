@@ -52,6 +52,20 @@ func TestPlansOfAnEmptyTableDoNotScanAFullOne(t *testing.T) {
 		"SELECT string_agg(format('%s %s', indexrelname, idx_tup_fetch), ', ') FROM pg_stat_user_indexes WHERE relid = 'sagas'::regclass"))
 }
 
+// To plan a statement takes longer than to carry it out. Left to itself, PostgreSQL would
+// do so for many a call, since a plan for these very arguments looks better.
+func TestNothingIsPlannedAnew(t *testing.T) {
+	t.Parallel()
+	f := openOn(t, newPool(t, testdb.PostgresURL(t), func(c *pgxpool.Config) { c.MaxConns = 1 }))
+	f.exec(t, "CREATE TABLE effects (id text)")
+	for n := range 20 {
+		f.useAll(t, fmt.Sprint("live", n))
+	}
+	const planned = "SELECT coalesce(string_agg(statement, '; '), '') FROM pg_prepared_statements WHERE custom_plans > 5"
+	require.Empty(t, f.text(t, planned))
+	require.Positive(t, f.count(t, "SELECT count(*) FROM pg_prepared_statements WHERE generic_plans > 5"))
+}
+
 // useAll calls everything that shall not depend on how many sagas are over.
 func (f fixture) useAll(t *testing.T, id string) {
 	t.Helper()

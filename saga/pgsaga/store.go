@@ -78,7 +78,8 @@ type MigrateOptions struct {
 
 // Migrate brings the schema up to date. It is safe to run from many processes at
 // once, and does nothing where there is nothing to do. A database that is newer
-// than this program is a [*SchemaError].
+// than this program is a [*SchemaError]. In a transaction of the caller's, which must
+// be READ COMMITTED, it is a part of that.
 func Migrate(ctx context.Context, db DB, o *MigrateOptions) error {
 	var schema string
 	if o != nil {
@@ -87,7 +88,8 @@ func Migrate(ctx context.Context, db DB, o *MigrateOptions) error {
 	return pg.Migrate(ctx, db, migration(schema))
 }
 
-// Migrations returns the numbered SQL files, for a migration tool of your own.
+// Migrations returns the numbered SQL files, for a migration tool of your own. [Migrate]
+// and CheckSchema know only of what Migrate has applied: with another tool call neither.
 func Migrations() fs.FS { return migration("").Files }
 
 // SchemaError says that the tables are missing, or at another version than this package needs.

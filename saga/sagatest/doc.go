@@ -11,7 +11,7 @@
 //
 //	func TestStore(t *testing.T) {
 //		sagatest.Run(t, func(t testing.TB) saga.Store { return mystore.New(connect(t)) })
-//		sagatest.RunEngine(t, func(t testing.TB) saga.Store { return mystore.New(connect(t)) })
+//		sagatest.RunEngine(t, func(t testing.TB) saga.Store { return mystore.New(connect(t)) }, 0)
 //	}
 //
 // Run them with -race. Each test is given an empty store of its own.
