@@ -23,7 +23,7 @@ type RedisCluster struct {
 }
 
 // StartRedisCluster starts the masters, gives each a third of the slots and returns when all of them call the cluster whole (a few
-// seconds). Redis 7.0 or later. The cluster is always a temporary one: Dir and Port must be zero.
+// seconds). The cluster is always a temporary one: Dir and Port must be zero.
 func StartRedisCluster(ctx context.Context, o Options) (*RedisCluster, error) {
 	if o.Dir != "" || o.Port != 0 {
 		return nil, errors.New("localdb: redis cluster: Dir and Port must be zero, each node takes its own")

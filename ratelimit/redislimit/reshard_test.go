@@ -44,7 +44,7 @@ func newMigration(t *testing.T, cluster *localdb.RedisCluster) (*redis.ClusterCl
 		require.NoError(t, err)
 		m.nodes, m.id[node] = append(m.nodes, node), id
 	}
-	parts, err := m.nodes[0].ClusterSlots(t.Context()).Result()
+	parts, err := m.nodes[0].ClusterSlots(t.Context()).Result() //nolint:staticcheck // what follows it is of Redis 7
 	require.NoError(t, err)
 	for _, part := range parts {
 		owns := part.Start <= m.slot && m.slot <= part.End
