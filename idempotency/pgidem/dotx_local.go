@@ -3,6 +3,7 @@ package pgidem
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,21 +14,38 @@ import (
 // txLocal is what a guard knows without asking the database.
 type txLocal struct {
 	mu     sync.Mutex
-	visits map[string]*txVisit
+	visits map[txPlace]*txVisit
 	recent [4096]atomic.Int64
 }
 
-// txVisit is the call that asks the database for all of this process that have its key: a connection for each of a storm of
+// txPlace is a key of one database. A guard may be bound to several (In), and a result is that of the one that has it:
+//
+//	A debits under a key on one database; B, the credit of the same transfer, asks for the same key on another;
+//	B waits for A, is handed its result, and never runs.
+type txPlace struct {
+	db any
+	id string
+}
+
+// placeOf returns where a call is made. A DB that cannot be compared has each of its calls to itself.
+func placeOf(c *txCall) txPlace {
+	if reflect.ValueOf(c.g.db).Comparable() {
+		return txPlace{c.g.db, string(c.id)}
+	}
+	return txPlace{new(byte), string(c.id)}
+}
+
+// txVisit is the call that asks the database for all of this process that have its key there: a connection for each of a storm of
 // duplicates would leave none for other keys.
 type txVisit struct {
 	local       *txLocal
-	id          string
+	place       txPlace
 	fingerprint idempotency.Fingerprint
 	done        chan struct{} // closed at its end
 	result      *txResult     // nil: it had none
 }
 
-func newTxLocal() *txLocal { return &txLocal{visits: make(map[string]*txVisit)} }
+func newTxLocal() *txLocal { return &txLocal{visits: make(map[txPlace]*txVisit)} }
 
 // seen tells whether a key may have a record; to be wrong costs a round trip.
 func (l *txLocal) seen(lock int64) bool {
@@ -73,11 +91,12 @@ func (l *txLocal) enter(ctx context.Context, c *txCall) (*txVisit, *txResult, er
 func (l *txLocal) visit(c *txCall) (v *txVisit, mine bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if v := l.visits[string(c.id)]; v != nil {
+	place := placeOf(c)
+	if v := l.visits[place]; v != nil {
 		return v, false
 	}
-	v = &txVisit{local: l, id: string(c.id), fingerprint: c.fingerprint, done: make(chan struct{})}
-	l.visits[v.id] = v
+	v = &txVisit{local: l, place: place, fingerprint: c.fingerprint, done: make(chan struct{})}
+	l.visits[place] = v
 	return v, true
 }
 
@@ -85,7 +104,7 @@ func (l *txLocal) visit(c *txCall) (v *txVisit, mine bool) {
 func (v *txVisit) leave(result *txResult) {
 	v.result = result
 	v.local.mu.Lock()
-	delete(v.local.visits, v.id)
+	delete(v.local.visits, v.place)
 	v.local.mu.Unlock()
 	close(v.done)
 }

@@ -536,6 +536,40 @@ func TestDoTxKeysOfTwoTablesAreApart(t *testing.T) {
 	s2.sold(t, "a", 1)
 }
 
+// comparesWithNothing is a DB that is no key of a map.
+type comparesWithNothing struct {
+	pgidem.DB
+	_ []int
+}
+
+// The trap: the two legs of a transfer are made at the same time, under one key and by one guard, each on the database of its
+// account. The second is handed the result of the first, and is never made.
+func TestDoTxResultOfAnotherDatabaseIsNotReplayed(t *testing.T) {
+	t.Parallel()
+	bothWays(t, func(t *testing.T, o pgidem.TxOptions) {
+		s, s2 := newShop(t, testdb.Postgres(t), &o), newShop(t, testdb.Postgres(t), nil)
+		for name, db := range map[string]pgidem.DB{"pool": s2.pool, "own": comparesWithNothing{DB: s2.pool}} {
+			var there idempotency.Result[int64]
+			var failure error
+			var wg sync.WaitGroup
+			first, err := s.sell(t.Context(), name, "", func(context.Context, pgx.Tx) error {
+				wg.Go(func() { there, failure = s2.sellOn(t.Context(), s.guard.In(db), name, "", nil) })
+				select { // it is not there while it waits for this one
+				case <-t.Context().Done():
+				case <-time.After(300 * time.Millisecond):
+				}
+				return nil
+			})
+			wg.Wait()
+			require.NoError(t, errors.Join(err, failure))
+			require.False(t, first.Replayed)
+			require.False(t, there.Replayed, name)
+			s.sold(t, name, 1)
+			s2.sold(t, name, 1)
+		}
+	})
+}
+
 func TestNewTxGuardReportsAllFaults(t *testing.T) {
 	t.Parallel()
 	_, err := pgidem.NewTxGuard(nil, &pgidem.TxOptions{
