@@ -330,7 +330,14 @@ func (c *txCall) resolve(ctx context.Context, result *txResult, lost error) (*tx
 	}
 }
 
-// settled returns the record once nobody has the lock.
+// errStandby: who was asked what became of a COMMIT is not the one that makes it.
+var errStandby = errors.New("pgidem: the server is a standby, which may be behind")
+
+// settled returns the record once nobody has the lock. A standby cannot tell:
+//
+//	the primary commits, its answer is lost, and the next connection goes elsewhere, as after a failover;
+//	a standby gives the lock to whoever asks, and has not heard of the commit yet;
+//	the caller is told that nothing was committed, and pays by another way.
 func (c *txCall) settled(ctx context.Context) (*txRecord, error) {
 	u, err := c.g.acquire(ctx)
 	if err != nil {
@@ -340,7 +347,14 @@ func (c *txCall) settled(ctx context.Context) (*txRecord, error) {
 	u.level = pgx.ReadCommitted
 	end, _ := ctx.Deadline()
 	var f txFound
-	err = u.begin(ctx, c.g.db, func(b *pgx.Batch) { f.wait(b, c, time.Until(end)) })
+	standby := false
+	err = u.begin(ctx, c.g.db, func(b *pgx.Batch) {
+		b.Queue("SELECT pg_is_in_recovery()").QueryRow(func(row pgx.Row) error { return row.Scan(&standby) })
+		f.wait(b, c, time.Until(end))
+	})
+	if err == nil && standby {
+		err = errStandby
+	}
 	if err == nil && f.record == nil && c.token == 0 {
 		err = c.bury(ctx, u)
 	}
