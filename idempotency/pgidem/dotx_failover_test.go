@@ -2,6 +2,7 @@ package pgidem_test
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/url"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -89,4 +91,54 @@ func TestDoTxStandbyCannotTellThatNothingWasCommitted(t *testing.T) {
 		require.True(t, replayed, "it was committed")
 		s.sold(t, name, 1)
 	}
+}
+
+// poolerConn is a connection through a pooler that loses its server.
+type poolerConn struct {
+	net.Conn
+	lost atomic.Bool // the next answer of the server's is the last, and does not come
+	over atomic.Bool
+}
+
+func (c *poolerConn) Read(p []byte) (int, error) {
+	if c.over.Load() {
+		return 0, io.EOF
+	}
+	n, err := c.Conn.Read(p)
+	if err != nil || !c.lost.Load() {
+		return n, err
+	}
+	c.over.Store(true)
+	text, err := (&pgproto3.ErrorResponse{
+		Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: "08006", Message: "remote server read/write error",
+	}).Encode(nil)
+	return copy(p, text), err
+}
+
+// The trap: the server has committed when the pooler loses it. Odyssey then answers the COMMIT itself, by an ERROR of class 08, which of a
+// server would mean that it has rolled back.
+func TestDoTxErrorOfAPoolerAtCommitIsNoRollback(t *testing.T) {
+	t.Parallel()
+	bothWays(t, func(t *testing.T, o pgidem.TxOptions) {
+		conf := testdb.Postgres(t).Config()
+		dial := conf.ConnConfig.DialFunc
+		conf.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dial(ctx, network, addr)
+			return &poolerConn{Conn: conn}, err
+		}
+		pool, err := pgxpool.NewWithConfig(t.Context(), conf)
+		require.NoError(t, err)
+		t.Cleanup(pool.Close)
+		s := newShop(t, pool, &o)
+		_, err = s.sell(t.Context(), "prepare", "", nil)
+		require.NoError(t, err)
+		result, err := s.sell(t.Context(), "a", "", func(_ context.Context, tx pgx.Tx) error {
+			tx.Conn().PgConn().Conn().(*poolerConn).lost.Store(true)
+			return nil
+		})
+		require.NoError(t, err)
+		require.False(t, result.Replayed)
+		s.sold(t, "a", 1)
+		s.requireReplay(t, "a", "", result.Value)
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -186,14 +187,15 @@ func (u *txUnit) commit(ctx context.Context, statements func(*pgx.Batch)) (fate,
 }
 
 // fate judges by the error of a COMMIT. The server has rolled back where it says so by an ERROR, or where it still is in the
-// transaction. A FATAL error, such as that it was told to stop, may come after the commit.
+// transaction. A FATAL error, such as that it was told to stop, may come after the commit; and class 08 is of connections: a pooler
+// (Odyssey) answers so, by an ERROR, when it has lost the server behind the COMMIT.
 func (u *txUnit) fate(err error) fate {
 	if err == nil {
 		return fateDone
 	}
 	e, ok := errors.AsType[*pgconn.PgError](err)
 	switch {
-	case errors.Is(err, pgx.ErrTxCommitRollback), ok && e.SeverityUnlocalized == "ERROR":
+	case errors.Is(err, pgx.ErrTxCommitRollback), ok && e.SeverityUnlocalized == "ERROR" && !strings.HasPrefix(e.Code, "08"):
 		return fateUndone
 	case u.conn != nil && !u.conn.IsClosed() && u.conn.PgConn().TxStatus() != 'I':
 		return fateUndone
