@@ -317,9 +317,13 @@ func (c *txCall) resolve(ctx context.Context, result *txResult, lost error) (*tx
 		case err != nil:
 		case record != nil && record.completed && record.token == c.token:
 			return result, nil
-		case record != nil && record.completed && c.token == 0:
-			return c.recognize(record, result)
-		default: // what is there now, another attempt will see
+		default:
+			if record != nil && record.completed && c.token == 0 {
+				if result, err := c.recognize(record, result); result != nil || err != nil {
+					return result, err
+				}
+			}
+			// What is there now, another attempt will see.
 			return nil, undone{fmt.Errorf("pgidem: the answer to the commit was lost, and it was not made: %w", lost)}
 		}
 		select {

@@ -56,7 +56,8 @@ func isLocked(err error) bool {
 	return ok && e.Code == "23502" && e.ColumnName == "token"
 }
 
-// recognize answers from a record that is ours or another's: that of a guess has a token that we do not know.
+// recognize answers from a record that is ours or another's: that of a guess has a token that we do not know. Neither: it is
+// another's, and over. Ours, if it comes late, is in its way.
 func (c *txCall) recognize(r *txRecord, ours *txResult) (*txResult, error) {
 	if r.same && r.status == ours.status && bytes.Equal(r.response, ours.response) {
 		return ours, nil

@@ -267,10 +267,18 @@ func (c *slowConn) arrive(t *testing.T) {
 	c.slow = false
 }
 
-// The server reads INSERT and COMMIT only when nobody listens any more, and the caller was told that nothing was committed. Nothing had
-// the lock when it was asked: without a record in its way it would be committed now.
-func TestDoTxOptimisticCommitThatComesLateIsNotMade(t *testing.T) {
-	t.Parallel()
+// hold keeps what is sent from now on from arriving.
+func hold(tx pgx.Tx) *slowConn {
+	c := tx.Conn().PgConn().Conn().(*slowConn)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.slow = true
+	return c
+}
+
+// slowShop guesses, and soon stops waiting for the answer to a COMMIT.
+func slowShop(t *testing.T) *shop {
+	t.Helper()
 	conf := testdb.Postgres(t).Config()
 	dial := conf.ConnConfig.DialFunc
 	conf.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -280,17 +288,21 @@ func TestDoTxOptimisticCommitThatComesLateIsNotMade(t *testing.T) {
 	pool, err := pgxpool.NewWithConfig(t.Context(), conf)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
-	s := newShop(t, pool, &pgidem.TxOptions{Optimistic: true, CommitTimeout: time.Second, Attempts: 1})
+	s := newShop(t, pool, &pgidem.TxOptions{Optimistic: true, CommitTimeout: 3 * time.Second, Attempts: 1})
 	_, err = s.sell(t.Context(), "prepare", "", nil)
 	require.NoError(t, err)
+	return s
+}
+
+// The server reads INSERT and COMMIT only when nobody listens any more, and the caller was told that nothing was committed. Nothing had
+// the lock when it was asked: without a record in its way it would be committed now.
+func TestDoTxOptimisticCommitThatComesLateIsNotMade(t *testing.T) {
+	t.Parallel()
+	s := slowShop(t)
 	var lost *slowConn
 	var pid uint32
-	_, err = s.sell(t.Context(), "a", "", func(_ context.Context, tx pgx.Tx) error {
-		conn := tx.Conn().PgConn()
-		pid, lost = conn.PID(), conn.Conn().(*slowConn)
-		lost.mu.Lock()
-		defer lost.mu.Unlock()
-		lost.slow = true
+	_, err := s.sell(t.Context(), "a", "", func(_ context.Context, tx pgx.Tx) error {
+		pid, lost = tx.Conn().PgConn().PID(), hold(tx)
 		return nil
 	})
 	require.ErrorContains(t, err, "it was not made")
@@ -302,5 +314,23 @@ func TestDoTxOptimisticCommitThatComesLateIsNotMade(t *testing.T) {
 	result, err := s.sell(t.Context(), "a", "another payload", nil)
 	require.NoError(t, err)
 	require.False(t, result.Replayed)
+	s.sold(t, "a", 1)
+}
+
+// The trap: the answer to the COMMIT of a guess is lost; what is found is another's result, which is over already. It is neither ours nor an
+// answer: the call went on with a connection that it had given back.
+func TestDoTxOptimisticLostCommitMeetsARecordThatIsOver(t *testing.T) {
+	t.Parallel()
+	s := slowShop(t)
+	g := newTxGuard(t, s.pool, &pgidem.TxOptions{Optimistic: true, TTL: time.Millisecond})
+	var lost *slowConn
+	_, err := s.sell(t.Context(), "a", "", func(ctx context.Context, tx pgx.Tx) error {
+		_, err := s.sellOn(ctx, g, "a", "", nil)
+		lost = hold(tx)
+		return err
+	})
+	lost.arrive(t)
+	require.ErrorContains(t, err, "it was not made")
+	require.True(t, retryable(err))
 	s.sold(t, "a", 1)
 }
