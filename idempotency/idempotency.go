@@ -176,8 +176,8 @@ type Result[T any] struct {
 //     is not released, a repeat gets ErrInFlight until the lease is over and then runs fn again. Or the value is over
 //     [Options.MaxResponse] (it also is a [*TooLargeError]) or does not encode: that it has run is stored, and repeats get
 //     the same error, Replayed and without the value, instead of a second run.
-//   - any other error of fn: the key is free again, unless a [Step] could not be recorded. If the claim was lost meanwhile,
-//     it also is ErrLost. A panic of fn, or runtime.Goexit, does the same and goes on.
+//   - any other error of fn: the key is free again, unless a [Step] could not be recorded, or still runs. If the claim was
+//     lost meanwhile, it also is ErrLost. A panic of fn, or runtime.Goexit, does the same and goes on.
 //   - anything else: the store failed, or the stored value does not decode into T; fn was not run.
 //
 // Cost: one round trip for a replay or refusal, two for a run and one more for each third of the lease that it takes.

@@ -62,12 +62,15 @@ func (g *Guard) begin(ctx context.Context, key Key, fp Fingerprint, won *admissi
 	return r
 }
 
-// close ends what the work may do with the run, and tells whether a step of it has run without being recorded.
+// close ends what the work may do with the run, and tells whether a step of it has run without being recorded, or still runs:
+//
+//	the work charges in a step, in a goroutine, and returns when its time is up, as http.TimeoutHandler does; its key is freed;
+//	a repeat wins it, finds no step, and charges beside the first run.
 func (r *Run) close() (unrecorded bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed = true
-	return r.unrecorded
+	return r.unrecorded || r.step != ""
 }
 
 // end ends the contexts of the work, and the extending of the lease, for which it waits.

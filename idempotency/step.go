@@ -24,8 +24,9 @@ import (
 //
 // If fn has run but its result could not be stored, the error is [ErrNotRecorded], and the value is returned beside it.
 // Return that error; however the work ends, the key is not freed before the lease is over. It also is [ErrLost] where
-// another owner has the key. A value that is over [Options.MaxResponse] (the error also is a [*TooLargeError]) or does not
-// encode is lost, but not that fn has run: later runs get the same error instead of a second effect.
+// another owner has the key. Nor is the key of work that fails while its step still runs. A value that is over
+// [Options.MaxResponse] (the error also is a [*TooLargeError]) or does not encode is lost, but not that fn has run: later
+// runs get the same error instead of a second effect.
 //
 // A process that is killed between fn and the store repeats fn, so hand a permanent id on to what fn calls, such as
 // [Key.ID] with the step's name.

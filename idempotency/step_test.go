@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -327,6 +328,36 @@ func TestStepWhoseResultCannotBeKept(t *testing.T) {
 		}
 		require.Equal(t, 1, charges)
 	}
+}
+
+// The trap: the work returns while its step is still charging, as behind http.TimeoutHandler or a select on the context. That is no step
+// without an effect: with the key freed, a repeat would charge beside it.
+func TestWorkThatReturnsBeforeItsStepKeepsTheKey(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newShop(t)
+		var charges atomic.Int32
+		charge := func(ctx context.Context, run *idempotency.Run) (string, error) {
+			return idempotency.Step(ctx, run, "charge", func(context.Context) (string, error) {
+				time.Sleep(time.Second)
+				charges.Add(1)
+				return "charged", nil
+			})
+		}
+		_, err := s.do(t.Context(), "a", func(ctx context.Context, run *idempotency.Run) (string, error) {
+			go func() { _, _ = charge(ctx, run) }()
+			synctest.Wait()
+			return "", errDown
+		})
+		require.Equal(t, errDown, err)
+		_, err = s.do(t.Context(), "a", charge)
+		require.ErrorIs(t, err, idempotency.ErrInFlight)
+		time.Sleep(20 * time.Second) // the lease, which the step has extended
+		result, err := s.do(t.Context(), "a", charge)
+		require.NoError(t, err)
+		require.Equal(t, "charged", result.Value)
+		require.EqualValues(t, 1, charges.Load())
+	})
 }
 
 // Work that runs two steps at once is refused one of them, whatever the order.
