@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
@@ -100,6 +102,33 @@ func TestResponseOverTheLimit(t *testing.T) {
 		}
 		require.Equal(t, 1, runs)
 	}
+}
+
+// badlyMarshalled is a value whose own encoder has a fault.
+type badlyMarshalled struct{}
+
+func (badlyMarshalled) MarshalJSON() ([]byte, error) { panic("nil map") }
+
+// The trap: the work has charged, and then its receipt cannot be encoded, by a panic. The panic took the claim with it: a repeat charged
+// again as soon as the lease was over, and the next one again.
+func TestResultWhoseEncoderPanicsIsNotRunAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		guard := newGuard(t, idempotency.NewMemory(nil), nil)
+		charges := 0
+		for n := range 3 {
+			result, err := idempotency.Do(t.Context(), guard, testKey("a"), idempotency.Fingerprint{},
+				func(context.Context, *idempotency.Run) (badlyMarshalled, error) {
+					charges++
+					return badlyMarshalled{}, nil
+				})
+			require.ErrorIs(t, err, idempotency.ErrNotRecorded)
+			require.ErrorContains(t, err, "nil map")
+			require.Equal(t, n > 0, result.Replayed)
+			time.Sleep(time.Minute) // the lease is over
+		}
+		require.Equal(t, 1, charges)
+	})
 }
 
 func TestResultOfAnyType(t *testing.T) {

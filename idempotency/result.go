@@ -82,6 +82,19 @@ func encode[T any](value T) ([]byte, error) {
 	case string:
 		return []byte(raw), nil
 	}
+	return encodeJSON(value)
+}
+
+// encodeJSON makes an error of a panic of the value's own encoder. It is the caller's, and comes when the effect stands:
+//
+//	the work charges; MarshalJSON of its receipt panics; the panic takes the claim, or the step, with it unrecorded;
+//	a repeat charges again, and panics again.
+func encodeJSON(value any) (text []byte, err error) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			text, err = nil, fmt.Errorf("its encoder panics: %v", fault)
+		}
+	}()
 	return json.Marshal(value)
 }
 

@@ -105,14 +105,19 @@ func (r *Run) exit() {
 // saveStep stores the result of a step that has run: the status of EncodeResult in a byte, and the response. It returns
 // also why that is not the value.
 func saveStep[T any](r *Run, name string, value T) error {
+	r.setUnrecorded(true) // also if what follows panics
 	status, response, problem := EncodeResult(value, nil, r.guard.maxResponse)
 	err := r.saveStep(StepRecord{Name: name, Result: append([]byte{byte(status)}, response...)})
-	if err != nil {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.unrecorded = true
+	if err == nil {
+		r.setUnrecorded(false)
 	}
 	return errors.Join(problem, err)
+}
+
+func (r *Run) setUnrecorded(unrecorded bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unrecorded = unrecorded
 }
 
 func decodeStep[T any](step *StepRecord) (T, error) {

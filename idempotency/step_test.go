@@ -306,7 +306,7 @@ func TestStepWhoseResultCannotBeKept(t *testing.T) {
 	t.Parallel()
 	guard, err := idempotency.New(idempotency.NewMemory(nil), &idempotency.Options{MaxResponse: 10})
 	require.NoError(t, err)
-	for name, value := range map[string]any{"large": strings.Repeat("x", 20), "no JSON": make(chan int)} {
+	for name, value := range map[string]any{"large": strings.Repeat("x", 20), "no JSON": make(chan int), "panics": badlyMarshalled{}} {
 		charges := 0
 		for n := range 3 {
 			_, err := idempotency.Do(t.Context(), guard, testKey(name), idempotency.Fingerprint{},
