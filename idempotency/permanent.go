@@ -7,7 +7,8 @@ import (
 
 // PermanentError is a failure of the work that is final: to run it again would fail again, as for a declined card or an
 // account that does not exist. It is the only failure that [Do] stores and replays. Its code and message are kept for as
-// long as a result and shown to whoever repeats the request: they are no place for secrets.
+// long as a result and shown to whoever repeats the request: they are no place for secrets. One that is nil, returned as an
+// error, is a failure like any other, without code and message.
 type PermanentError struct {
 	Code     string // for programs, such as "card_declined"; may be empty
 	Message  string // for people
@@ -29,6 +30,9 @@ func Permanent(err error) error {
 }
 
 func (e *PermanentError) Error() string {
+	if e == nil {
+		return "idempotency: permanent error without a text"
+	}
 	if e.Message == "" {
 		return e.Code
 	}
@@ -36,7 +40,12 @@ func (e *PermanentError) Error() string {
 }
 
 // Unwrap returns the error that was given to [Permanent]; nil on a replay.
-func (e *PermanentError) Unwrap() error { return e.cause }
+func (e *PermanentError) Unwrap() error {
+	if e == nil {
+		return nil
+	}
+	return e.cause
+}
 
 // storedFailure is a PermanentError as it is stored.
 type storedFailure struct {
@@ -46,7 +55,10 @@ type storedFailure struct {
 
 // encode cuts a message that is over the limit: that it is final is worth more than why.
 func (e *PermanentError) encode(limit int) ([]byte, error) {
-	failure := storedFailure{e.Code, e.Message}
+	var failure storedFailure
+	if e != nil {
+		failure = storedFailure{e.Code, e.Message}
+	}
 	for {
 		text, err := json.Marshal(failure)
 		over := len(text) - limit

@@ -131,6 +131,30 @@ func TestResultWhoseEncoderPanicsIsNotRunAgain(t *testing.T) {
 	})
 }
 
+// The trap: the work returns a variable of the type *PermanentError in which there is none, and which as an error is not nil. To read its text
+// was a panic, after the charge and before anything was stored.
+func TestPermanentErrorThatIsNilIsNotRunAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		guard := newGuard(t, idempotency.NewMemory(nil), nil)
+		charges := 0
+		for n := range 3 {
+			result, err := idempotency.Do(t.Context(), guard, testKey("a"), idempotency.Fingerprint{},
+				func(context.Context, *idempotency.Run) (string, error) {
+					var declined *idempotency.PermanentError
+					charges++
+					return "receipt", declined
+				})
+			require.Error(t, err)
+			require.NotErrorIs(t, err, errDown)
+			require.Equal(t, n > 0, result.Replayed)
+			_ = fmt.Sprint(err)
+			time.Sleep(time.Minute) // the lease is over
+		}
+		require.Equal(t, 1, charges)
+	})
+}
+
 func TestResultOfAnyType(t *testing.T) {
 	t.Parallel()
 	requireKept(t, "")
