@@ -111,18 +111,30 @@ func TestMiddlewareUnreadableBody(t *testing.T) {
 // the receipt of 10.
 func TestMiddlewareRefusesABodyThatWasReadBefore(t *testing.T) {
 	t.Parallel()
-	s := newTill(t, echo, nil)
-	outer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_ = r.ParseForm()
-		s.handler.ServeHTTP(w, r)
-	})
-	r := payRequest("amount=10", "a")
-	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	w := httptest.NewRecorder()
-	outer.ServeHTTP(w, r)
-	requireRefusal(t, w, http.StatusInternalServerError, "misconfigured")
-	require.Contains(t, s.log.String(), "body was read before")
-	require.Zero(t, s.charges.Load())
+	const form = "application/x-www-form-urlencoded"
+	for name, c := range map[string]struct {
+		contentType, body string
+		length            int64
+		read              func(r *http.Request)
+	}{
+		"form":                          {form, "amount=10", 9, func(r *http.Request) { _ = r.ParseForm() }},
+		"form of unknown length":        {form, "amount=10", -1, func(r *http.Request) { _ = r.ParseForm() }},
+		"parts of unknown length":       {"multipart/form-data; boundary=x", "--x\r\nContent-Disposition: form-data; name=\"amount\"\r\n\r\n10\r\n--x--", -1, func(r *http.Request) { _ = r.ParseMultipartForm(100) }},
+		"replaced by a body of nothing": {"text/plain", "10", 2, func(r *http.Request) { r.Body = http.NoBody }},
+		"replaced by nothing":           {"text/plain", "10", 2, func(r *http.Request) { r.Body = nil }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newTill(t, echo, nil)
+			r := payRequest(c.body, "a")
+			r.ContentLength = c.length
+			r.Header.Set("Content-Type", c.contentType)
+			c.read(r)
+			requireRefusal(t, s.serve(r), http.StatusInternalServerError, "misconfigured")
+			require.Contains(t, s.log.String(), "body was read before")
+			require.Zero(t, s.charges.Load())
+		})
+	}
 }
 
 // The handler finds the request as it came.

@@ -60,21 +60,28 @@ func (m *middleware) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *
 	if r.ContentLength > int64(m.opts.MaxBody) {
 		return nil, tooLarge(&http.MaxBytesError{Limit: int64(m.opts.MaxBody)})
 	}
-	if r.Body == nil || r.Body == http.NoBody {
-		return nil, nil
+	var body []byte
+	var err error
+	if r.Body != nil && r.Body != http.NoBody {
+		body, err = readAll(http.MaxBytesReader(w, r.Body, int64(m.opts.MaxBody)), r.ContentLength)
 	}
-	body, err := readAll(http.MaxBytesReader(w, r.Body, int64(m.opts.MaxBody)), r.ContentLength)
 	switch _, long := errors.AsType[*http.MaxBytesError](err); {
 	case long:
 		return nil, tooLarge(err)
 	case err != nil:
 		return nil, bodyUnreadable.because("The body could not be read to its end.", err)
-	case len(body) == 0 && r.ContentLength > 0:
+	case len(body) == 0 && hadBody(r):
 		// With the fingerprint of an empty body, a key used again with another payload would be answered with a replay.
 		return nil, misconfigured.because("The server has lost the body of the request.",
 			&InvalidError{Field: "body", Reason: "was read before it got to the idempotency middleware"})
 	}
 	return body, nil
+}
+
+// hadBody tells whether a request whose body is empty by now came with one. That of a body of unknown length shows only
+// where it was read as a form.
+func hadBody(r *http.Request) bool {
+	return r.ContentLength > 0 || len(r.PostForm) > 0 || r.MultipartForm != nil
 }
 
 // readAll is io.ReadAll for a body whose length is known, or -1. Of a length that is only announced it takes 64 KiB
