@@ -112,7 +112,9 @@ func (g *Guard) lead(ctx, waiting context.Context, q *Request, r *room) (admissi
 		case err == ErrMismatch: //nolint:errorlint // it comes as it is
 			return admission{}, err
 		}
-		r.seen(record.Remaining, err)
+		if err == nil || ctx.Err() == nil { // that the caller is gone is no failure of the store, for those who go on waiting least of all
+			r.seen(record.Remaining, err)
+		}
 	}
 }
 

@@ -316,6 +316,37 @@ func TestWaitEnds(t *testing.T) {
 	}
 }
 
+// slowToSay is a store that answers a question about what is in flight once, and from then on when it is too late.
+type slowToSay struct {
+	idempotency.Store
+	asked atomic.Int32
+}
+
+func (s *slowToSay) Claim(ctx context.Context, q []idempotency.Request) ([]idempotency.Record, error) {
+	if s.asked.Add(1) > 1 {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return s.Store.Claim(ctx, q)
+}
+
+// The trap: the client hangs up just while the store is asked for it. That is no failure of the store, and none to tell those who go on
+// waiting of.
+func TestWaitThatEndsAmidAQuestion(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		memory := idempotency.NewMemory(nil)
+		_, err := memory.Claim(t.Context(), []idempotency.Request{{Key: testKey("a"), Lease: time.Minute}})
+		require.NoError(t, err)
+		guard := newGuard(t, &slowToSay{Store: memory}, nil)
+		ctx, hangUp := context.WithTimeout(t.Context(), time.Second)
+		defer hangUp()
+		_, err = doInt(ctx, guard, "a", func(context.Context) (int, error) { panic("must not run") })
+		require.ErrorIs(t, err, idempotency.ErrInFlight)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	})
+}
+
 // The leader gives up before the others: another leads, and they get the result.
 func TestAnotherLeadsWhenTheLeaderLeaves(t *testing.T) {
 	t.Parallel()
