@@ -35,7 +35,7 @@ type TxGuard struct {
 
 // TxOptions of a [TxGuard]. The zero value means the defaults. Durations are from a millisecond to 100 years, Wait to 24 days.
 type TxOptions struct {
-	// Schema that holds the table.
+	// Schema that holds the table. To be named where the work changes the search_path: the record is written behind it.
 	// Default: the first one of the connection's search_path that has it.
 	Schema string
 	// TTL is how long a result is replayed.
@@ -164,7 +164,8 @@ func (g *TxGuard) CheckSchema(ctx context.Context) error {
 //   - [*idempotency.InFlightError] ([idempotency.ErrInFlight]): the key is still being worked on, or a live claim of Do has it; fn was
 //     not run, or was rolled back. Only of a claim is there a lease to tell of: else RetryAfter is a second.
 //   - [idempotency.ErrMismatch]: the key was used with another payload.
-//   - [*idempotency.InvalidError]: g or fn is nil, or the key is invalid, or holds steps, from which only Do can go on.
+//   - [*idempotency.InvalidError]: g or fn is nil, or the key is invalid, or holds steps, from which only Do can go on; or the
+//     guard is on a connection that is in a transaction.
 //   - [*idempotency.TooLargeError], or why the value does not encode: fn was rolled back, and the key is free.
 //   - [ErrUnknown]: the work may or may not have been committed.
 //   - any other error of fn, as it is: it was rolled back, and the key is free. A panic of fn, or runtime.Goexit, does that too and

@@ -63,6 +63,35 @@ func TestDoTxSharesTheCallersFate(t *testing.T) {
 	s.sold(t, "before", 0)
 }
 
+// The trap: the guard is on the connection on which the caller has begun, and not on the transaction. There is no transaction within another:
+// DoTx would commit the caller's, or roll it back.
+func TestDoTxDoesNotEndATransactionOfItsConnection(t *testing.T) {
+	t.Parallel()
+	bothWays(t, func(t *testing.T, o pgidem.TxOptions) {
+		s := newShop(t, testdb.Postgres(t), nil)
+		conn, err := s.pool.Acquire(t.Context())
+		require.NoError(t, err)
+		defer conn.Release()
+		for name, db := range map[string]pgidem.DB{"connection": conn.Conn(), "connection of a pool": conn} {
+			g := newTxGuard(t, db, &o)
+			for _, fail := range []error{nil, errors.New("declined")} {
+				tx, err := conn.Begin(t.Context())
+				require.NoError(t, err)
+				execTx(t, tx, "INSERT INTO sales (what) VALUES ('of the caller')")
+				_, err = s.sellOn(t.Context(), g, name, "", func(context.Context, pgx.Tx) error { return fail })
+				require.ErrorIs(t, err, idempotency.ErrInvalid, name)
+				require.Equal(t, 1, queryTx[int](t, tx, "SELECT count(*) FROM sales"))
+				require.NoError(t, tx.Rollback(t.Context()))
+			}
+			s.sold(t, "of the caller", 0)
+			_, err = s.sellOn(t.Context(), g, name, "", nil)
+			require.NoError(t, err)
+			s.sold(t, name, 1)
+			execTx(t, s.pool, "TRUNCATE sales")
+		}
+	})
+}
+
 func TestDoTxFailureLeavesTheCallersTransactionAsItWas(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, testdb.Postgres(t), nil)

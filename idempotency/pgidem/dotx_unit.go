@@ -10,6 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/safetill/safetill/idempotency"
 )
 
 // txUnit is a transaction of ours, or a savepoint in the caller's.
@@ -47,10 +49,24 @@ func (g *TxGuard) acquire(ctx context.Context) (*txUnit, error) {
 		u.conn, u.release = conn.Conn(), conn.Release
 	case *pgx.Conn:
 		u.conn = db
+		return u, notBegun(db)
+	case *pgxpool.Conn:
+		return u, notBegun(db.Conn())
 	case pgx.Tx:
 		u.tx, u.callers = db, true
 	}
 	return u, nil
+}
+
+// notBegun refuses a connection on which the caller has begun. PostgreSQL only warns of a BEGIN within a transaction:
+//
+//	the caller begins on the connection and books; DoTx, on the same, commits what both have written;
+//	the caller rolls back, and the booking stays.
+func notBegun(conn *pgx.Conn) error {
+	if !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
+		return &idempotency.InvalidError{Field: "database", Reason: "is a connection in a transaction, and not that transaction: see TxGuard.In"}
+	}
+	return nil
 }
 
 // begin sends the statements with which a unit begins.
