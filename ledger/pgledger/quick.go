@@ -35,6 +35,15 @@ type guess struct {
 //
 // A place is compared as well: where the row is no longer there, no account is moved.
 //
+// The version counts entries, and does not say which:
+//
+//	A moves x from 7 to 8, which is not on the standby yet when that takes over;
+//	B moves x from 7 to 8 there, by another amount;
+//	A, in whose memory x is at 8, would bring its lost entry back into the sums.
+//
+// So the sums are compared, and the id, since a number is given again as well: where
+// the opening of an account was lost, the next one that is opened gets its number.
+//
 // A refusal moves nothing that could be compared, so it is decided under locks;
 // so is what only the tables can tell, such as what was decided of an id before.
 //
@@ -164,18 +173,20 @@ func (p *posting) learn() {
 func (p *posting) columns(w *writes, g *guess) []any {
 	n := len(p.names)
 	nos, befores, versions := make([]int64, n), make([]int64, n), make([]int64, n)
-	var heldDebits, heldCredits, floors, debits, credits numerics
+	var heldDebits, heldCredits, floors, debits, credits, debitsBefore, creditsBefore numerics
 	for i, id := range p.names {
 		before, after := &g.before[i], p.accounts[ledger.AccountID(id)]
 		nos[i], befores[i], versions[i] = p.numbers[after.ID], before.Version, after.Version
 		heldDebits.add(before.HeldDebits)
 		heldCredits.add(before.HeldCredits)
 		floors.addFloor(before.Floor)
+		debitsBefore.add(before.Debits)
+		creditsBefore.add(before.Credits)
 		debits.add(after.Debits)
 		credits.add(after.Credits)
 	}
 	columns := []any{nos, befores, heldDebits.String(), heldCredits.String(), floors.String(), versions, debits.String(), credits.String()}
 	columns = append(columns, w.posted.all()...)
 	columns = append(columns, w.decidedColumns()[:3]...)
-	return append(columns, g.places.String())
+	return append(columns, g.places.String(), p.names, debitsBefore.String(), creditsBefore.String())
 }

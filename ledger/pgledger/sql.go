@@ -126,15 +126,18 @@ UPDATE {transactions} t SET closed_by = u.closed_by FROM unnest($1::text[], $2::
 	// in the order of the parameters, which is that of lockSQL: see onePlan. What
 	// holds reserve is no part of a version, and the constraint on the floor sees only
 	// what a batch leaves. The number and the clock are read when all locks are held.
-	// "no + 0" is for the planner, which is not to go by the index on no.
+	// "no + 0" and the comparison of ids are so for the planner, which is not to go by
+	// the index on either.
 	postSQL = `
 WITH moved AS (
     UPDATE {accounts} a SET debits = u.debits, credits = u.credits, version = u.version
-    FROM unnest($1::bigint[], $2::bigint[], $3::numeric[], $4::numeric[], $5::numeric[], $6::bigint[], $7::numeric[], $8::numeric[], $22::tid[])
-    AS u(no, before, held_debits, held_credits, floor, version, debits, credits, place)
+    FROM unnest($1::bigint[], $2::bigint[], $3::numeric[], $4::numeric[], $5::numeric[], $6::bigint[], $7::numeric[], $8::numeric[], $22::tid[],
+                $23::text[], $24::numeric[], $25::numeric[])
+    AS u(no, before, held_debits, held_credits, floor, version, debits, credits, place, id, debits_before, credits_before)
     WHERE a.ctid = coalesce(u.place, (SELECT ctid FROM {accounts} WHERE no = u.no))
     AND a.no + 0 = u.no AND a.version = u.before AND a.held_debits = u.held_debits AND a.held_credits = u.held_credits
-    AND a.floor IS NOT DISTINCT FROM u.floor
+    AND a.debits = u.debits_before AND a.credits = u.credits_before
+    AND a.floor IS NOT DISTINCT FROM u.floor AND a.id IS NOT DISTINCT FROM u.id
     RETURNING a.ctid AS place
 ), c AS MATERIALIZED (
     SELECT CASE WHEN count(*) = cardinality($1::bigint[]) THEN nextval('{seq}') END AS seq, clock_timestamp() AS at,
