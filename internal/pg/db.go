@@ -29,3 +29,20 @@ func Table(schema, name string) string {
 	}
 	return pgx.Identifier{schema, name}.Sanitize()
 }
+
+// InTransaction reports whether db is a connection, of a pool or by itself, that somebody has begun a transaction on. Begin would go on in
+// it, without a savepoint, and our COMMIT would be that of whoever began it. A pgx.Tx is not meant: its Begin is a savepoint.
+func InTransaction(db DB) bool {
+	if _, ok := db.(pgx.Tx); ok {
+		return false
+	}
+	conn, ok := db.(*pgx.Conn)
+	if !ok {
+		held, ok := db.(interface{ Conn() *pgx.Conn }) // a *pgxpool.Conn, or what a caller has made of one
+		if !ok {
+			return false
+		}
+		conn = held.Conn()
+	}
+	return conn.PgConn().TxStatus() != 'I'
+}

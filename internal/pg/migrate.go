@@ -105,7 +105,7 @@ func (m Migration) check() error {
 // Migrate brings the tables of m to the version of its files, in one transaction on db, or in a savepoint where db is a transaction: then
 // they become visible with the caller's commit, and nothing is left by its rollback. A second call does nothing. Calls for one schema
 // wait for each other, until the end of the caller's transaction if there is one; such a transaction must be READ COMMITTED, and a
-// stricter one is refused, since it cannot see what the call before it has done.
+// stricter one is refused, since it cannot see what the call before it has done. A connection that is in a transaction is refused.
 //
 // Errors: *ChecksumError, *SchemaError with Have > Want, and those of PostgreSQL, which say which file failed. Cost: 7 round trips, and
 // with files to apply two more and two a file.
@@ -116,6 +116,9 @@ func Migrate(ctx context.Context, db DB, m Migration) error {
 	}
 	if Absent(db) {
 		db = Missing("database")
+	}
+	if InTransaction(db) {
+		return fmt.Errorf("pg: migrate %s: the connection is in a transaction: hand that over", m.Line)
 	}
 	tx, err := db.Begin(ctx)
 	if err != nil {

@@ -297,8 +297,9 @@ func TestAConnectionInATransactionIsRefused(t *testing.T) {
 	conn, err := f.pool.Acquire(t.Context())
 	require.NoError(t, err)
 	defer conn.Release()
-	l := on(t, conn.Conn())
-	for _, name := range []string{"known", "not known any more"} {
+	single, pooled := on(t, conn.Conn()), on(t, conn)
+	for n, l := range []*ledger.Ledger{single, pooled, single, pooled} { // the second time the accounts are not known any more
+		name, db := fmt.Sprint(n), []pgledger.DB{conn.Conn(), conn}[n%2]
 		want(t, l, ledger.Posted, move(name, "bank", "a", "1"))
 		tx, err := conn.Begin(t.Context())
 		require.NoError(t, err)
@@ -308,6 +309,7 @@ func TestAConnectionInATransactionIsRefused(t *testing.T) {
 		require.ErrorContains(t, l.Open(t.Context(), ledger.Account{ID: "c", Currency: "NGN", Normal: ledger.Debit}), "the connection is in a transaction")
 		_, err = l.Verify(t.Context())
 		require.ErrorContains(t, err, "the connection is in a transaction")
+		require.ErrorContains(t, pgledger.Migrate(t.Context(), db, nil), "the connection is in a transaction")
 		_, err = l.Seal(t.Context())
 		require.ErrorContains(t, err, "not within a transaction")
 		exec(t, tx, "INSERT INTO orders VALUES ('2')")
@@ -315,6 +317,6 @@ func TestAConnectionInATransactionIsRefused(t *testing.T) {
 		require.NoError(t, tx.Rollback(t.Context()))
 		require.Zero(t, count(t, f.pool, "SELECT count(*) FROM orders"))
 	}
-	f.balance(t, "a", "2", 2)
+	f.balance(t, "a", "4", 4)
 	f.verify(t)
 }

@@ -58,7 +58,7 @@ var errInTransaction = errors.New("the connection is in a transaction: make the 
 // idle tells whether we may begin a transaction. On a connection that is in one,
 // our COMMIT or ROLLBACK would be the caller's.
 func (s *Store) idle() error {
-	if conn, ok := s.db.(*pgx.Conn); ok && conn.PgConn().TxStatus() != 'I' {
+	if pg.InTransaction(s.db) {
 		return errInTransaction
 	}
 	return nil
@@ -80,6 +80,9 @@ func (s *Store) begin(ctx context.Context) (*unit, error) {
 	}
 	if tx, ok := s.db.(pgx.Tx); ok {
 		return &unit{tx: tx, callers: true, release: func() {}}, nil
+	}
+	if err := s.idle(); err != nil {
+		return nil, err
 	}
 	tx, err := s.db.Begin(ctx)
 	if err != nil {
