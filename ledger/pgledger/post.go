@@ -22,7 +22,8 @@ const (
 
 // Post is [ledger.Store.Post]: one transaction of two round trips and five
 // statements, however many drafts there are; in a transaction of the caller's they are
-// behind a savepoint. What PostgreSQL asks to be repeated is, 3
+// behind a savepoint, which takes a third where the connection has not posted in one
+// before or where a draft refers to another transaction. What PostgreSQL asks to be repeated is, 3
 // times at most; in the caller's transaction only the caller can repeat it, and
 // the error's method Retryable() bool says whether that is of use. On accounts that the
 // store remembers it is one statement and one round trip, see [Options.Cache].
@@ -76,6 +77,9 @@ func stale(err error) error {
 
 func (s *Store) post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outcome, error) {
 	p := posting{drafts: drafts, outcomes: make([]ledger.Outcome, len(drafts))}
+	if tx, callers := s.db.(pgx.Tx); callers {
+		return p.outcomes, p.within(ctx, s, tx)
+	}
 	if err := p.readTargets(ctx, s); err != nil {
 		return nil, err
 	}
@@ -109,7 +113,30 @@ func (p *posting) locked(ctx context.Context, s *Store) error {
 		return err
 	}
 	defer u.end(ctx)
+	return p.write(ctx, s, u)
+}
 
+// within posts the batch in the caller's transaction, of which a failure must
+// leave nothing but what was there. What may fail before the statements of
+// u.first is behind the savepoint too.
+func (p *posting) within(ctx context.Context, s *Store, tx pgx.Tx) error {
+	u := &unit{tx: tx, callers: true, release: func() {}}
+	defer u.end(ctx)
+	refers := slices.ContainsFunc(p.drafts, func(d ledger.Draft) bool { return d.Of != "" })
+	if refers || !prepared(tx.Conn(), s.sql.schema) {
+		if err := u.save(ctx); err != nil {
+			return err
+		}
+	}
+	if err := p.readTargets(ctx, s); err != nil {
+		return err
+	}
+	p.name()
+	return p.write(ctx, s, u)
+}
+
+// write locks and reads the accounts, decides, and writes it down.
+func (p *posting) write(ctx context.Context, s *Store, u *unit) error {
 	// Why this order cannot post an id twice:
 	//   A locks its accounts, B (same id, same accounts) waits for them;
 	//   A sees the id is free, posts, commits;
@@ -153,7 +180,7 @@ type posting struct {
 // lock locks the accounts and reads what was decided of the ids before.
 func (p *posting) lock(ctx context.Context, u *unit, sql *statements) error {
 	p.forget(len(p.names))
-	err := u.first(ctx, func(b *pgx.Batch) {
+	err := u.first(ctx, sql.schema, func(b *pgx.Batch) {
 		b.Queue(sql.lock, p.names).Query(p.scanAccounts)
 		b.Queue(sql.decided, p.ids).Query(p.readDecided)
 	})

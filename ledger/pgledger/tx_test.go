@@ -320,3 +320,42 @@ func TestAConnectionInATransactionIsRefused(t *testing.T) {
 	f.balance(t, "a", "4", 4)
 	f.verify(t)
 }
+
+// A statement that the connection does not know was prepared before the savepoint, and what a capture is of was read before it.
+func TestPostThatFailsBeforeItsLocksLeavesTheCallersTransactionUsable(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	f.want(t, ledger.Posted, move("in", "bank", "a", "10"), hold("hold", "a", "b", "5"))
+	release := ledger.Transaction{ID: "release", Kind: ledger.KindRelease, Of: "hold"}
+	for name, c := range map[string]struct {
+		locked string
+		tx     ledger.Transaction
+		known  bool // the connection has the statements
+	}{
+		"prepare":           {"ledger_accounts", move("1", "bank", "a", "1"), false},
+		"prepare a look":    {"ledger_holds", release, false},
+		"look for a target": {"ledger_holds", release, true},
+	} {
+		conn, err := pgx.ConnectConfig(t.Context(), f.pool.Config().ConnConfig)
+		require.NoError(t, err)
+		if c.known {
+			warm, err := conn.Begin(t.Context())
+			require.NoError(t, err)
+			want(t, on(t, warm), ledger.Posted, c.tx)
+			require.NoError(t, warm.Rollback(t.Context()))
+		}
+		other := begin(t, f, pgx.TxOptions{})
+		exec(t, other, "LOCK TABLE "+c.locked)
+		tx, err := conn.Begin(t.Context())
+		require.NoError(t, err)
+		exec(t, tx, "SET LOCAL lock_timeout = '50ms'")
+		_, err = on(t, tx).Post(t.Context(), []ledger.Transaction{c.tx})
+		require.ErrorContains(t, err, "lock timeout", name)
+		require.NoError(t, other.Rollback(t.Context()))
+		want(t, on(t, tx), ledger.Posted, move(name, "bank", "a", "1"))
+		require.NoError(t, tx.Commit(t.Context()), name)
+		require.NoError(t, conn.Close(t.Context()))
+	}
+	f.balance(t, "a", "13", 4)
+	f.verify(t)
+}

@@ -78,9 +78,6 @@ func (s *Store) begin(ctx context.Context) (*unit, error) {
 		}
 		return &unit{conn: db, release: func() {}}, nil
 	}
-	if tx, ok := s.db.(pgx.Tx); ok {
-		return &unit{tx: tx, callers: true, release: func() {}}, nil
-	}
 	if err := s.idle(); err != nil {
 		return nil, err
 	}
@@ -92,7 +89,7 @@ func (s *Store) begin(ctx context.Context) (*unit, error) {
 }
 
 // first sends the statements that begin the unit.
-func (u *unit) first(ctx context.Context, statements func(*pgx.Batch)) error {
+func (u *unit) first(ctx context.Context, schema string, statements func(*pgx.Batch)) error {
 	b := &pgx.Batch{}
 	if u.conn != nil {
 		b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED") // whatever the default: who waited for a lock must see what was done meanwhile
@@ -101,15 +98,52 @@ func (u *unit) first(ctx context.Context, statements func(*pgx.Batch)) error {
 		u.open = true
 		return u.conn.SendBatch(ctx, b).Close()
 	}
-	if u.callers { // only a savepoint that was made is rolled back to: one further out may have its name
+	if u.callers && !u.open { // only a savepoint that was made is rolled back to: one further out may have its name
 		b.Queue(savepoint).Exec(func(pgconn.CommandTag) error { u.open = true; return nil })
 	}
 	b.Queue(onePlanNow).QueryRow(func(row pgx.Row) error {
 		return row.Scan(&u.snapshot, nil, nil, nil, nil, nil, nil, nil, nil)
 	})
 	statements(b)
-	return u.tx.SendBatch(ctx, b).Close()
+	err := u.tx.SendBatch(ctx, b).Close()
+	if err == nil && u.callers {
+		nowPrepared(u.tx.Conn(), schema)
+	}
+	return err
 }
+
+// save makes the savepoint by itself, as text.
+func (u *unit) save(ctx context.Context) error {
+	if _, err := u.tx.Exec(ctx, savepoint); err != nil {
+		return fmt.Errorf("savepoint: %w", err)
+	}
+	u.open = true
+	return nil
+}
+
+// prepared tells whether the connection knows the statements of first. Those that it
+// does not know are prepared before anything of the batch is done:
+//
+//	somebody has locked a table, and the caller's transaction has a lock_timeout;
+//	to prepare a statement waits for that lock, and fails;
+//	the savepoint is not made yet, and the caller's transaction is lost.
+//
+// So the savepoint goes ahead where the connection is new: one round trip more.
+func prepared(conn *pgx.Conn, schema string) bool {
+	return conn != nil && conn.PgConn().CustomData()[preparedKey+schema] != nil
+}
+
+func nowPrepared(conn *pgx.Conn, schema string) {
+	if conn == nil { // a transaction of the caller's own making
+		return
+	}
+	known := conn.PgConn().CustomData()
+	if known[preparedKey+schema] == nil && conn.Config().DefaultQueryExecMode != pgx.QueryExecModeDescribeExec { // which asks each time
+		known[preparedKey+schema] = true
+	}
+}
+
+const preparedKey = "safetill: the ledger's statements in schema "
 
 // only sends a unit of a single round trip, on a connection of our own.
 func (u *unit) only(ctx context.Context, statements func(*pgx.Batch)) error {
