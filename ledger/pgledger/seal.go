@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -152,8 +153,13 @@ func scanSeal(row pgx.CollectableRow) (s sealed, err error) {
 	return s, err
 }
 
-// digest continues the chain over the numbers above from, up to to.
+// digest continues the chain over the numbers above from, up to to. The first seal
+// has no seal before it, and is over whatever stands below the first number that is
+// drawn: nothing, unless somebody has put it there, to be in no seal.
 func (s *Store) digest(ctx context.Context, tx pgx.Tx, hash [32]byte, from, to int64) (n int64, _ [32]byte, err error) {
+	if from == 0 {
+		from = math.MinInt64
+	}
 	rows, err := tx.Query(ctx, s.sql.digests, from, to)
 	if err != nil {
 		return 0, hash, err

@@ -83,6 +83,7 @@ func TestSealsNameTheFirstThatWasTamperedWith(t *testing.T) {
 		{"DELETE FROM ledger_transactions WHERE id = '1 refused'", 2},
 		{"DELETE FROM ledger_postings WHERE transaction_id = '0 capture'", 1},
 		{"INSERT INTO ledger_transactions SELECT 'slipped in', seq, fingerprint, verdict, posting, at FROM ledger_transactions WHERE id = '1 in'", 2},
+		{"INSERT INTO ledger_transactions SELECT 'put before the first', 0, fingerprint, 19, posting, at FROM ledger_transactions WHERE id = '1 in'", 1},
 		{"UPDATE ledger_seals SET hash = sha256('x') WHERE number = 2", 2},
 		{"DELETE FROM ledger_seals WHERE number = 1", 2},
 	} {
