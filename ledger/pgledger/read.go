@@ -44,6 +44,9 @@ func (s *Store) Open(ctx context.Context, accounts []ledger.State) error {
 		return err
 	}
 	for i, a := range accounts {
+		if have[i] == nil { // hidden by row security, or a trigger has kept it out
+			return fmt.Errorf("pgledger: open: account %q is not there after its insert", a.ID)
+		}
 		if !ledger.SameAccountAs(have[i], &a) {
 			return &ledger.AccountExistsError{ID: a.ID}
 		}
