@@ -161,15 +161,20 @@ func (g *Group) Run(ctx context.Context) error {
 		g.gather(ctx)
 		c := g.take()
 		commits.Go(func() {
+			defer g.ended(c)
 			g.post(posting, c.calls)
-			g.mu.Lock()
-			g.traffic.end(c)
-			g.mu.Unlock()
-			g.nudge()
 		})
 	}
 	commits.Wait()
 	return nil
+}
+
+// ended makes room for another commit.
+func (g *Group) ended(c commit) {
+	g.mu.Lock()
+	g.traffic.end(c)
+	g.mu.Unlock()
+	g.nudge()
 }
 
 // stop lets nobody in any more.
@@ -294,8 +299,16 @@ func (g *Group) post(ctx context.Context, calls []*call) {
 	ctx, cancel := context.WithDeadline(ctx, begin.Add(g.o.Timeout))
 	defer cancel()
 	a := attempts{group: g, patience: bits.Len(uint(len(calls))) + 2}
+	defer func() { // a store that calls runtime.Goexit, as a failed test does, ends this goroutine: nobody else would answer
+		for _, c := range calls[a.answered:] {
+			c.answer(nil, errAbandoned)
+		}
+	}()
 	a.post(ctx, calls)
 }
+
+// errAbandoned is what callers hear of a store that did not return.
+var errAbandoned = errors.New("ledger: the store ended the goroutine of its caller: what was posted is unknown")
 
 func (g *Group) answering(n int) {
 	g.mu.Lock()
@@ -310,6 +323,7 @@ type attempts struct {
 	failed   int   // posts in a row
 	patience int   // how many of those one bad caller can cause, and two more
 	hopeless error // what all who are left are told
+	answered int   // of the first batch, in its order; what is answered may be another call's by now
 }
 
 func (a *attempts) post(ctx context.Context, calls []*call) {
@@ -326,6 +340,7 @@ func (a *attempts) post(ctx context.Context, calls []*call) {
 		a.group.answering(len(calls))
 		for _, c := range calls {
 			n := len(c.txs) // read before c is the caller's again
+			a.answered++
 			c.answer(results[:n:n], nil)
 			results = results[n:]
 		}
@@ -338,6 +353,7 @@ func (a *attempts) post(ctx context.Context, calls []*call) {
 	if len(calls) == 1 || a.hopeless != nil {
 		a.group.answering(len(calls))
 		for _, c := range calls {
+			a.answered++
 			c.answer(nil, err)
 		}
 		return

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -545,4 +546,41 @@ func TestGroupPostAllocates(t *testing.T) {
 	alone, grouped := count(l.Post), count(g.Post)
 	t.Logf("one transaction: %.1f allocations, through an idle group %.1f", alone, grouped)
 	require.LessOrEqual(t, grouped-alone, 8.0)
+}
+
+// A store that failed a test, or had it fail, took the goroutine of the commit with it: its callers waited for ever, and so did Run.
+func TestGroupStoreThatEndsItsGoroutine(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := &slow{Store: ledger.NewMemory(nil), takes: time.Millisecond}
+		store.fail = func(drafts []ledger.Draft) error {
+			switch {
+			case len(drafts) > 1: // one half is answered by the time that the other one ends
+				return errors.New("in halves")
+			case drafts[0].ID == "bad":
+				runtime.Goexit()
+			}
+			return nil
+		}
+		_, g := newGroup(t, store, &ledger.GroupOptions{AtOnce: 1, Window: time.Millisecond})
+		stop := running(t, g)
+		errs := map[string]error{}
+		var mu sync.Mutex
+		var callers sync.WaitGroup
+		for _, id := range []string{"good", "bad"} {
+			callers.Go(func() {
+				_, err := g.PostOne(t.Context(), pay(id))
+				mu.Lock()
+				errs[id] = err
+				mu.Unlock()
+			})
+			synctest.Wait() // in this order
+		}
+		callers.Wait()
+		require.NoError(t, errs["good"])
+		require.ErrorContains(t, errs["bad"], "ended the goroutine")
+		_, err := g.PostOne(t.Context(), pay("next"))
+		require.NoError(t, err, "there is room for another commit")
+		stop()
+	})
 }
