@@ -98,7 +98,7 @@ FROM {transactions} t
 LEFT JOIN LATERAL (
     SELECT posting, debit_no, credit_no, amount FROM {postings} WHERE seq = t.seq AND t.kind <> 1
     UNION ALL
-    SELECT posting, debit_no, credit_no, amount FROM {holds} WHERE transaction_id = t.id
+    SELECT posting, debit_no, credit_no, amount FROM {holds} WHERE transaction_id = t.id AND t.kind = 1
 ) p ON true
 LEFT JOIN {accounts} d ON d.no = p.debit_no LEFT JOIN {accounts} c ON c.no = p.credit_no
 WHERE t.id = ANY($1) ORDER BY t.id, p.posting`

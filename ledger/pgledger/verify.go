@@ -69,6 +69,8 @@ WITH entries AS (
               FROM (SELECT id, closed_by FROM closings WHERE closed_by IS NOT NULL) t
               FULL JOIN (SELECT id, target FROM closings WHERE target IS NOT NULL) c ON c.id = t.closed_by AND c.target = t.id
               WHERE t.id IS NULL OR c.id IS NULL
+    UNION ALL SELECT '', '', 0, 'amounts held by ' || h.transaction_id || ', which is no hold', count(*), 0
+              FROM {holds} h LEFT JOIN {transactions} t ON t.id = h.transaction_id AND t.kind = 1 WHERE t.id IS NULL GROUP BY h.transaction_id
     UNION ALL SELECT '', currency, max(scale), 'sum', sum(debits), sum(credits)
               FROM checked WHERE id IS NOT NULL GROUP BY currency HAVING sum(debits) <> sum(credits)
 )

@@ -150,6 +150,7 @@ func TestVerifyFindsTamperingWithHoldsAndWhatClosesThem(t *testing.T) {
 	}{
 		"what an account holds":   {`UPDATE ledger_accounts SET held_debits = held_debits - 100 WHERE id = 'a'`, []string{`NGN held debits of account "a": 1, should be 2`}},
 		"what it is to get":       {`UPDATE ledger_accounts SET held_credits = 0 WHERE id = 'b'`, []string{`NGN held credits of account "b": 0, should be 2`}},
+		"what is no hold holds":   {`INSERT INTO ledger_holds SELECT 'undone', 1, debit_no, credit_no, 300 FROM ledger_holds WHERE transaction_id = 'open'`, []string{"amounts held by undone, which is no hold: 1, should be 0"}},
 		"the amount of a hold":    {`UPDATE ledger_holds SET amount = 300 WHERE transaction_id = 'open'`, []string{`NGN held debits of account "a": 2, should be 3`, `NGN held credits of account "b": 2, should be 3`}},
 		"a hold is open again":    {`UPDATE ledger_transactions SET closed_by = NULL WHERE id = 'captured'`, []string{"transactions closed by capture: 0, should be 1", `NGN held debits of account "a": 2, should be 7`, `NGN held credits of account "b": 2, should be 7`}},
 		"a posting is not undone": {`UPDATE ledger_transactions SET closed_by = NULL WHERE id = 'undone'`, []string{"transactions closed by undo: 0, should be 1"}},
@@ -243,4 +244,17 @@ func fill(tb testing.TB, pool *pgxpool.Pool, n int) {
 		_, err := pool.Exec(tb.Context(), sql)
 		require.NoError(tb, err, sql)
 	}
+}
+
+// An amount that somebody has put beside a transaction is no part of it, so that a reversal does not move it.
+func TestAReversalMovesNothingThatWasPutBesideItsTarget(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	f.want(t, ledger.Posted, move("fund", "bank", "a", "20"), move("undone", "bank", "a", "3"))
+	exec(t, f.pool, "INSERT INTO ledger_holds SELECT 'undone', 1, debit_no, credit_no, 500 FROM ledger_postings WHERE transaction_id = 'undone'")
+	f.want(t, ledger.Posted, ledger.Transaction{ID: "undo", Kind: ledger.KindReverse, Of: "undone"})
+	f.balance(t, "a", "20", 3)
+	r, err := f.Verify(t.Context())
+	require.NoError(t, err)
+	require.Len(t, r.Breaks, 1)
 }
