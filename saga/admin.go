@@ -15,7 +15,7 @@ import (
 type Action string
 
 // The actions. Each is for a saga that is [Stuck]; Retry, Skip and Cancel also for
-// one that is [Suspended].
+// one that is [Suspended] and that no process is at work on.
 const (
 	// ActionRetry attempts what is in the way again, with fresh attempts. A step in
 	// doubt stays in doubt: its Verify is asked first, one that may be repeated is

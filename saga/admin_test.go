@@ -330,3 +330,41 @@ func TestListIsByStatus(t *testing.T) {
 		require.Equal(t, want, n, fmt.Sprint(status))
 	}
 }
+
+// A deploy: a process of the old version has let go of the saga, and one of the new is at
+// its charge. Until that is done the saga is still SUSPENDED, at the revision that the
+// person has seen.
+func TestAPersonDoesNotTakeASagaFromItsOwner(t *testing.T) {
+	for _, do := range []saga.Action{saga.ActionRetry, saga.ActionCancel} {
+		t.Run(string(do), func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				var w world
+				def := saga.MustDefine("order", 2, saga.Step("charge", func(context.Context, *order) error {
+					w.charged.Add(1)
+					time.Sleep(5 * time.Second)
+					return nil
+				}).Undo(func(context.Context, *order) error { w.refunded.Add(1); return nil }))
+				starter, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+				require.NoError(t, err)
+				h, err := def.Start(context.Background(), starter, "o1", order{}, nil)
+				require.NoError(t, err)
+				_, stop := second(t, store, saga.MustDefine("order", 1, saga.Pivot("other", noop)))
+				time.Sleep(time.Second)
+				stop()
+				seen, err := starter.Admin().Inspect(context.Background(), "o1")
+				require.NoError(t, err)
+				require.Equal(t, saga.Suspended, seen.Status)
+				e, stop := second(t, store, def)
+				defer stop()
+				time.Sleep(18 * time.Second)
+				require.EqualValues(t, 1, w.charged.Load())
+				_, err = e.Admin().Resolve(context.Background(), "o1", do, saga.Audit{Actor: "ada", Reason: "it waits", ExpectRevision: seen.Revision})
+				_, refused := errors.AsType[*saga.ActionError](err)
+				require.True(t, refused, "%v", err)
+				got := wait(t, h)
+				require.Equal(t, saga.Completed, got.Status)
+				require.EqualValues(t, 1, w.charged.Load())
+			})
+		})
+	}
+}

@@ -126,6 +126,14 @@ func (re *resolution) target() string {
 	case re.rec.Status != Stuck && re.rec.Status != Suspended:
 		re.step = -1
 		return "it needs nobody"
+	case re.rec.Owner != "":
+		// It is Suspended until its owner has written something:
+		//
+		//	a process that does not know the steps has let go of a saga; another claims it,
+		//	and charges; a person, who has seen that it waits, lets it look again, and that
+		//	ends the ownership: the next owner charges too.
+		re.step = -1
+		return "a process is at work on it"
 	case want != "":
 		i := slices.IndexFunc(re.blocked, func(i int) bool { return re.rec.Plan[i].Name == want })
 		if i < 0 {

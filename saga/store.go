@@ -68,8 +68,8 @@ type Write struct {
 	// lost: nothing is done, and Err is nil. The store writes Status, Undoing,
 	// Steps, Failed, Error, Crashes, Data, and sets Updated; the rest stays.
 	//
-	// A saga that is Stuck or Suspended has no owner, and is written by a person, see
-	// [Admin]: under the Token of its last owner, and with Release and no Due, so that
+	// A saga that is Stuck, or Suspended and without an owner, is written by a person,
+	// see [Admin]: under the Token of its last owner, and with Release and no Due, so that
 	// what is brought back is due at once, whatever it was due for before.
 	Record *Record
 	// Release ends the ownership, so that the saga can be claimed by anybody:
