@@ -84,10 +84,11 @@ func (r *run) written() bool {
 	}
 	switch {
 	case r.rec.Status.Over():
-		r.final = r.rec
+		r.final, r.ceded = r.rec, true
 		r.ended()
 		return false
 	case r.write.Release:
+		r.ceded = true
 		if fresh {
 			defer r.e.nudge(r.rec.ID)
 		}

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -522,5 +523,30 @@ func TestASagaThatIsStartedAgainAndClaimedMeanwhileRunsOnce(t *testing.T) {
 		stop()
 		require.EqualValues(t, 1, calls.Load())
 		require.Zero(t, dead.Load())
+	})
+}
+
+// The first step charges and its goroutine ends; who has started the saga hears nothing,
+// and starts it again.
+func TestToStartAgainIsNotToForgetADoubt(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		charges, asked := 0, 0
+		def := saga.MustDefine("order", 1, saga.Step("charge", func(context.Context, *order) error {
+			if charges++; charges == 1 {
+				runtime.Goexit()
+			}
+			return nil
+		}).Undo(noop).Verify(func(context.Context, *order) (saga.Outcome, error) {
+			asked++
+			return saga.Applied, nil
+		}))
+		e, _, stop := start(t, store, def, saga.Options{})
+		synctest.Wait()
+		h, err := def.Start(context.Background(), e, "o1", order{}, nil)
+		require.NoError(t, err)
+		require.Equal(t, saga.Completed, wait(t, h).Status)
+		stop()
+		require.Equal(t, 1, charges, "charged again without a look-up")
+		require.Equal(t, 1, asked)
 	})
 }

@@ -56,8 +56,8 @@ type Engine struct {
 	store    Store
 	o        Options
 	owner    string
-	starter  string                // the owner of what it starts
-	programs map[string][]*program // by name, newest version first
+	starter  atomic.Pointer[string] // the owner of what it starts, see disown
+	programs map[string][]*program  // by name, newest version first
 	names    []string
 	log      *slog.Logger
 
@@ -113,7 +113,7 @@ func New(store Store, o *Options) (*Engine, error) {
 	if len(faults) > 0 {
 		return nil, errors.Join(faults...)
 	}
-	e.starter = e.owner + "+"
+	e.rename()
 	e.o.Lease = cmp.Or(e.o.Lease, 15*time.Second)
 	e.o.Poll = cmp.Or(e.o.Poll, time.Second)
 	e.o.MaxConcurrent = cmp.Or(e.o.MaxConcurrent, 10_000)
@@ -295,7 +295,7 @@ func (e *Engine) begin(ctx context.Context, r *run) (*run, error) {
 		//
 		//	the saga was started before, and is free; it is started again, and claimed by
 		//	this engine in between: both find token 1, and run it.
-		rec.Owner, rec.Token, c.Lease = e.starter, 1, e.o.Lease
+		rec.Owner, rec.Token, c.Lease = *e.starter.Load(), 1, e.o.Lease
 	}
 	first, last, err := e.create(ctx, r.creates[:])
 	if err == nil {
@@ -369,10 +369,25 @@ func (e *Engine) drop(r *run) {
 func (e *Engine) launch(r *run) {
 	go func() {
 		defer e.drop(r) // also if a step ends its goroutine: then the lease runs out, as after a crash
+		defer e.disown(r)
 		defer r.contain()
 		r.loop()
 	}()
 }
+
+// disown takes another name for what is started from now on, if the store has not heard
+// that the run of a saga has ended:
+//
+//	a saga is started, and its first step charges, and panics in how its data is
+//	written; the caller starts it again; the store finds that it belongs to this name,
+//	and that nothing has happened to it yet: it charges again.
+func (e *Engine) disown(r *run) {
+	if !r.ceded {
+		e.rename()
+	}
+}
+
+func (e *Engine) rename() { e.starter.Store(new(e.owner + "+" + rand.Text()[:8])) }
 
 func (e *Engine) local(id string) *run {
 	e.mu.Lock()

@@ -28,6 +28,7 @@ type run struct {
 	token   int64
 	done    chan struct{}
 	final   *Record // once done is closed: the end, if it came here
+	ceded   bool    // the store knows that we no longer have it
 
 	local time.Time     // a moment of this process
 	age   time.Duration // of the saga at that moment
