@@ -297,6 +297,12 @@ func (e *Engine) begin(ctx context.Context, r *run) (*run, error) {
 		//	this engine in between: both find token 1, and run it.
 		rec.Owner, rec.Token, c.Lease = *e.starter.Load(), 1, e.o.Lease
 	}
+	inHand := owned
+	defer func() {
+		if inHand { // the store has panicked: nobody else here could take it up
+			e.drop(r)
+		}
+	}()
 	first, last, err := e.create(ctx, r.creates[:])
 	if err == nil {
 		err = c.Err
@@ -304,13 +310,14 @@ func (e *Engine) begin(ctx context.Context, r *run) (*run, error) {
 	if err == nil && owned && c.Mine {
 		r.clock(last, rec.Created, rec.Created)
 		r.extended(first) // an earlier call whose answer was lost may have begun the lease
+		inHand = false
+		defer e.launch(r) // also if the hook panics: the lease would be renewed for ever, and nothing done
 		if e.o.Hooks.OnStarted != nil {
 			e.o.Hooks.OnStarted(rec)
 		}
-		e.launch(r)
 		return r, nil
 	}
-	if owned {
+	if inHand = false; owned {
 		e.drop(r)
 	}
 	if err == nil && !owned {
