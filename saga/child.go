@@ -25,9 +25,13 @@ func (r *run) child(i int) bool {
 			err = r.rewind(err)
 			switch there, fault := r.hasChild(i); {
 			case fault != nil: // nobody knows whether there is one
+				s.Mark = Maybe
 				s.Attempts--
 				return r.pause(p.retry.First)
 			case !there:
+				if judge(err) == unknown {
+					s.Mark = Maybe // it may be on its way
+				}
 				return r.childFailed(i, err)
 			}
 		}
@@ -72,13 +76,26 @@ func (r *run) hasChild(i int) (bool, error) {
 // one. Its end decides what there is to undo:
 //
 //	the parent is cancelled, and goes back; the child goes on, and pays.
-func (r *run) cancelChild(i int) bool {
-	p := r.parts[i]
-	if p.start == nil || r.rec.Steps[i].Mark != Waiting {
-		return false
+//
+// One that the store was to start, and of which there is no answer, is looked for:
+//
+//	the child is started; the owner of its parent dies before that is written; the
+//	parent is cancelled, and has no child to cancel and to undo; the child pays.
+//
+// Where there is none, it may still be on its way, and the step is undone.
+func (r *run) cancelChild(i int) (bool, error) {
+	p, s := r.parts[i], &r.rec.Steps[i]
+	if p.start == nil || s.Mark != Waiting && s.Mark != Maybe {
+		return false, nil
+	}
+	if s.Mark == Maybe {
+		if there, fault := r.hasChild(i); !there || fault != nil {
+			return false, fault
+		}
+		s.Mark = Waiting
 	}
 	_ = r.e.deliver(r.e.limited(), childID(r.rec, p.name), cancelSignal, []byte("{}")) // it is over, or is told again at the next look
-	return true
+	return true, nil
 }
 
 func (r *run) childFailed(i int, err error) bool {

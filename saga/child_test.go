@@ -3,9 +3,11 @@ package saga_test
 import (
 	"context"
 	"errors"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -98,4 +100,65 @@ func TestAChildIsKeptAsLongAsItsParentMayAskForIt(t *testing.T) {
 		}
 		stop()
 	})
+}
+
+// dyingParent ends the owner of a parent behind the start of its child.
+type dyingParent struct {
+	*saga.Memory
+	late time.Duration // the child is there only after that, and its parent hears of an error
+	died bool
+}
+
+func (d *dyingParent) Create(ctx context.Context, c []*saga.Create) error {
+	if d.died || !strings.Contains(c[0].Record.ID, "/") {
+		return d.Memory.Create(ctx, c)
+	}
+	d.died = true
+	if d.late > 0 {
+		go func() {
+			time.Sleep(d.late)
+			r := *c[0].Record
+			r.Owner, r.Token = "", 0
+			_ = d.Memory.Create(context.WithoutCancel(ctx), []*saga.Create{{Record: &r}})
+		}()
+		return context.DeadlineExceeded
+	}
+	err := d.Memory.Create(ctx, c)
+	c[0].Mine = false // it belongs to who is dead
+	defer runtime.Goexit()
+	return err
+}
+
+// The child is started, and the owner of its parent dies before it has written that; the
+// parent is cancelled. It is compensated, and the child goes on, and pays.
+func TestAChildThatMayBeUnderWayIsCancelledWithItsParent(t *testing.T) {
+	for name, late := range map[string]time.Duration{"died": 0, "a create that is late": 500 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				paid, undone := 0, 0
+				inner := saga.MustDefine("inner", 1,
+					saga.Sleep("pause", func(*order) time.Duration { return time.Hour }),
+					saga.Pivot("pay", func(context.Context, *order) error { paid++; return nil }))
+				def := saga.MustDefine("order", 1,
+					saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
+						func(_ *order, r saga.Result[order]) error { return saga.Reject(r.Err()) }).
+						Retry(saga.Retry{First: 20 * time.Second, Max: 20 * time.Second}).
+						Undo(func(context.Context, *order) error { undone++; return nil }),
+					saga.Pivot("confirm", noop))
+				e, err := saga.New(&dyingParent{Memory: store, late: late}, &saga.Options{Definitions: []saga.Registered{def, inner}})
+				require.NoError(t, err)
+				ctx, stop := runs(t, e)
+				synctest.Wait()
+				h, err := def.Start(ctx, e, "o1", order{}, nil)
+				require.NoError(t, err)
+				time.Sleep(time.Second)
+				require.NoError(t, e.Cancel(ctx, "o1"))
+				require.Equal(t, saga.Compensated, wait(t, h).Status)
+				time.Sleep(2 * time.Hour)
+				stop()
+				require.Equal(t, paid, undone, "the parent is compensated, and the child has paid")
+				require.Zero(t, paid)
+			})
+		})
+	}
 }

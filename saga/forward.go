@@ -15,9 +15,14 @@ func (r *run) forward() bool {
 		r.rec.Status = Completed
 		return r.save()
 	}
-	if kind, reason := r.turned(i); kind != "" && !r.cancelChild(i) {
-		r.event(kind, "", 0, reason)
-		return r.goBack("", reason)
+	if kind, reason := r.turned(i); kind != "" {
+		switch there, fault := r.cancelChild(i); {
+		case fault != nil:
+			return r.pause(r.parts[i].retry.First)
+		case !there:
+			r.event(kind, "", 0, reason)
+			return r.goBack("", reason)
+		}
 	}
 	switch p := r.parts[i]; {
 	case p.group > 0:

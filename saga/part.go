@@ -317,7 +317,7 @@ func Child[T, C any](name string, child *Definition[C], input func(data *T) (C, 
 			return err
 		}
 		_, err = child.start(ctx, e, childID(parent, name), in, &StartOptions{BusinessID: parent.BusinessID}, parent.ID)
-		return err
+		return InDoubt(err) // it may be there all the same, or on its way
 	}
 	s.p.ended = func(data any, rec *Record) error {
 		r, err := newResult[C](rec)

@@ -290,7 +290,7 @@ func (re *resolution) goBack(step, reason string) {
 // waitsForChild reports whether there is another saga that may be under way for it.
 func (r *Record) waitsForChild() bool {
 	for i, s := range r.Steps {
-		if s.Mark == Waiting && r.Plan[i].Kind == KindChild {
+		if (s.Mark == Waiting || s.Mark == Maybe) && r.Plan[i].Kind == KindChild {
 			return true
 		}
 	}

@@ -188,7 +188,8 @@ func (r *run) loop() {
 	}
 }
 
-// suspect marks the steps that the last owner may have been at when it died. Pure
+// suspect marks the steps that the last owner may have been at when it died, and a child
+// that it may have started. Pure
 // steps in front of them are not written when they are done:
 //
 //	validate is Pure, and done; the card is charged; the owner dies; the next one
@@ -206,7 +207,7 @@ func (r *run) suspect() {
 			return
 		}
 		effect := p.Kind == KindStep || p.Kind == KindPivot || p.Kind == KindRetriable
-		if effect && !p.Tx && s.ahead() {
+		if effect && !p.Tx && s.ahead() || p.Kind == KindChild && s.Mark == Open {
 			s.Mark = Maybe
 		}
 		if group = p.Group; group == 0 && p.Kind != KindPure {
