@@ -206,7 +206,11 @@ func (e *Engine) steps(rec *Record) (*program, []*part) {
 }
 
 // bind returns the parts that a plan names, or nil if one is missing or is no longer
-// what it was.
+// what it was. They run at the same time where the plan says so:
+//
+//	v1 reserves, and then charges; v2 does both at once; a saga of v1 is taken up by v2,
+//	and its process dies; by the plan only the reservation can have begun: the next owner
+//	charges again.
 func (p *program) bind(plan Plan) []*part {
 	if slices.Equal(plan, p.plan) {
 		return p.parts
@@ -217,7 +221,9 @@ func (p *program) bind(plan Plan) []*part {
 		if n < 0 || p.plan[n].Kind != want.Kind || p.plan[n].Tx != want.Tx || p.plan[n].Undo != want.Undo {
 			return nil
 		}
-		parts[i] = p.parts[n]
+		bound := *p.parts[n]
+		bound.group = want.Group
+		parts[i] = &bound
 	}
 	return parts
 }

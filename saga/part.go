@@ -76,7 +76,9 @@ func (p *part) repeatable() bool {
 // change it and return it.
 type StepPart[T any] struct{ p part }
 
-func (s *StepPart[T]) parts() []*part { return []*part{&s.p} }
+// parts are copies: what a definition makes of them is not to change another that has
+// the same step.
+func (s *StepPart[T]) parts() []*part { return []*part{new(s.p)} }
 func (s *StepPart[T]) typed(*T)       {}
 
 func erase[T any](f Func[T]) func(context.Context, any) error {
@@ -153,7 +155,7 @@ func (s *StepPart[T]) RetryUndo(r Retry) *StepPart[T] {
 // TxPart is a step within the transaction of its checkpoint.
 type TxPart[T, Tx any] struct{ p part }
 
-func (s *TxPart[T, Tx]) parts() []*part { return []*part{&s.p} }
+func (s *TxPart[T, Tx]) parts() []*part { return []*part{new(s.p)} }
 func (s *TxPart[T, Tx]) typed(*T)       {}
 
 func eraseTx[T, Tx any](f TxFunc[T, Tx]) func(context.Context, any, any) error {
@@ -255,7 +257,7 @@ func Sleep[T any](name string, f func(data *T) time.Duration) Part[T] {
 // AwaitPart waits for a signal.
 type AwaitPart[T any] struct{ p part }
 
-func (s *AwaitPart[T]) parts() []*part { return []*part{&s.p} }
+func (s *AwaitPart[T]) parts() []*part { return []*part{new(s.p)} }
 func (s *AwaitPart[T]) typed(*T)       {}
 
 // Await waits for the signal of that name, see [Engine.Signal], and gives its
