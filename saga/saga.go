@@ -205,6 +205,13 @@ func (d *Definition[T]) fresh(e *Engine, id string, data T, o *StartOptions) (*r
 	r.rec.Fingerprint = fingerprint(r.rec)
 	r.data = &data
 	r.encoded()
+	if r.reading() == nil {
+		// It is read back before the first step:
+		//
+		//	the order has a slice of lines; its saga is started; the caller fills the slice
+		//	with the lines of the next order; the saga charges for those.
+		r.data = nil
+	}
 	return r, nil
 }
 
