@@ -163,9 +163,11 @@ func (re *resolution) apply() string {
 }
 
 // set changes the mark of the step. Its time is that of the last write, the only
-// one of the store's clock that is known.
+// one of the store's clock that is known. That clock may have been set back since the
+// saga began, by a failover: a time below 0 could be written, and never be read.
 func (re *resolution) set(i int, m Mark) {
-	re.rec.Steps[i] = StepState{Mark: m, At: re.rec.Updated.Sub(re.rec.Created).Truncate(time.Microsecond)}
+	at := re.rec.Updated.Sub(re.rec.Created).Truncate(time.Microsecond)
+	re.rec.Steps[i] = StepState{Mark: m, At: min(max(0, at), maxAt)}
 }
 
 func (re *resolution) forward() string {

@@ -244,3 +244,18 @@ func TestBlocked(t *testing.T) {
 	require.Equal(t, []string{"a", "c", "b"}, rec.Blocked())
 	require.Nil(t, stuck(t, "a:su", "D1", "", false).Blocked())
 }
+
+// The store's clock was set back by a failover: what is written can be read.
+func TestAResolutionOfASagaThatEndsBeforeItBegins(t *testing.T) {
+	t.Parallel()
+	rec := stuck(t, orderPlan, "D1 D2 M*3 O O", "charge", false)
+	rec.Updated = rec.Created.Add(-time.Minute)
+	for _, do := range []Action{ActionSkip, ActionForceApplied, ActionForceNotApplied} {
+		next, _, err := resolved(rec, do, Audit{Actor: "ada", Reason: "why", ExpectRevision: 7})
+		require.NoError(t, err)
+		text, err := next.Steps.AppendText(nil)
+		require.NoError(t, err)
+		var steps Progress
+		require.NoError(t, steps.UnmarshalText(text), "%s", text)
+	}
+}
