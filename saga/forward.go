@@ -171,7 +171,11 @@ func (r *run) waiting(i int) bool {
 		s.Mark, s.At = Waiting, r.elapsed()
 		s.At += min(d, maxAt-s.At).Truncate(time.Microsecond)
 	}
-	if left := s.At - r.elapsed(); left > 0 {
+	// Of an Await whose time was not over when the store was asked, it is asked again:
+	//
+	//	another signal wakes the saga up; its owner is held up until the time is over;
+	//	meanwhile the signal has come, in time.
+	if left := max(0, s.At-r.elapsed()); left > 0 || p.on != nil && r.age < s.At {
 		r.rec.Status = Suspended
 		if err := r.encode(); err != nil { // Pure steps may be before it
 			return r.fail(i, err)

@@ -195,3 +195,23 @@ func TestALookUpBehindTheUndoThatFailsIsRepeated(t *testing.T) {
 		require.False(t, standing.Load(), "the saga is compensated, and the charge stands")
 	})
 }
+
+// Another signal wakes the saga before its time is over; the machine holds its owner up;
+// meanwhile the approval comes in time.
+func TestASignalThatCameInTimeIsTakenByASlowOwner(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		def := saga.MustDefine("order", 1, saga.Await("approve", time.Hour, func(o *order, msg string) error { o.Charge = msg; return nil }))
+		slow := &heldUp{Memory: store}
+		e, h, stop := start(t, slow, def, saga.Options{})
+		ctx := context.Background()
+		time.Sleep(time.Hour - 5*time.Second)
+		slow.claim.Store(int64(6 * time.Second))
+		require.NoError(t, e.Signal(ctx, "o1", "another", 1))
+		time.Sleep(3 * time.Second)
+		require.NoError(t, e.Signal(ctx, "o1", "approve", "yes"))
+		got := wait(t, h)
+		stop()
+		require.Equal(t, saga.Completed, got.Status, got.Reason)
+		require.Equal(t, "yes", got.Data.Charge)
+	})
+}
