@@ -77,7 +77,7 @@ func (r *run) persistOnce(write func(context.Context) error) error {
 
 // written is told that the store has the checkpoint.
 func (r *run) written() bool {
-	r.events = r.events[:0:0]
+	r.events, r.unwritten = r.events[:0:0], false
 	fresh := len(r.write.Signals) > r.seen
 	if r.write.Signals != nil {
 		r.rec.Signals, r.seen = r.write.Signals, len(r.write.Signals)

@@ -381,3 +381,20 @@ func TestMessagesArePublishedWithTheirStep(t *testing.T) {
 		require.ErrorContains(t, saga.Publish(t.Context(), "orders", nil), "outside of a step")
 	})
 }
+
+// A Pure step has no checkpoint, with which the owner would hear of the cancellation.
+func TestACancellationBehindAPureStepIsHeardBeforeThePivot(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var w world
+		def := saga.MustDefine("order", 1,
+			saga.Pure("price", func(context.Context, *order) error { time.Sleep(5 * time.Second); return nil }),
+			saga.Pivot("charge", func(context.Context, *order) error { w.charged.Add(1); return nil }))
+		e, h, stop := start(t, store, def, saga.Options{})
+		time.Sleep(time.Second)
+		require.NoError(t, e.Cancel(context.Background(), "o1"))
+		got := wait(t, h)
+		stop()
+		require.Equal(t, saga.Compensated, got.Status)
+		require.Zero(t, w.charged.Load())
+	})
+}

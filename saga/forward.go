@@ -15,6 +15,14 @@ func (r *run) forward() bool {
 		r.rec.Status = Completed
 		return r.save()
 	}
+	// Pure steps in front of the pivot are written before it begins:
+	//
+	//	a saga is started, and computes a price, which takes a while; it is cancelled
+	//	meanwhile, and the canceller told so; nothing was written since, so that its owner
+	//	has not heard of it, and charges.
+	if r.unwritten && r.decides(i) && !r.save() {
+		return false
+	}
 	if kind, reason := r.turned(i); kind != "" {
 		switch there, fault := r.cancelChild(i); {
 		case fault != nil:
@@ -67,6 +75,12 @@ func (r *run) decided(i int) bool {
 	return behind || slices.ContainsFunc(r.rec.Steps[pivot:], StepState.happened)
 }
 
+// decides reports whether the pivot is among what is begun with step i.
+func (r *run) decides(i int) bool {
+	plan, pivot := r.rec.Plan, r.rec.Plan.pivot()
+	return i == pivot || pivot < len(plan) && plan[i].Group > 0 && plan[i].Group == plan[pivot].Group
+}
+
 // step makes one attempt of step i.
 func (r *run) step(i int) bool {
 	t := trial{i: i, state: r.rec.Steps[i], data: r.data}
@@ -112,6 +126,7 @@ func (r *run) applied(i int, msgs []Message) bool {
 		return r.save(msgs...)
 	}
 	if r.rec.Status != Completed && r.parts[i].kind == KindPure && len(msgs)+len(r.events) == 0 && !r.e.stopped() {
+		r.unwritten = true
 		return true
 	}
 	return r.save(msgs...)

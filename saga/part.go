@@ -96,8 +96,9 @@ func newStep[T any](name string, kind Kind, f Func[T]) *StepPart[T] {
 func Step[T any](name string, f Func[T]) *StepPart[T] { return newStep(name, KindStep, f) }
 
 // Pure is a step that changes nothing but the data, so that there is nothing to
-// undo and no harm in a repeat. It has no checkpoint of its own: its result is
-// written with that of the step behind it, and it may run again until then.
+// undo and no harm in a repeat. It has no checkpoint of its own, but in front of the
+// pivot: its result is written with that of the step behind it, and it may run again
+// until then.
 func Pure[T any](name string, f Func[T]) *StepPart[T] { return newStep(name, KindPure, f) }
 
 // Pivot is the step with which the saga is decided: what is before it can be

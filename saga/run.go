@@ -41,6 +41,8 @@ type run struct {
 	few     [8]StepState // its Steps, if they are not more
 	events  []Event      // for the next checkpoint
 
+	unwritten bool // Pure steps are done since the last
+
 	mu    sync.Mutex
 	lost  bool       // it belongs to somebody else
 	asked time.Time  // when the store was asked for the lease that we have
