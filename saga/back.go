@@ -45,7 +45,7 @@ func (r *run) back() bool {
 //
 // Where it cannot be asked, the compensation is attempted again as if it had failed.
 func (r *run) overtaken(i int) error {
-	outcome, ev, err := r.verify(r.parts[i], r.rec.Steps[i].Attempts, r.data)
+	outcome, ev, _, err := r.verify(r.parts[i], r.rec.Steps[i].Attempts, r.data)
 	r.event(ev.Kind, ev.Step, ev.Attempt, ev.Text)
 	switch {
 	case err != nil:

@@ -45,8 +45,9 @@ func CallFrom(ctx context.Context) Call {
 }
 
 // Publish keeps a message with the checkpoint of the step that ctx is of: it is
-// there if and only if the step is done. [Outbox.Relay] takes it from the store.
-// payload is not modified afterwards.
+// there if and only if the step is done, also if it is its Verify that publishes and
+// says so. [Outbox.Relay] takes it from the store. payload is not modified afterwards.
+// It is an error where the attempt is over.
 func Publish(ctx context.Context, topic string, payload []byte) error {
 	c, ok := ctx.Value(callKey{}).(*callCtx)
 	if !ok {
@@ -61,6 +62,9 @@ func Publish(ctx context.Context, topic string, payload []byte) error {
 	call := c.call()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.cause != nil { // nobody would take it any more
+		return fmt.Errorf("saga: Publish is called when its attempt is over: %w", c.cause)
+	}
 	l := c.late()
 	key := call.Key() + "/" + strconv.Itoa(len(l.messages))
 	l.messages = append(l.messages, Message{SagaID: call.SagaID, Step: call.Step, Topic: topic, Key: key, Payload: payload})

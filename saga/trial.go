@@ -79,10 +79,11 @@ func (r *run) doubtful(t *trial) (verdict, error) {
 		}
 		return unknown, errDoubt
 	}
-	outcome, ev, err := r.verify(p, t.state.Attempts, t.data)
+	outcome, ev, msgs, err := r.verify(p, t.state.Attempts, t.data)
 	t.events = append(t.events, ev)
 	switch {
 	case outcome == Applied:
+		t.msgs = msgs // the step is done, and has published nothing else that is kept
 		return applied, nil
 	case outcome == NeverApplied:
 		t.state.Mark = Open
@@ -97,8 +98,8 @@ func (r *run) doubtful(t *trial) (verdict, error) {
 //
 //	the charge is in doubt and undone; the provider is asked about the key of the
 //	refund, and has not heard of it: the charge that arrives now is overlooked.
-func (r *run) verify(p *part, attempt int, data any) (outcome Outcome, ev Event, err error) {
-	_, err = r.called(&callCtx{run: r, part: p, attempt: attempt, verify: true}, func(ctx context.Context, data any) (err error) {
+func (r *run) verify(p *part, attempt int, data any) (outcome Outcome, ev Event, msgs []Message, err error) {
+	msgs, err = r.called(&callCtx{run: r, part: p, attempt: attempt, verify: true}, func(ctx context.Context, data any) (err error) {
 		outcome, err = p.verify(ctx, data)
 		return err
 	}, data)
@@ -113,5 +114,5 @@ func (r *run) verify(p *part, attempt int, data any) (outcome Outcome, ev Event,
 	default:
 		outcome, ev.Text = Unknown, "the provider does not know"
 	}
-	return outcome, ev, err
+	return outcome, ev, msgs, err
 }
