@@ -15,6 +15,11 @@ var errEnded = errors.New("the step has ended its goroutine")
 // all at the same time, and writes each as it ends. Each works on a copy: two steps on
 // the same memory would be a race.
 func (r *run) parallel(i int) bool {
+	// As this version writes it, whoever has written it last:
+	//
+	//	the data has a new field, and a saga is under way without it; no branch changes
+	//	it, and each writes it: they clash.
+	r.kept = nil
 	if err := r.encode(); err != nil {
 		return r.fail(i, err)
 	}
@@ -135,6 +140,9 @@ func (r *run) merge(t *trial, base []byte, taken map[string]string) error {
 	var before, mine, now map[string]json.RawMessage
 	body, err := encode(t.data, base)
 	err = errors.Join(err, json.Unmarshal(base, &before), json.Unmarshal(body, &mine), json.Unmarshal(r.rec.Data, &now))
+	if now == nil { // of null
+		now = map[string]json.RawMessage{}
+	}
 	for field, value := range mine {
 		if bytes.Equal(value, before[field]) {
 			continue
@@ -146,7 +154,11 @@ func (r *run) merge(t *trial, base []byte, taken map[string]string) error {
 		now[field] = value
 	}
 	for field := range before {
-		if _, ok := mine[field]; !ok {
+		if _, ok := mine[field]; !ok { // it was cleared, which is a change too
+			if other := taken[field]; other != "" && err == nil {
+				err = fmt.Errorf("steps %s and %s of a Parallel both change %q", other, name, field)
+			}
+			taken[field] = name
 			delete(now, field)
 		}
 	}

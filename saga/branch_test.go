@@ -1,0 +1,91 @@
+package saga_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/saga"
+)
+
+type flatV1 struct{ Amount int }
+
+type flatV2 struct {
+	Amount, Fee int
+	Note        string
+	Charged     bool
+}
+
+// Version 2 of the data has a field more, which no branch has changed.
+func TestBranchesDoNotClashAtAFieldThatIsNew(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		f1, f2 := func(context.Context, *flatV1) error { return nil }, func(context.Context, *flatV2) error { return nil }
+		v1 := saga.MustDefine("order", 1, saga.Parallel("both", saga.Step("a", f1).Undo(f1), saga.Step("b", f1).Undo(f1)))
+		v2 := saga.MustDefine("order", 2, saga.Parallel("both", saga.Step("a", f2).Undo(f2), saga.Step("b", f2).Undo(f2)))
+		idle, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{v1}})
+		require.NoError(t, err)
+		_, err = v1.Start(context.Background(), idle, "o1", flatV1{1}, nil)
+		require.NoError(t, err)
+		e, stop := second(t, store, v2)
+		got, err := v2.Handle(e, "o1").Wait(context.Background())
+		require.NoError(t, err)
+		stop()
+		require.NoError(t, got.Err())
+	})
+}
+
+// One branch clears the field that the other fills in: whoever is last would win.
+func TestBranchesClashAtAFieldThatOneClears(t *testing.T) {
+	type omitting struct {
+		Receipt string `json:",omitempty"`
+	}
+	for _, first := range []time.Duration{time.Second, 3 * time.Second} {
+		t.Run(first.String(), func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				none := func(context.Context, *omitting) error { return nil }
+				def := saga.MustDefine("order", 1, saga.Parallel("both",
+					saga.Step("charge", func(_ context.Context, o *omitting) error { time.Sleep(first); o.Receipt = "r2"; return nil }).Undo(none),
+					saga.Step("clear", func(_ context.Context, o *omitting) error { time.Sleep(2 * time.Second); o.Receipt = ""; return nil }).Undo(none)))
+				e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+				require.NoError(t, err)
+				ctx, stop := runs(t, e)
+				h, err := def.Start(ctx, e, "o1", omitting{"r1"}, nil)
+				require.NoError(t, err)
+				got, err := h.Wait(ctx)
+				require.NoError(t, err)
+				stop()
+				require.Equal(t, saga.Stuck, got.Status)
+				require.Contains(t, got.Reason, `both change "Receipt"`)
+			})
+		})
+	}
+}
+
+// null is a map too, until something is in it.
+func TestBranchesOfNoDataYet(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		type data = map[string]string
+		none := func(context.Context, *data) error { return nil }
+		fill := func(name string) saga.Part[data] {
+			return saga.Step(name, func(_ context.Context, d *data) error {
+				*d = data{name: "done"}
+				return nil
+			}).Undo(none)
+		}
+		def := saga.MustDefine("order", 1, saga.Parallel("both", fill("a"), fill("b")))
+		e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+		require.NoError(t, err)
+		ctx, stop := runs(t, e)
+		synctest.Wait()
+		h, err := def.Start(ctx, e, "o1", nil, nil)
+		require.NoError(t, err)
+		got, err := h.Wait(ctx)
+		require.NoError(t, err)
+		stop()
+		require.NoError(t, got.Err())
+		require.Equal(t, data{"a": "done", "b": "done"}, got.Data)
+	})
+}
