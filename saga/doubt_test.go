@@ -570,3 +570,29 @@ func TestToStartAgainIsNotToForgetADoubt(t *testing.T) {
 		require.Equal(t, 1, asked)
 	})
 }
+
+// A rule says no, and whoever calls it knows that the provider may have been asked before.
+func TestADoubtAboutANoIsADoubt(t *testing.T) {
+	no := saga.Reject(errors.New("no"))
+	for name, c := range map[string]struct {
+		err    error
+		undone int
+	}{
+		"in doubt of a no":     {saga.InDoubt(no), 1},
+		"a no and a timeout":   {errors.Join(no, context.DeadlineExceeded), 1},
+		"no, after a timeout":  {saga.Reject(context.DeadlineExceeded), 0},
+		"no, whatever it said": {saga.Reject(saga.InDoubt(errors.New("503"))), 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				undone := 0
+				def := saga.MustDefine("order", 1, saga.Step("charge", func(context.Context, *order) error { return c.err }).
+					Undo(func(context.Context, *order) error { undone++; return nil }))
+				_, h, stop := start(t, store, def, saga.Options{})
+				require.Equal(t, saga.Compensated, wait(t, h).Status)
+				stop()
+				require.Equal(t, c.undone, undone)
+			})
+		})
+	}
+}

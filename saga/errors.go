@@ -54,7 +54,8 @@ func (e *doubt) Error() string { return e.cause.Error() }
 func (e *doubt) Unwrap() error { return e.cause }
 
 // InDoubt marks err as one after which the step may have taken effect or not. A
-// context's end and a net.Error that says Timeout() need no mark. InDoubt(nil) is nil.
+// context's end and a net.Error that says Timeout() need no mark. Of it and [Reject] the
+// outermost counts, and of errors that are joined a doubt. InDoubt(nil) is nil.
 func InDoubt(err error) error {
 	if err == nil {
 		return nil

@@ -294,22 +294,53 @@ const (
 	unknown                 // nobody knows
 )
 
-// judge reads an error of a step.
+// judge reads an error of a step. The mark that was made last counts, and of several
+// errors a doubt:
+//
+//	the charge times out; a second provider declines; the step returns both: that
+//	it was declined does not say that the first has not charged.
 func judge(err error) verdict {
-	if err == nil {
+	switch marked(err) {
+	case applied:
 		return applied
+	case unknown:
+		return unknown
+	case rejected:
+		return rejected
 	}
 	var timeout net.Error
-	_, doubtful := errors.AsType[*doubt](err)
-	_, refused := errors.AsType[*rejection](err)
-	switch {
-	case refused:
-		return rejected
-	case doubtful, errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.As(err, &timeout) && timeout.Timeout():
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.As(err, &timeout) && timeout.Timeout() {
 		return unknown
-	default:
-		return failed
 	}
+	return failed
+}
+
+// marked is the verdict of the outermost mark, failed if there is none.
+func marked(err error) verdict {
+	switch e := err.(type) { //nolint:errorlint // it goes from the outside in
+	case nil:
+		return applied
+	case *doubt:
+		return unknown
+	case *rejection:
+		return rejected
+	case interface{ Unwrap() error }:
+		if inner := e.Unwrap(); inner != nil {
+			return marked(inner)
+		}
+	case interface{ Unwrap() []error }:
+		v := failed
+		for _, inner := range e.Unwrap() {
+			switch one := judge(inner); {
+			case one == unknown:
+				return unknown
+			case one == rejected:
+				v = rejected
+			}
+		}
+		return v
+	}
+	return failed
 }
 
 // panicked is the error of a step that panics.
