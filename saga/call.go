@@ -25,10 +25,16 @@ type Call struct {
 // or to package idempotency as the idempotency key.
 func (c Call) Key() string {
 	if c.Undo {
-		return c.SagaID + "/" + c.Step + "/undo"
+		return c.SagaID + "/" + c.Step + "/" + undoName
 	}
 	return c.DoKey()
 }
+
+// undoName is no name that a step can have:
+//
+//	the saga "a" has a child, "a/b", whose step "undo" pays, by the key "a/b/undo"; the
+//	step "b" is undone, by the same key: its provider has done that already, it says.
+const undoName = "undo"
 
 // DoKey is the [Call.Key] of the step, also in its compensation, which says with it
 // what is to be undone.

@@ -33,6 +33,9 @@ func (p *program) check() error {
 		if seen[s.name] {
 			fault(field, "is there twice")
 		}
+		if s.name == undoName {
+			fault(field, "has the name with which the keys of compensations end")
+		}
 		seen[s.name] = true
 		for _, reason := range s.faults(i - pivot) {
 			fault(field, reason)

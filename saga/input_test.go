@@ -214,3 +214,12 @@ func FuzzPlan(f *testing.F) {
 		require.Equal(t, p, q)
 	})
 }
+
+// A saga "a" with a step "b" may stand beside a saga "a/b", such as its child.
+func TestAStepIsNotCalledAsTheKeysOfCompensationsEnd(t *testing.T) {
+	t.Parallel()
+	undo := saga.Call{SagaID: "a", Step: "b", Undo: true}
+	require.Equal(t, undo.Key(), saga.Call{SagaID: "a/b", Step: "undo"}.Key())
+	_, err := saga.Define("order", 1, saga.Pivot("undo", noop))
+	require.ErrorContains(t, err, "keys of compensations")
+}

@@ -56,7 +56,7 @@ func (p *program) below() (n int) {
 }
 
 // Define makes a definition. Every name is 1 to 64 letters, digits, dots, dashes and
-// underscores. The version, 1 or more, is to grow whenever the steps or the data
+// underscores, and that of a step not "undo". The version, 1 or more, is to grow whenever the steps or the data
 // change; sagas that are under way finish on the steps they began with, which must
 // still be in some version that the engine is given, their own or a newer one. Its
 // error joins an [*InputError] for each fault: a definition that could come to where it
