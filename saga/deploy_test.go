@@ -2,6 +2,8 @@ package saga_test
 
 import (
 	"context"
+	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,7 +17,7 @@ import (
 // have happened.
 func TestAnOldPlanKeepsItsOrder(t *testing.T) {
 	alone(t, func(t *testing.T, store *saga.Memory) {
-		charges := 0
+		var charges atomic.Int64
 		reserve := func() *saga.StepPart[order] {
 			return saga.Step("reserve", func(context.Context, *order) error {
 				time.Sleep(time.Second)
@@ -23,7 +25,7 @@ func TestAnOldPlanKeepsItsOrder(t *testing.T) {
 			}).Undo(noop).Idempotent()
 		}
 		charge := func() *saga.StepPart[order] {
-			return saga.Step("charge", func(_ context.Context, o *order) error { charges++; o.Reserved = true; return nil }).Undo(noop)
+			return saga.Step("charge", func(_ context.Context, o *order) error { charges.Add(1); o.Reserved = true; return nil }).Undo(noop)
 		}
 		v1 := saga.MustDefine("order", 1, reserve(), charge())
 		v2 := saga.MustDefine("order", 2, saga.Parallel("both", reserve(), charge()))
@@ -33,7 +35,7 @@ func TestAnOldPlanKeepsItsOrder(t *testing.T) {
 		require.NoError(t, err)
 		_, stop := second(t, store, v2)
 		time.Sleep(500 * time.Millisecond)
-		require.Zero(t, charges, "charged before the reservation was done")
+		require.Zero(t, charges.Load(), "charged before the reservation was done")
 		require.Equal(t, saga.Completed, wait(t, h).Status)
 		stop()
 	})
@@ -41,9 +43,9 @@ func TestAnOldPlanKeepsItsOrder(t *testing.T) {
 
 func TestDefinitionsMayHaveTheSameSteps(t *testing.T) {
 	alone(t, func(t *testing.T, store *saga.Memory) {
-		charges := 0
+		var charges atomic.Int64
 		reserve := saga.Step("reserve", func(context.Context, *order) error { time.Sleep(time.Second); return nil }).Undo(noop)
-		charge := saga.Step("charge", func(context.Context, *order) error { charges++; return nil }).Undo(noop)
+		charge := saga.Step("charge", func(context.Context, *order) error { charges.Add(1); return nil }).Undo(noop)
 		v1 := saga.MustDefine("order", 1, reserve, charge)
 		v2 := saga.MustDefine("order", 2, saga.Parallel("both", reserve, charge))
 		v3, err := saga.Define("order", 3, saga.Parallel("both", reserve, charge))
@@ -53,8 +55,36 @@ func TestDefinitionsMayHaveTheSameSteps(t *testing.T) {
 		require.Equal(t, v1.Plan(), v4.Plan())
 		_, h, stop := start(t, store, v1, saga.Options{})
 		time.Sleep(500 * time.Millisecond)
-		require.Zero(t, charges, "charged before the reservation was done")
+		require.Zero(t, charges.Load(), "charged before the reservation was done")
 		require.Equal(t, saga.Completed, wait(t, h).Status)
 		stop()
+	})
+}
+
+// The saga goes back for a reason; a process that does not know its steps lets go of it.
+func TestTheReasonOutlivesAProcessThatDoesNotKnowTheSteps(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var fails atomic.Bool
+		fails.Store(true)
+		def := saga.MustDefine("order", 2,
+			saga.Step("reserve", noop).Undo(func(context.Context, *order) error {
+				if fails.Load() {
+					return errDown
+				}
+				return nil
+			}).RetryUndo(saga.Retry{First: time.Hour, Max: time.Hour}),
+			saga.Step("charge", func(context.Context, *order) error { return saga.Reject(errors.New("declined")) }).Undo(noop))
+		_, _, stop := start(t, store, def, saga.Options{})
+		time.Sleep(time.Second)
+		stop()
+		fails.Store(false)
+		_, stop = second(t, store, saga.MustDefine("order", 1, saga.Pivot("other", noop)))
+		time.Sleep(2 * time.Hour)
+		stop()
+		e, stop := second(t, store, def)
+		got := wait(t, def.Handle(e, "o1"))
+		stop()
+		require.Equal(t, saga.Compensated, got.Status)
+		require.Equal(t, "declined", got.Reason)
 	})
 }

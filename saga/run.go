@@ -165,6 +165,7 @@ func (r *run) loop() {
 		r.park()
 		return
 	}
+	r.unpark()
 	if r.crashed && r.rec.Crashes >= r.e.o.MaxCrashes { // of its data too
 		r.stick(r.rec.Step(), fmt.Errorf("%d owners have died of it, or let their lease run out", r.rec.Crashes))
 		r.save()
@@ -224,12 +225,29 @@ const parked = 15 * time.Second
 // park leaves a saga to a process that knows its steps.
 func (r *run) park() {
 	r.rec.Status = Suspended
-	const reason = "no version that this process knows, and that is as new, has all its steps"
-	if r.rec.Error != reason {
-		r.event(EventSuspended, r.rec.Step(), 0, reason)
+	if !strings.HasPrefix(r.rec.Error, unknownSteps) {
+		r.event(EventSuspended, r.rec.Step(), 0, unknownSteps)
+		if was := r.rec.Error; was == "" {
+			r.rec.Error = unknownSteps
+		} else {
+			r.rec.Error = unknownSteps + parkedFor + was
+		}
 	}
-	r.rec.Error = reason
 	r.release(parked)
+}
+
+// unknownSteps is how the error of a saga begins that is parked. Behind it stands the
+// error that it had before, which a saga that goes back ends with.
+const (
+	unknownSteps = "no version that this process knows, and that is as new, has all its steps"
+	parkedFor    = "; before that: "
+)
+
+// unpark takes the error back from before the saga was parked.
+func (r *run) unpark() {
+	if was, ok := strings.CutPrefix(r.rec.Error, unknownSteps); ok {
+		r.rec.Error = strings.TrimPrefix(was, parkedFor)
+	}
 }
 
 // stick leaves the saga to a person.
@@ -300,13 +318,8 @@ const (
 //	the charge times out; a second provider declines; the step returns both: that
 //	it was declined does not say that the first has not charged.
 func judge(err error) verdict {
-	switch marked(err) {
-	case applied:
-		return applied
-	case unknown:
-		return unknown
-	case rejected:
-		return rejected
+	if v := marked(err); v != failed {
+		return v
 	}
 	var timeout net.Error
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.As(err, &timeout) && timeout.Timeout() {
@@ -331,10 +344,11 @@ func marked(err error) verdict {
 	case interface{ Unwrap() []error }:
 		v := failed
 		for _, inner := range e.Unwrap() {
-			switch one := judge(inner); {
-			case one == unknown:
+			one := judge(inner)
+			if one == unknown {
 				return unknown
-			case one == rejected:
+			}
+			if one == rejected {
 				v = rejected
 			}
 		}
