@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/safetill/safetill/internal/pg"
 	"github.com/safetill/safetill/saga"
 )
 
@@ -179,7 +180,7 @@ func (t *stepTx) commit(ctx context.Context) error {
 	case i.err == errOpen && wasLost(err): //nolint:errorlint // it is never wrapped
 		t.unit.end(ctx)
 		return t.before(ctx, t.store.db)
-	case ofWork(err):
+	case ofWork(err, i.err == nil):
 		return fmt.Errorf("pgsaga: commit of the step: %w", err)
 	}
 	return broken("commit", err)
@@ -193,8 +194,15 @@ func wasLost(err error) bool {
 }
 
 // ofWork tells failures of the work that show at the end: constraints and triggers
-// that are deferred until then. The server has rolled back.
-func ofWork(err error) bool {
+// that are deferred until then. The server has rolled back. Behind the checkpoint they
+// may have any code:
+//
+//	a trigger raises ERRCODE 'ZX001' at the COMMIT; it is taken for an error of the
+//	store, and the step is done again every second, for ever.
+func ofWork(err error, behind bool) bool {
 	e, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && e.SeverityUnlocalized == "ERROR" && len(e.Code) == 5 && slices.Contains([]string{"23", "P0"}, e.Code[:2])
+	if !ok || e.SeverityUnlocalized != "ERROR" || len(e.Code) != 5 {
+		return false
+	}
+	return slices.Contains([]string{"23", "P0"}, e.Code[:2]) || behind && !pg.Retryable(err) && !pg.Unavailable(err)
 }

@@ -80,6 +80,9 @@ func TestSaveTxThatFailsLeavesNothing(t *testing.T) {
 	r := f.create(t, "1", "me")
 	no := errors.New("no")
 	f.exec(t, "CREATE TABLE late (id text UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO late VALUES ('x')")
+	f.exec(t, `CREATE TABLE ruled (id text);
+		CREATE FUNCTION rule() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'ZX001'; END $$;
+		CREATE CONSTRAINT TRIGGER rule AFTER INSERT ON ruled DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION rule()`)
 	for name, c := range map[string]struct {
 		work func(ctx context.Context, tx pgx.Tx) error
 		is   func(err error) bool
@@ -96,6 +99,13 @@ func TestSaveTxThatFailsLeavesNothing(t *testing.T) {
 		}, func(err error) bool {
 			e, ok := errors.AsType[*pgconn.PgError](err)
 			return ok && e.Code == "23505"
+		}},
+		"deferred, with a code of its own": {func(ctx context.Context, tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, "INSERT INTO ruled VALUES ('x')")
+			return err
+		}, func(err error) bool {
+			e, ok := errors.AsType[*pgconn.PgError](err)
+			return ok && e.Code == "ZX001"
 		}},
 	} {
 		w := ahead(r)
