@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/safetill/safetill/idempotency"
+	"github.com/safetill/safetill/internal/pg"
 )
 
 // txUnit is a transaction of ours, or a savepoint in the caller's.
@@ -39,6 +40,13 @@ var errEnded = errors.New("pgidem: the work has ended the transaction, which is 
 
 // acquire returns a unit that has not begun.
 func (g *TxGuard) acquire(ctx context.Context) (*txUnit, error) {
+	// PostgreSQL only warns of a BEGIN within a transaction:
+	//
+	//	the caller begins on the connection and books; DoTx, on the same, commits what both have written;
+	//	the caller rolls back, and the booking stays.
+	if pg.InTransaction(g.db) {
+		return nil, &idempotency.InvalidError{Field: "database", Reason: "is a connection in a transaction, and not that transaction: see TxGuard.In"}
+	}
 	u := &txUnit{level: g.isolation, release: func() {}}
 	switch db := g.db.(type) {
 	case *pgxpool.Pool:
@@ -49,24 +57,10 @@ func (g *TxGuard) acquire(ctx context.Context) (*txUnit, error) {
 		u.conn, u.release = conn.Conn(), conn.Release
 	case *pgx.Conn:
 		u.conn = db
-		return u, notBegun(db)
-	case *pgxpool.Conn:
-		return u, notBegun(db.Conn())
 	case pgx.Tx:
 		u.tx, u.callers = db, true
 	}
 	return u, nil
-}
-
-// notBegun refuses a connection on which the caller has begun. PostgreSQL only warns of a BEGIN within a transaction:
-//
-//	the caller begins on the connection and books; DoTx, on the same, commits what both have written;
-//	the caller rolls back, and the booking stays.
-func notBegun(conn *pgx.Conn) error {
-	if !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
-		return &idempotency.InvalidError{Field: "database", Reason: "is a connection in a transaction, and not that transaction: see TxGuard.In"}
-	}
-	return nil
 }
 
 // begin sends the statements with which a unit begins.

@@ -44,5 +44,5 @@ func InTransaction(db DB) bool {
 		}
 		conn = held.Conn()
 	}
-	return conn.PgConn().TxStatus() != 'I'
+	return !conn.IsClosed() && conn.PgConn().TxStatus() != 'I'
 }
