@@ -99,13 +99,16 @@ func (s *shard) time(m *Memory, now int64) int64 {
 	return s.last
 }
 
-var seed = maphash.MakeSeed()
+// Keys and names of limits are digested by a seed each. With one for both they would cancel out: the key "all" of the limit "all" would have the
+// counter of "login" of "login", and "login" of "all" that of "all" of "login". A small limit that finds the counter of a large one translates
+// it, as if it had been changed, to no more than it has room for itself: of 1,000 units that were used 10 would be left.
+var keySeed, nameSeed = maphash.MakeSeed(), maphash.MakeSeed()
 
-func digest(s string) uint64 { return maphash.String(seed, s) }
+func digestOfName(name string) uint64 { return maphash.String(nameSeed, name) }
 
 // digest names the counter of a key: of a shard by its low bits, of a slot by its high ones.
 func (p *plan) digest(key string) uint64 {
-	d := digest(key) ^ p.nameDigest
+	d := maphash.String(keySeed, key) ^ p.nameDigest
 	if d == 0 {
 		d = 1
 	}

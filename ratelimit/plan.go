@@ -26,7 +26,7 @@ type moment struct{ us, frac int64 }
 // newPlan returns the plan of a valid limit.
 func newPlan(l Limit) *plan {
 	l = l.Normal()
-	p := &plan{Limit: l, window: l.Per.Microseconds(), nameDigest: digest(l.Name)}
+	p := &plan{Limit: l, window: l.Per.Microseconds(), nameDigest: digestOfName(l.Name)}
 	p.per, p.rate = l.Interval()
 	p.inverse = math.MaxUint64 / uint64(p.per)
 	if l.Algorithm.bucket() {

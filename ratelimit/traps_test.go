@@ -306,6 +306,24 @@ func TestHostileKeysNeitherGrowNorReset(t *testing.T) { // alone: the heap is th
 	runtime.KeepAlive(store)
 }
 
+// Limits and keys whose names are the same, or each other's, have counters of their own: a small limit must not cut down what is used of a large one.
+func TestNamesOfLimitsAndKeysDoNotCancelOut(t *testing.T) {
+	t.Parallel()
+	for _, keys := range [][2]string{{"large", "small"}, {"small", "large"}} {
+		store := ratelimit.NewMemory(nil)
+		large, err := ratelimit.New(store, ratelimit.PerHour(1000).Named("large"), nil)
+		require.NoError(t, err)
+		small, err := ratelimit.New(store, ratelimit.PerHour(10).Named("small"), nil)
+		require.NoError(t, err)
+		require.True(t, allow(t, small, keys[1]).Allowed)
+		r, err := large.AllowN(t.Context(), keys[0], 1000)
+		require.NoError(t, err)
+		require.True(t, r.Allowed, "it is not the counter of the small limit")
+		require.True(t, allow(t, small, keys[1]).Allowed, "nor the other way round")
+		require.False(t, allow(t, large, keys[0]).Allowed, "all of it is used")
+	}
+}
+
 // Where all keys are exhausted none makes way: new ones share a counter, and are in order again when there is room.
 func TestMemoryFullOfExhaustedKeys(t *testing.T) {
 	t.Parallel()
