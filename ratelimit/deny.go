@@ -63,8 +63,13 @@ func (c *denyCache) look(p *plan, op *Op, now time.Time) (Result, bool) {
 	}
 	r := d.last
 	r.Source, r.RetryAfter = FromDenyCache, left
-	if op.N > p.Burst {
+	switch more := op.N - d.n; {
+	case op.N > p.Burst:
 		r.RetryAfter = Never
+	case more > 0 && p.Algorithm.bucket(): // for what is more he has to wait longer
+		r.RetryAfter += time.Duration(p.span(more).up()) * time.Microsecond
+	case more > 0: // how much longer only the store can tell
+		return Result{}, false
 	}
 	return r, true
 }

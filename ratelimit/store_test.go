@@ -306,6 +306,35 @@ func TestDeniedKeysAreAnsweredLocally(t *testing.T) {
 	})
 }
 
+// Who asks for more than what was refused a moment ago is told how long he has to wait for that, and not for what was refused.
+func TestDeniedKeyThatAsksForMoreWaitsForAllOfIt(t *testing.T) {
+	t.Parallel()
+	for _, a := range []ratelimit.Algorithm{ratelimit.TokenBucket, ratelimit.SlidingLog, ratelimit.SlidingCounter, ratelimit.FixedWindow} {
+		synctest.Test(t, func(t *testing.T) {
+			l, store := limiterOn(t, ratelimit.PerSecond(10).As(a), nil)
+			for range 10 {
+				require.True(t, allow(t, l, "k").Allowed)
+				time.Sleep(20 * time.Millisecond)
+			}
+			time.Sleep(time.Second / 4)
+			for r := allow(t, l, "k"); r.Allowed; { // so that the refusal of one unit is remembered
+				r = allow(t, l, "k")
+			}
+			asked := store.calls.Load()
+			r, err := l.AllowN(t.Context(), "k", 7)
+			require.NoError(t, err)
+			require.False(t, r.Allowed, "%v", a)
+			if a == ratelimit.TokenBucket {
+				require.Equal(t, asked, store.calls.Load(), "it can be computed here")
+			}
+			time.Sleep(r.RetryAfter)
+			r, err = l.AllowN(t.Context(), "k", 7)
+			require.NoError(t, err)
+			require.True(t, r.Allowed, "%v: %v more to wait", a, r.RetryAfter)
+		})
+	}
+}
+
 func TestAllAsksNothingWhenOneCheckIsDenied(t *testing.T) {
 	t.Parallel()
 	l, store := limiterOn(t, ratelimit.PerSecond(10), nil)
