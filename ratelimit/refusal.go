@@ -41,7 +41,9 @@ func (c *local) left(e *entry, n int64) time.Duration {
 	switch {
 	case r.until == 0 || now < r.begin || now >= r.until:
 		r.until = 0
-	case n >= r.n:
+	case n > r.n && e.plan.Algorithm.bucket(): // for what is more he has to wait longer
+		wait = r.until - now + e.plan.span(n-r.n).up()*1000
+	case n == r.n: // of more only the store can tell
 		wait = r.until - now
 	}
 	// All that the store had is used. It was asked not long ago, and what has come back since can be computed. This may be longer than the store's own

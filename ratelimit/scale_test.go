@@ -230,6 +230,32 @@ func TestScaledWaitIsEnough(t *testing.T) {
 	}
 }
 
+// Who asks for more than what was refused a moment ago is told how long he has to wait for that, and not for what was refused.
+func TestScaledWaitForMoreThanWasRefusedIsEnough(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		for _, a := range []Algorithm{TokenBucket, SlidingLog, SlidingCounter, FixedWindow} {
+			l := PerSecond(100).As(a)
+			h, d := hybrid(t, newSpy(), l, HybridOptions{}), leased(t, newSpy(), l, LeasedOptions{})
+			running(t, h.Run)
+			running(t, d.Run)
+			for _, by := range []Decider{h, d} {
+				for range 20 {
+					admit(t, by, "k", 5)
+					time.Sleep(10 * time.Millisecond)
+				}
+				admit(t, by, "k", 100)
+				r, err := by.AllowN(t.Context(), "k", 70)
+				require.NoError(t, err)
+				require.False(t, r.Allowed, "%T of %v", by, a)
+				time.Sleep(r.RetryAfter)
+				r, err = by.AllowN(t.Context(), "k", 70)
+				require.NoError(t, err)
+				require.True(t, r.Allowed, "%T of %v: %v more to wait", by, a, r.RetryAfter)
+			}
+		}
+	})
+}
+
 // Research's trap 17: what could not be reported is reported later, and until then the bound holds.
 func TestLostAsyncBatches(t *testing.T) {
 	for _, lose := range []bool{false, true} {
