@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"context"
 	"crypto/rand"
+	"sync/atomic"
 )
 
 // Permit is places of a [Concurrency] limit, held for as long as the limit's Per, unless they are extended or released.
@@ -11,7 +12,8 @@ type Permit struct {
 	Result Result
 
 	taken
-	perhaps taken // what the store has given, though its answer was lost
+	perhaps  taken // what the store has given, though its answer was lost
+	released atomic.Bool
 }
 
 // Acquire takes n places for work that is under way, for limits of [Concurrency] only. A process that dies gives them back when the lease, the
@@ -43,15 +45,27 @@ func (l *Limiter) Acquire(ctx context.Context, key string, n int64) (*Permit, er
 	return permit, nil
 }
 
-// Extend begins the lease anew. False: it was over, and there is no room any more; the work has to end. The error is the store's: whether the lease is
-// extended is not known.
+// Extend begins the lease anew. False: it was over, and there is no room any more, or the places were released; the work has to end. The error is the
+// store's: whether the lease is extended is not known. It may be called beside Release.
+//
+// What it has taken after Release it gives back, or nobody would:
+//
+//	whoever extends in the background is about to ask
+//	the work ends, and its places are given back
+//	the store is asked to extend the lease: it finds none, and gives the places anew, for as long as a lease
 func (p *Permit) Extend(ctx context.Context) (bool, error) {
-	if p.store == nil {
+	switch {
+	case p.released.Load():
+		return false, nil
+	case p.store == nil:
 		return p.Result.Allowed, nil
 	}
 	op := p.op
 	op.Kind = Take
 	reply := p.decide(ctx, op)
+	if p.released.Load() {
+		return false, p.decide(context.WithoutCancel(ctx), p.op).Err
+	}
 	if reply.Err != nil {
 		return false, reply.Err
 	}
@@ -66,6 +80,7 @@ func (p *Permit) Extend(ctx context.Context) (bool, error) {
 //	the policy admits the work, which ends after a second
 //	nobody is at work, and the places are taken until the lease is over
 func (p *Permit) Release(ctx context.Context) error {
+	p.released.Store(true)
 	if p.perhaps.store != nil {
 		_ = p.perhaps.decide(ctx, p.perhaps.op) // if it fails again, nothing is known of what is held there
 	}

@@ -149,6 +149,49 @@ func TestAcquire(t *testing.T) {
 	})
 }
 
+// Who extends a permit in the background may do so a moment after it was released, or have asked and not been heard yet.
+func TestPlacesAreNotTakenAgainAfterTheirRelease(t *testing.T) {
+	t.Parallel()
+	store := &overtaken{remote: newRemote()}
+	l, err := ratelimit.New(store, ratelimit.Limit{Algorithm: ratelimit.Concurrency, Rate: 1, Per: time.Hour}, nil)
+	require.NoError(t, err)
+	for _, isUnderWay := range []bool{false, true} {
+		p, err := l.Acquire(t.Context(), "k", 1)
+		require.NoError(t, err)
+		require.True(t, p.Result.Allowed)
+		ctx, cancel := context.WithCancel(t.Context())
+		if isUnderWay {
+			store.by = func() {
+				require.NoError(t, p.Release(t.Context()))
+				cancel() // as the work does when it ends
+			}
+		} else {
+			require.NoError(t, p.Release(t.Context()))
+		}
+		held, err := p.Extend(ctx)
+		require.NoError(t, err)
+		require.False(t, held)
+		r, err := l.Peek(t.Context(), "k")
+		require.NoError(t, err)
+		require.True(t, r.Allowed, "nobody is at work")
+		cancel()
+	}
+}
+
+// overtaken is a store on the way to which something else is done first, once.
+type overtaken struct {
+	*remote
+	by func()
+}
+
+func (o *overtaken) Decide(ctx context.Context, calls []ratelimit.Call) []ratelimit.Reply {
+	if by := o.by; by != nil {
+		o.by = nil
+		by()
+	}
+	return o.remote.Decide(ctx, calls)
+}
+
 // While the store fails and everything is refused, or the share of a fallback is too small, who waits asks once a cooldown, and not without end.
 func TestWaitRestsWhileTheStoreFails(t *testing.T) {
 	t.Parallel()
