@@ -335,6 +335,17 @@ func TestDeniedKeyThatAsksForMoreWaitsForAllOfIt(t *testing.T) {
 	}
 }
 
+// What is given back is there at once, also for who was refused because it was taken: of a log that may be an hour sooner.
+func TestWhatIsGivenBackIsNotDenied(t *testing.T) {
+	t.Parallel()
+	l, _ := limiterOn(t, ratelimit.PerHour(1).As(ratelimit.SlidingLog), nil)
+	r, err := l.Reserve(t.Context(), "k", 1, 0)
+	require.NoError(t, err)
+	require.False(t, allow(t, l, "k").Allowed)
+	require.NoError(t, r.Cancel(t.Context()))
+	require.True(t, allow(t, l, "k").Allowed)
+}
+
 func TestAllAsksNothingWhenOneCheckIsDenied(t *testing.T) {
 	t.Parallel()
 	l, store := limiterOn(t, ratelimit.PerSecond(10), nil)

@@ -17,6 +17,7 @@ type Reservation struct {
 
 	taken
 	unsure bool // the store was asked, and whether it has charged is not known
+	forget func()
 }
 
 // taken is what can be given back.
@@ -87,6 +88,7 @@ func (l *Limiter) reserve(ctx context.Context, p *plan, op Op) (*Reservation, er
 	}
 	op.Kind, op.At, op.Min, op.Ahead = Return, o.At, 0, 0
 	r.op = op
+	r.forget = func() { l.denied.forget(p, op.Key) }
 	return r, nil
 }
 
@@ -97,6 +99,7 @@ func (r *Reservation) Cancel(ctx context.Context) error {
 		return nil
 	}
 	err := r.decide(ctx, r.op).Err
+	r.forget() // who was refused for what is there again
 	r.store = nil
 	return err
 }
