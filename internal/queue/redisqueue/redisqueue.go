@@ -146,36 +146,22 @@ func (q *Queue) Reap(ctx context.Context) (int, error) {
 	return total, nil
 }
 
-// Stats implements queue.Queue: two round trips, O(number of workers). A message on its way between the two is counted twice
-// or not at all.
+// Stats implements queue.Queue: one script, O(number of workers); both numbers are of one instant. Asked for one after the other they could miss a message:
+//
+//	it is in the hands of a worker when those that wait are counted
+//	the worker gives it back, since its database is down
+//	it is in nobody's hands when those are counted: the queue seems to be empty
+//
+// It is no transaction: a server at its maxmemory refuses even reads in one, and then the numbers are wanted most.
 func (q *Queue) Stats(ctx context.Context) (queue.Stats, error) {
-	var ready, back *redis.IntCmd
-	var workers *redis.StringSliceCmd
-	// No transaction: a server at its maxmemory refuses even reads in one, and then the numbers are wanted most.
-	_, err := q.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		ready, back, workers = p.LLen(ctx, q.ready), p.ZCard(ctx, q.back), p.ZRange(ctx, q.leases, 0, -1)
-		return nil
-	})
-	if err != nil {
+	n, err := statsScript.Run(ctx, q.rdb, []string{q.ready, q.back, q.leases}, q.held).Int64Slice()
+	switch {
+	case err != nil:
 		return queue.Stats{}, fmt.Errorf("redisqueue: stats: %w", err)
+	case len(n) != 2:
+		return queue.Stats{}, fmt.Errorf("redisqueue: stats: odd reply of %d numbers", len(n))
 	}
-	s := queue.Stats{Ready: int(ready.Val() + back.Val())}
-	if len(workers.Val()) == 0 {
-		return s, nil
-	}
-	held, err := q.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for _, worker := range workers.Val() {
-			p.HLen(ctx, q.held+worker)
-		}
-		return nil
-	})
-	if err != nil {
-		return queue.Stats{}, fmt.Errorf("redisqueue: stats: %w", err)
-	}
-	for _, cmd := range held {
-		s.Claimed += int(cmd.(*redis.IntCmd).Val())
-	}
-	return s, nil
+	return queue.Stats{Ready: int(n[0]), Claimed: int(n[1])}, nil
 }
 
 func anys[T any](in []T) []any {

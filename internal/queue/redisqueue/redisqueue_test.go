@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -195,4 +196,28 @@ func dial(t testing.TB, url string) *redis.Client {
 	rdb := redis.NewClient(o)
 	t.Cleanup(func() { require.NoError(t, rdb.Close()) })
 	return rdb
+}
+
+// Who asks whether anything is left must not be told that nothing is while a message goes from hand to hand.
+func TestStatsMissNoMessageThatMoves(t *testing.T) {
+	t.Parallel()
+	rdb := testdb.Redis(t)
+	q := open(t, rdb, time.Minute)
+	require.NoError(t, q.Push(t.Context(), []byte("a")))
+	ctx, stop := context.WithCancel(t.Context())
+	var moving sync.WaitGroup
+	defer moving.Wait()
+	defer stop()
+	moving.Go(func() {
+		for ctx.Err() == nil {
+			if msgs, err := q.Claim(ctx, "w", 1); err == nil {
+				_ = q.Return(ctx, "w", msgs...)
+			}
+		}
+	})
+	for range 5000 {
+		st, err := q.Stats(t.Context())
+		require.NoError(t, err)
+		require.Positive(t, st.Ready+st.Claimed)
+	}
 }

@@ -19,11 +19,15 @@ var deadSource string
 //go:embed reap.lua
 var reapSource string
 
+//go:embed stats.lua
+var statsSource string
+
 var (
 	claimScript  = onceScript{source: claimSource, sha: redis.NewScript(claimSource).Hash()}
-	returnScript = redis.NewScript(returnSource) // these three are harmless when the client repeats them
+	returnScript = redis.NewScript(returnSource) // these are harmless when the client repeats them
 	deadScript   = redis.NewScript(deadSource)
 	reapScript   = redis.NewScript(reapSource)
+	statsScript  = redis.NewScript(statsSource)
 )
 
 // onceScript is a script that the client must not repeat by itself.
