@@ -27,6 +27,7 @@ func (c *local) run(ctx context.Context, name string) error {
 	c.count()
 	c.running.Store(true)
 	c.epoch.Add(1)
+	defer c.rest() // also where nodes panics
 	ticker := time.NewTicker(c.period)
 	defer ticker.Stop()
 	work := context.WithoutCancel(ctx)
@@ -40,9 +41,15 @@ func (c *local) run(ctx context.Context, name string) error {
 		case <-ctx.Done():
 		}
 	}
-	c.running.Store(false)
-	c.epoch.Add(1)
+	c.rest()
 	return c.drain(work)
+}
+
+// rest has the store decide on every check.
+func (c *local) rest() {
+	if c.running.Swap(false) {
+		c.epoch.Add(1)
+	}
 }
 
 // count asks how many processes there are.
@@ -145,13 +152,21 @@ func (c *local) rush(ctx context.Context) {
 func (c *local) returned(ctx context.Context, calls []Call) {
 	for len(calls) > 0 {
 		n := min(len(calls), maxBatch)
-		_, _ = c.limiter.askAll(ctx, calls[:n])
+		_, _ = c.batch(ctx, calls[:n])
 		calls = calls[n:]
 	}
 }
 
 // send asks the store about the counters of a pass. One that fails stays pending, and listed, and is part of the next pass.
 func (c *local) send(ctx context.Context, jobs []job, calls []Call) (err error) {
+	defer func() {
+		for _, j := range jobs { // none are left, unless the store has ended this goroutine
+			j.s.mu.Lock()
+			c.land(j.e, j.f, errPanic, false)
+			c.list(j.s, j.e)
+			j.s.mu.Unlock()
+		}
+	}()
 	for len(jobs) > 0 {
 		n := min(len(jobs), maxBatch)
 		asked := c.now()
@@ -176,7 +191,7 @@ func (c *local) send(ctx context.Context, jobs []job, calls []Call) (err error) 
 	return err
 }
 
-// batch is askAll, that turns a panic of the store into its failure: nobody may wait for ever for this flight.
+// batch is askAll, that turns a panic of the store into its failure: nobody may wait for ever for the flights of a pass, nor Run end by it.
 func (c *local) batch(ctx context.Context, calls []Call) (replies []Reply, err error) {
 	defer func() {
 		if r := recover(); r != nil {

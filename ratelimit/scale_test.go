@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -252,6 +253,61 @@ func TestScaledWaitForMoreThanWasRefusedIsEnough(t *testing.T) {
 				require.NoError(t, err)
 				require.True(t, r.Allowed, "%T of %v: %v more to wait", by, a, r.RetryAfter)
 			}
+		}
+	})
+}
+
+// A store that panics when units are given back has failed, as one that panics when it is asked for some.
+func TestRunSurvivesAStoreThatPanics(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newSpy()
+		d := leased(t, s, quota(1000), LeasedOptions{})
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan any, 1)
+		go func() {
+			defer func() { ended <- recover() }()
+			_ = d.Run(ctx)
+		}()
+		synctest.Wait()
+		admit(t, d, "k", 1)
+		s.set(func() { s.fail = func([]Call) error { panic("out of order") } })
+		time.Sleep(3 * time.Second) // they are idle, and are given back
+		_, ops := s.asked()
+		require.Positive(t, units(ops, Return))
+		require.Empty(t, ended)
+		stop()
+		require.Nil(t, <-ended)
+	})
+}
+
+// Where Run does not end as it should the store decides, and nobody waits for an answer that nobody will get.
+func TestNobodyWaitsForARunThatIsGone(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newSpy()
+		var isUnknown atomic.Bool
+		h := hybrid(t, s, quota(1000), HybridOptions{NodesNow: func() int {
+			if isUnknown.Load() {
+				panic("no registry")
+			}
+			return 1
+		}})
+		for _, fault := range []func(){
+			func() { s.set(func() { s.fail = func([]Call) error { runtime.Goexit(); return nil } }) },
+			func() { isUnknown.Store(true) },
+		} {
+			ended := make(chan any, 1)
+			go func() {
+				defer func() { ended <- recover() }()
+				_ = h.Run(t.Context())
+			}()
+			synctest.Wait()
+			admit(t, h, "k", 10)
+			fault()
+			<-ended
+			s.set(func() { s.fail = nil })
+			require.EqualValues(t, 200, admit(t, h, "k", 200))
+			questions, _ := s.asked()
+			require.Equal(t, 200, questions)
 		}
 	})
 }
