@@ -24,7 +24,8 @@
 //   - A lone caller who waits for [Result.RetryAfter] is admitted.
 //   - A changed limit holds from the next call on: what was used stays used, as far as the new limit has room for it.
 //   - Time that stands still or goes back gives nothing back. A clock that was set back far is believed after the next call, with the bucket empty.
-//   - Every answer is there within [Options.Timeout], whatever becomes of the store, which has to heed its context.
+//   - Every answer is there within [Options.Timeout], or three times that where a [Hybrid] or [Leased] has others ask first, whatever becomes of
+//     the store, which has to heed its context.
 //   - A memory store holds no more than its number of keys, and no number of other keys brings back what an exhausted key has used.
 //
 // # What is not guaranteed

@@ -226,8 +226,9 @@ func (c *local) takeOf(ctx context.Context, p *plan, key string, n int64) (Resul
 		}
 	}
 	s, d := c.find(p, key)
+	var patience <-chan struct{}
 	for {
-		r, again, err := c.once(ctx, s, d, p, key, n)
+		r, again, err := c.once(ctx, s, d, p, key, n, &patience)
 		if !again {
 			if err == nil {
 				c.told(p, key, &r)
@@ -237,7 +238,7 @@ func (c *local) takeOf(ctx context.Context, p *plan, key string, n int64) (Resul
 	}
 }
 
-func (c *local) once(ctx context.Context, s *localShard, d uint64, p *plan, key string, n int64) (r Result, again bool, err error) {
+func (c *local) once(ctx context.Context, s *localShard, d uint64, p *plan, key string, n int64, patience *<-chan struct{}) (r Result, again bool, err error) {
 	s.mu.Lock()
 	e := c.entry(s, d, p, key)
 	if e == nil {
@@ -262,18 +263,50 @@ func (c *local) once(ctx context.Context, s *localShard, d uint64, p *plan, key 
 	}
 	if f := e.flight; f != nil && e.bound > 0 {
 		s.mu.Unlock()
-		select {
-		case <-f.done:
-		case <-ctx.Done():
-			return Result{}, false, ctx.Err()
-		}
-		if f.err == nil || f.hungUp {
-			return Result{}, true, nil
-		}
-		r, err = c.stand(ctx, s, e, n)
-		return r, false, err
+		return c.wait(ctx, s, e, p, f, n, patience)
 	}
 	return c.ask(ctx, s, e, n)
+}
+
+// wait waits for another's flight. patience begins when the caller of one has hung up, and ends when none has stayed to hear an answer for as long as that
+// may take; then who waits asks beside them:
+//
+//	the store hangs, and callers who wait for less than Options.Timeout come and go
+//	whoever has more patience waits for the flight of one of them; its caller hangs up
+//	another of them is faster to ask; he waits for that, and so on, for as long as they come
+func (c *local) wait(ctx context.Context, s *localShard, e *entry, p *plan, f *flight, n int64, patience *<-chan struct{}) (r Result, again bool, err error) {
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+		return Result{}, false, ctx.Err()
+	case <-*patience:
+		r, err = c.aside(ctx, s, e, p, n)
+		return r, false, err
+	}
+	switch {
+	case f.hungUp:
+		if *patience == nil {
+			*patience = c.limiter.timeout.Shared().Done()
+		}
+		return Result{}, true, nil
+	case f.err == nil:
+		*patience = nil // the store answers
+		return Result{}, true, nil
+	}
+	r, err = c.stand(ctx, s, e, n)
+	return r, false, err
+}
+
+// aside has the store decide beside a flight. What is pending here it does not know, and that is no more than the bound.
+func (c *local) aside(ctx context.Context, s *localShard, e *entry, p *plan, n int64) (Result, error) {
+	replies, err := c.limiter.askAll(ctx, []Call{{Ops: []Op{{Limit: p.Limit, Key: e.key, N: n}}}})
+	switch {
+	case err == nil:
+		return p.shown(&replies[0].Outcomes[0], FromStore), nil
+	case callers(ctx, err):
+		return Result{}, err
+	}
+	return c.stand(ctx, s, e, n)
 }
 
 func (c *local) told(p *plan, key string, r *Result) {

@@ -312,6 +312,49 @@ func TestNobodyWaitsForARunThatIsGone(t *testing.T) {
 	})
 }
 
+// The store hangs, and those who ask it leave before its time is up: who has more patience is not left waiting for one after the other of them.
+func TestPatientCallerIsAnsweredBesideImpatientOnes(t *testing.T) {
+	for _, start := range []func(t *testing.T, s Store) Decider{
+		func(t *testing.T, s Store) Decider {
+			h := hybrid(t, s, quota(1000), HybridOptions{})
+			running(t, h.Run)
+			return h
+		},
+		func(t *testing.T, s Store) Decider {
+			d := leased(t, s, quota(1000), LeasedOptions{})
+			running(t, d.Run)
+			return d
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newSpy()
+			d := start(t, s)
+			admit(t, d, "k", 99)
+			s.set(func() { s.gate = make(chan struct{}) })
+			end := time.Now().Add(2 * time.Second)
+			for range 30 {
+				go func() {
+					for time.Now().Before(end) {
+						ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+						_, err := d.AllowN(ctx, "k", 50)
+						cancel()
+						if err == nil {
+							return // the breaker is open
+						}
+					}
+				}()
+				time.Sleep(200 * time.Microsecond)
+			}
+			begin := time.Now()
+			r, err := d.AllowN(t.Context(), "k", 50)
+			require.NoError(t, err)
+			require.Equal(t, FromFailOpen, r.Source)
+			require.LessOrEqual(t, time.Since(begin), 60*time.Millisecond)
+			time.Sleep(3 * time.Second)
+		})
+	}
+}
+
 // Research's trap 17: what could not be reported is reported later, and until then the bound holds.
 func TestLostAsyncBatches(t *testing.T) {
 	for _, lose := range []bool{false, true} {
