@@ -52,7 +52,8 @@ type TxOptions struct {
 	// Default: 4.
 	Attempts int
 	// CommitTimeout bounds the COMMIT, which goes on after the caller's context has ended, and once more the search for
-	// what became of it when its answer was lost.
+	// what became of it when its answer was lost. A COMMIT that waits for a standby (synchronous replication) is made when
+	// it ends, on the primary alone, and found there.
 	// Default: 5 seconds.
 	CommitTimeout time.Duration
 	// MaxResponse is how many bytes an encoded result may have. See [idempotency.TooLargeError]. At most 64 MiB.
