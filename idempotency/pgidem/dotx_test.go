@@ -553,10 +553,14 @@ func TestDoTxResultOfAnotherDatabaseIsNotReplayed(t *testing.T) {
 			var failure error
 			var wg sync.WaitGroup
 			first, err := s.sell(t.Context(), name, "", func(context.Context, pgx.Tx) error {
-				wg.Go(func() { there, failure = s2.sellOn(t.Context(), s.guard.In(db), name, "", nil) })
-				select { // it is not there while it waits for this one
-				case <-t.Context().Done():
-				case <-time.After(300 * time.Millisecond):
+				done := make(chan struct{})
+				wg.Go(func() {
+					defer close(done)
+					there, failure = s2.sellOn(t.Context(), s.guard.In(db), name, "", nil)
+				})
+				select {
+				case <-done:
+				case <-time.After(time.Second): // it waits for this one
 				}
 				return nil
 			})
