@@ -140,6 +140,34 @@ func TestSaveTxThatFailsLeavesNothing(t *testing.T) {
 	require.Equal(t, 1, f.effects(t))
 }
 
+// The store is on the connection on which the caller has begun, and not on the
+// transaction: the step would commit what the caller then rolls back.
+func TestSaveTxDoesNotEndATransactionOfItsConnection(t *testing.T) {
+	t.Parallel()
+	f := effects(t)
+	r := f.create(t, "1", "me")
+	conn, err := f.pool.Acquire(t.Context())
+	require.NoError(t, err)
+	defer conn.Release()
+	for name, db := range map[string]pgsaga.DB{"connection": conn.Conn(), "connection of a pool": conn} {
+		store := pgsaga.NewStore(db, nil)
+		tx, err := conn.Begin(t.Context())
+		require.NoError(t, err)
+		_, err = tx.Exec(t.Context(), "INSERT INTO effects VALUES ('of the caller')")
+		require.NoError(t, err)
+		w := ahead(r)
+		require.ErrorContains(t, store.SaveTx(t.Context(), w, apply(w, fine)), "in a transaction", name)
+		_, err = store.Relay(t.Context(), 1, func(context.Context, []saga.Message) error { return nil })
+		require.ErrorContains(t, err, "in a transaction", name)
+		require.NoError(t, tx.Rollback(t.Context()))
+		require.Zero(t, f.effects(t), name)
+		w = ahead(r)
+		require.NoError(t, store.SaveTx(t.Context(), w, apply(w, fine)))
+		r = w.Record
+		f.exec(t, "TRUNCATE effects")
+	}
+}
+
 // The answer to the COMMIT was lost: the repeat does nothing, and tells what was written.
 func TestSaveTxIsRepeatable(t *testing.T) {
 	t.Parallel()

@@ -2,6 +2,7 @@ package pgsaga
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -24,8 +25,14 @@ type unit struct {
 // rollbackLimit is how long a failed unit may take to free its locks.
 const rollbackLimit = 5 * time.Second
 
-// unit returns one that has not begun.
+var errInTransaction = errors.New("the connection is in a transaction, and not that transaction")
+
+// unit returns one that has not begun. On a connection on which the caller has begun,
+// our COMMIT would be the caller's.
 func (s *Store) unit(ctx context.Context) (*unit, error) {
+	if pg.InTransaction(s.db) {
+		return nil, errInTransaction
+	}
 	switch db := s.db.(type) {
 	case *pgxpool.Pool:
 		conn, err := db.Acquire(ctx)
