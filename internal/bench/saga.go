@@ -36,6 +36,7 @@ func sagaContenders() []*sagaContender {
 		{name: "DBOS Transact", loads: []int{1, 64, 512}, open: openDBOS},
 		{name: "safetill", loads: []int{1, 64, 512}, open: openSafetill},
 		{name: "a fenced UPDATE for each step, no engine", loads: []int{1, 64}, open: openBare},
+		{name: "fenced UPDATEs in batches, no engine", loads: []int{1, 64, 512}, open: openGrouped},
 		{name: "go-workflows, monoprocess", loads: []int{1, 64}, open: openGoWorkflows},
 		{name: "River, a chain of jobs", loads: []int{1, 64}, open: openRiver(0, 0)},
 		{name: "River, 5 ms poll, 1 ms cooldown", loads: []int{1, 64}, open: openRiver(5*time.Millisecond, time.Millisecond)},

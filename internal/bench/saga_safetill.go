@@ -64,37 +64,3 @@ func openSafetill(ctx context.Context, db *sagaDB) (run func(context.Context, st
 		return end()
 	}, err
 }
-
-// openBare is what a saga cannot do with less: its row is inserted, and updated behind each step by a statement that names the revision and the
-// token, on whatever connection is free. There is no engine, and nothing is shared.
-func openBare(ctx context.Context, db *sagaDB) (run func(context.Context, string) error, stop func() error, err error) {
-	pool, err := db.pool(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	stop = func() error {
-		pool.Close()
-		return nil
-	}
-	_, err = pool.Exec(ctx, `CREATE TABLE IF NOT EXISTS bare (id text PRIMARY KEY, revision bigint NOT NULL, token bigint NOT NULL, progress text NOT NULL,
-		data json NOT NULL, updated_at timestamptz NOT NULL DEFAULT now()) WITH (fillfactor = 50)`)
-	run = func(ctx context.Context, id string) error {
-		data := fmt.Sprintf(`{"ID":%q}`, id)
-		if _, err := pool.Exec(ctx, `INSERT INTO bare (id, revision, token, progress, data) VALUES ($1, 0, 1, 'O O O O O', $2)`, id, data); err != nil {
-			return err
-		}
-		for n := range sagaSteps {
-			db.step()
-			tag, err := pool.Exec(ctx, `UPDATE bare SET revision = $2, progress = $3, data = $4, updated_at = now() WHERE id = $1 AND revision = $2 - 1 AND token = 1`,
-				id, int64(n+1), "D1234 D2345 O O O", data)
-			if err != nil {
-				return err
-			}
-			if tag.RowsAffected() != 1 {
-				return fmt.Errorf("%s is fenced off", id)
-			}
-		}
-		return nil
-	}
-	return run, stop, err
-}
