@@ -67,8 +67,8 @@ func Retryable(err error) bool {
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		return Unavailable(err)
 	}
-	// pgx calls "conn closed" safe to retry, and also returns it when the answer to a statement without arguments was lost. COMMIT is
-	// one: the server commits, dies before it answers, and a retry would do the work a second time.
+	// pgx calls a connection that it finds closed safe to retry, since this statement was not sent. An earlier one may have closed it, and
+	// that may have been COMMIT: the server commits, dies before it answers, and a retry would do the work a second time.
 	return !errors.Is(err, pgconn.ErrConnClosed) && pgconn.SafeToRetry(err)
 }
 

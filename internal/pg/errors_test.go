@@ -147,7 +147,7 @@ func TestErrorClassesOfAServerThatGoes(t *testing.T) {
 	class(t, "no such database", err, false, false)
 }
 
-// The trap: COMMIT is sent, the server dies, and the driver says "conn closed", which it calls safe to retry.
+// The trap: COMMIT is sent, the server dies, and the driver says "conn closed", which is also its word for a connection on which nothing was sent.
 func TestALostCommitIsNotSafeToRetry(t *testing.T) {
 	t.Parallel()
 	server := testdb.NewPostgres(t)
