@@ -84,12 +84,11 @@ func (s *Statement) span() (from, to time.Time) {
 // columns puts the entries together that are in one column.
 func (s *Statement) columns(from, to time.Time) (cols []column) {
 	for i, e := range s.Entries {
-		// A time is no money: a float will do.
-		share := float64(i+1) / float64(len(s.Entries)+1) // all at one moment: by their order
-		if span := to.Sub(from); span > 0 {
-			share = float64(e.At.Sub(from)) / float64(span)
+		x := float64(i+1) / float64(len(s.Entries)+1) // all at one moment: by their order
+		if from.Before(to) {
+			x = share(from, e.At, to)
 		}
-		at := min(max(int(share*columns), 0), columns)
+		at := int(min(max(x, 0), 1) * columns)
 		if n := len(cols); n == 0 || cols[n-1].at < at {
 			cols = append(cols, column{at: at, first: e.Balance, low: e.Balance, high: e.Balance})
 		}

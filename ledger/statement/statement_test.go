@@ -226,6 +226,33 @@ func TestChartOfAnyLedger(t *testing.T) {
 	}
 }
 
+// A Duration ends after 292 years; a period does not, and neither do the marks run into each other.
+func TestChartOfAnyPeriod(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t, time.Hour, "ada")
+	pay(t, l, "1", "ada", 1)
+	label := regexp.MustCompile(`<text class="label" x="([0-9.]+)" y="[0-9.]+" text-anchor`)
+	for _, o := range []*statement.Options{
+		{From: time.Date(1, 1, 2, 0, 0, 0, 0, time.UTC), To: time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)},
+		{From: start, To: start.AddDate(300, 0, 0)},
+		{From: start, To: start.AddDate(500, 0, 0)},
+		{From: start, To: time.Unix(1<<60, 0)},
+		{From: time.Unix(-1<<60, 0), To: start.AddDate(1, 0, 0)},
+		{From: start, To: time.Unix(1<<63-62135596801, 999999999)}, // the last there is
+		{From: start, To: start.Add(time.Hour + 1)},
+	} {
+		page := render(t, l, "ada", o, nil)
+		marks := label.FindAllStringSubmatch(page, -1)
+		require.True(t, len(marks) >= 1 && len(marks) <= 8, "%d marks from %v to %v", len(marks), o.From, o.To)
+		last := decimal.New(-1, 0)
+		for _, m := range marks {
+			x := decimal.RequireFromString(m[1])
+			require.True(t, x.GreaterThan(last) && x.LessThanOrEqual(decimal.New(900, 0)), "%s after %s", x, last)
+			last = x
+		}
+	}
+}
+
 type full struct{}
 
 var errFull = errors.New("disk full")

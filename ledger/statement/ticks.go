@@ -45,31 +45,52 @@ func xTicks(from, to time.Time, where *time.Location) (ticks []xTick) {
 	if span < time.Second {
 		return []xTick{{X: "0", Label: from.In(where).Format("2 Jan 2006 15:04:05.999"), Anchor: "start"}}
 	}
-	s := strides[len(strides)-1]
-	for _, candidate := range strides {
-		if span/candidate.about < maxXTicks {
-			s = candidate
-			break
-		}
+	s := strideFor(span)
+	if years := to.Year() - from.Year(); years >= maxXTicks*s.years && s.years > 0 { // also where a Duration cannot tell
+		s.years *= 1 + years/(maxXTicks*s.years)
 	}
-	for at := s.begin(from.In(where)); !at.After(to); at = s.next(at) {
-		if at.Before(from) {
-			continue
+	for at := s.begin(from.In(where)); !at.After(to); {
+		if !at.Before(from) {
+			ticks = append(ticks, newXTick(share(from, at, to)*chartWidth, at.Format(s.layout)))
 		}
-		x := float64(at.Sub(from)) / float64(span) * chartWidth
-		if x > chartWidth { // further than a Duration can tell
+		next := s.next(at)
+		if !next.After(at) { // a Time ends, too
 			break
 		}
-		anchor := "middle"
-		switch { // labels stay inside
-		case x < 50:
-			anchor = "start"
-		case x > chartWidth-50:
-			anchor = "end"
-		}
-		ticks = append(ticks, xTick{X: fmt.Sprintf("%.1f", x), Label: at.Format(s.layout), Anchor: anchor})
+		at = next
 	}
 	return ticks
+}
+
+func newXTick(x float64, label string) xTick {
+	anchor := "middle"
+	switch { // labels stay inside
+	case x < 50:
+		anchor = "start"
+	case x > chartWidth-50:
+		anchor = "end"
+	}
+	return xTick{X: fmt.Sprintf("%.1f", x), Label: label, Anchor: anchor}
+}
+
+// strideFor returns the shortest stride that gives a span few enough marks, or the
+// longest.
+func strideFor(span time.Duration) stride {
+	for _, s := range strides {
+		if span/s.about < maxXTicks {
+			return s
+		}
+	}
+	return strides[len(strides)-1]
+}
+
+// share tells how far at is from from to to, of which to is later: 0 to 1. A time
+// is no money, so a float will do, and a Duration ends after 292 years.
+func share(from, at, to time.Time) float64 {
+	seconds := func(t time.Time) float64 {
+		return float64(t.Unix()) - float64(from.Unix()) + float64(t.Nanosecond()-from.Nanosecond())/1e9
+	}
+	return seconds(at) / seconds(to)
 }
 
 // begin is the last mark at t or before.
