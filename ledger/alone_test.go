@@ -1,15 +1,18 @@
 package ledger_test
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/shopspring/decimal"
 	"github.com/stretchr/testify/require"
 
 	"github.com/safetill/safetill/ledger"
+	"github.com/safetill/safetill/ledger/ledgertest"
 )
 
 // brokenChain is refused because of its first: there is nothing in the shop.
@@ -45,6 +48,22 @@ func TestAloneBehindItsChain(t *testing.T) {
 	require.EqualValues(t, 1, b[0].Version)
 }
 
+// The first of a chain comes again behind it, alone, and what is behind that spends what it brings.
+func TestAloneBehindAChainThatItBegan(t *testing.T) {
+	t.Parallel()
+	l, _ := newGroup(t, ledger.NewMemory(nil), nil)
+	txs := payAll("good", "broke", "good", "spends it")
+	for _, i := range []int{1, 3} { // out of the shop
+		p := &txs[i].Postings[0]
+		p.Debit, p.Credit = "shop", "bank"
+	}
+	txs[0].Linked = true
+	txs[1].Postings[0].Amount = txs[1].Postings[0].Amount.Mul(decimal.New(2, 0))
+	results, err := l.Post(t.Context(), txs)
+	require.NoError(t, err)
+	require.Equal(t, []string{"link_failed false", "insufficient_funds false", "posted false", "posted false"}, told(results))
+}
+
 // The same of two callers who share a commit: the second hears what it would have heard alone.
 func TestGroupAloneBehindItsChain(t *testing.T) {
 	t.Parallel()
@@ -66,4 +85,50 @@ func TestGroupAloneBehindItsChain(t *testing.T) {
 		wg.Wait()
 		stop()
 	})
+}
+
+// A store that fails when it has posted the first of a call's batches: no result is known.
+func TestAFailureBehindTheFirstBatchIsTheCalls(t *testing.T) {
+	t.Parallel()
+	store := ledger.NewMemory(nil)
+	newGroup(t, store, nil)
+	other := pay("good")
+	other.Postings[0].Amount = decimal.New(2, 0)
+	for name, behind := range map[string][]ledger.Transaction{
+		"behind a chain": append(brokenChain(), pay("good")),
+		"other content":  {pay("good"), other},
+	} {
+		l, err := ledger.New(&ledgertest.Flaky{Store: store, Fault: func(call int64) ledgertest.Fault {
+			if call == 2 {
+				return ledgertest.NotDone
+			}
+			return ledgertest.Healthy
+		}}, nil)
+		require.NoError(t, err)
+		results, err := l.Post(t.Context(), behind)
+		require.ErrorIs(t, err, ledgertest.ErrInjected, name)
+		require.Nil(t, results, name)
+	}
+}
+
+// counting gives other outcomes than it was given drafts.
+type counting struct {
+	ledger.Store
+	n int
+}
+
+func (c counting) Post(context.Context, []ledger.Draft) ([]ledger.Outcome, error) {
+	return make([]ledger.Outcome, c.n), nil
+}
+
+// Whose outcome is whose, nobody can tell.
+func TestAStoreThatAnswersForOthers(t *testing.T) {
+	t.Parallel()
+	for n, text := range map[int]string{1: "1 outcomes for 2", 3: "3 outcomes for 2"} {
+		l, err := ledger.New(counting{ledger.NewMemory(nil), n}, nil)
+		require.NoError(t, err)
+		results, err := l.Post(t.Context(), payAll("1", "2"))
+		require.ErrorContains(t, err, text)
+		require.Nil(t, results)
+	}
 }

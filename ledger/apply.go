@@ -122,7 +122,7 @@ func (b *Book) Apply(d *Draft, lines []Line) ([]Line, Verdict, int) {
 		}
 		if !lines[i].apply() {
 			revert(lines[made:i])
-			return lines[:made], BalanceOverflow, max(i-first, 0)
+			return lines[:made], BalanceOverflow, i - first // what is freed comes first, and fits
 		}
 	}
 	// The floor is looked at when all postings are made: a transaction is one

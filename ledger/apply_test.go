@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -92,6 +93,11 @@ func TestApply(t *testing.T) {
 		"unknown comes before the floor":      {draft(ngn("y", "x", 1), ngn("nobody", "x", 1)), ledger.UnknownAccount, 1},
 		"unknown comes before a mismatch":     {draft(usd, ngn("nobody", "x", 1)), ledger.UnknownAccount, 1},
 		"unknown condition before a mismatch": {&ledger.Draft{ID: "t", Postings: []ledger.DraftPosting{usd}, If: []ledger.DraftCondition{{Account: "nobody"}}}, ledger.UnknownAccount, 0},
+		"the first mismatch is named":         {draft(usd, ngn("x", "usd", 1)), ledger.CurrencyMismatch, 0},
+		"unknown condition, not a posting":    {&ledger.Draft{ID: "t", Postings: []ledger.DraftPosting{ngn("x", "y", 1), usd}, If: []ledger.DraftCondition{{Account: "nobody"}}}, ledger.UnknownAccount, 0},
+		"unknown posting before a condition":  {&ledger.Draft{ID: "t", Postings: []ledger.DraftPosting{ngn("x", "y", 1), ngn("nobody", "y", 1)}, If: []ledger.DraftCondition{{Account: "nobody"}}}, ledger.UnknownAccount, 1},
+		"a target where there are none":       {&ledger.Draft{ID: "t", Kind: ledger.KindReverse, Of: "other"}, ledger.UnknownTarget, 0},
+		"unknown comes before a condition":    {&ledger.Draft{ID: "t", Postings: []ledger.DraftPosting{ngn("x", "y", 1)}, If: []ledger.DraftCondition{{Account: "nobody"}, {Account: "x", Version: new(int64(99))}}}, ledger.UnknownAccount, 0},
 		"mismatch comes before a condition":   {&ledger.Draft{ID: "t", Postings: []ledger.DraftPosting{usd}, If: []ledger.DraftCondition{{Account: "x", Version: new(int64(99))}}}, ledger.CurrencyMismatch, 0},
 		"condition comes before the floor":    {&ledger.Draft{ID: "t", Postings: []ledger.DraftPosting{ngn("y", "x", 1)}, If: []ledger.DraftCondition{{Account: "x", Version: new(int64(99))}}}, ledger.ConditionFailed, 0},
 		"overflow comes before the floor":     {draft(ngn("y", "x", 1), ngn("full", "x", 11)), ledger.BalanceOverflow, 1},
@@ -111,6 +117,66 @@ func TestApply(t *testing.T) {
 			}
 			require.Len(t, lines, 1)
 			require.Equal(t, before, m.copy())
+		})
+	}
+}
+
+// What is referred to must have been done, be of the right kind and still be open; what is taken from it is refused by the number of the
+// posting that asks for it.
+func TestApplyToATarget(t *testing.T) {
+	t.Parallel()
+	const end = 1000 // seconds
+	held := []ledger.DraftPosting{ngn("x", "y", 5), ngn("x", "full", 11)}
+	target := func(kind ledger.Kind, verdict ledger.Verdict) *ledger.Target {
+		return &ledger.Target{Kind: kind, Verdict: verdict, Postings: held, Expires: time.Unix(end, 0)}
+	}
+	hold := target(ledger.KindHold, ledger.Posted)
+	usd := held[0]
+	usd.Currency = "USD"
+	capture := func(postings ...ledger.DraftPosting) *ledger.Draft {
+		return &ledger.Draft{ID: "t", Kind: ledger.KindCapture, Of: "target", Postings: postings}
+	}
+	unknown := capture(ngn("x", "y", 6))
+	unknown.If = []ledger.DraftCondition{{Account: "nobody"}}
+	release := &ledger.Draft{ID: "t", Kind: ledger.KindRelease, Of: "target"}
+	reverse := &ledger.Draft{ID: "t", Kind: ledger.KindReverse, Of: "target"}
+	for name, c := range map[string]struct {
+		target  *ledger.Target
+		draft   *ledger.Draft
+		now     time.Time
+		verdict ledger.Verdict
+		posting int
+	}{
+		"just before its end":              {hold, capture(held[0]), time.Unix(end, -1), ledger.Posted, 0},
+		"at its end":                       {hold, capture(held[0]), time.Unix(end, 0), ledger.HoldExpired, 0},
+		"given up at its end":              {hold, release, time.Unix(end, 0), ledger.Posted, 0},
+		"capture of what was refused":      {target(ledger.KindHold, ledger.InsufficientFunds), capture(held[0]), time.Time{}, ledger.UnknownTarget, 0},
+		"release of what was refused":      {target(ledger.KindHold, ledger.InsufficientFunds), release, time.Time{}, ledger.UnknownTarget, 0},
+		"reversal of what was refused":     {target(ledger.KindPost, ledger.InsufficientFunds), reverse, time.Time{}, ledger.UnknownTarget, 0},
+		"reversal of a release":            {target(ledger.KindRelease, ledger.Posted), reverse, time.Time{}, ledger.UnknownTarget, 0},
+		"not held, and a condition":        {hold, unknown, time.Time{}, ledger.NotHeld, 0},
+		"of another debit account":         {hold, capture(ngn("low", "y", 1)), time.Time{}, ledger.NotHeld, 0},
+		"of another credit account":        {hold, capture(ngn("x", "low", 1)), time.Time{}, ledger.NotHeld, 0},
+		"in another currency":              {hold, capture(usd), time.Time{}, ledger.NotHeld, 0},
+		"one posting of a hold twice":      {hold, capture(held[0], held[0]), time.Time{}, ledger.NotHeld, 1},
+		"overflow at the second of a hold": {hold, capture(), time.Time{}, ledger.BalanceOverflow, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newAccounts(t)
+			for _, p := range held {
+				m[p.Debit].HeldDebits, _ = m[p.Debit].HeldDebits.Add(p.Amount)
+				m[p.Credit].HeldCredits, _ = m[p.Credit].HeldCredits.Add(p.Amount)
+			}
+			before, target := m.copy(), *c.target
+			b := &ledger.Book{Accounts: m, Now: c.now, Target: func(ledger.TransactionID) *ledger.Target { return &target }}
+			_, verdict, posting := b.Apply(c.draft, nil)
+			require.Equal(t, c.verdict, verdict)
+			require.Equal(t, c.posting, posting)
+			require.Equal(t, verdict == ledger.Posted, target.Closed)
+			if verdict != ledger.Posted {
+				require.Equal(t, before, m.copy())
+			}
 		})
 	}
 }

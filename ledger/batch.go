@@ -82,7 +82,7 @@ func (b *batch) add(txs []Transaction, i int, seen map[TransactionID]int, room [
 // twice or without an end is refused as a whole. False: it has to wait for what has
 // one of its ids.
 func (b *batch) addChain(txs []Transaction, from, to int, seen map[TransactionID]int, room []DraftPosting, scale func(string) (uint8, bool)) ([]DraftPosting, bool) {
-	whole, repeats := !txs[to-1].Linked, false
+	whole, repeats := true, false
 	drafts := make([]Draft, 0, to-from)
 	own := make(map[TransactionID]bool, to-from)
 	used := len(room)

@@ -196,3 +196,24 @@ func TestChainIsUndone(t *testing.T) {
 	require.Equal(t, before, w.image())
 	require.Equal(t, []ledger.Verdict{ledger.Posted}, decide(ledger.Draft{ID: "capture", Kind: ledger.KindCapture, Of: "t1"}))
 }
+
+// A hold takes all that can be held, in the place of one that its chain gives up: undone in their order, the two would be held at once.
+func TestChainIsUndoneFromItsEnd(t *testing.T) {
+	t.Parallel()
+	m := newAccounts(t)
+	all := ngn("x", "full", 0)
+	all.Amount = minor(t, nines)
+	given := &ledger.Target{Kind: ledger.KindHold, Postings: []ledger.DraftPosting{all}}
+	m["x"].HeldDebits, m["full"].HeldCredits = all.Amount, all.Amount
+	before := m.copy()
+	b := &ledger.Book{Accounts: m, Target: func(ledger.TransactionID) *ledger.Target { return given }}
+	var verdicts []ledger.Verdict
+	b.Decide([]ledger.Draft{
+		{ID: "give up", Kind: ledger.KindRelease, Of: "given", Linked: true},
+		{ID: "hold", Kind: ledger.KindHold, Postings: []ledger.DraftPosting{all}, Linked: true},
+		{ID: "short", Postings: []ledger.DraftPosting{ngn("y", "x", 1)}},
+	}, func(int) bool { return false }, func(_ int, v ledger.Verdict, _ int, _ []ledger.Line) { verdicts = append(verdicts, v) })
+	require.Equal(t, []ledger.Verdict{ledger.LinkFailed, ledger.LinkFailed, ledger.InsufficientFunds}, verdicts)
+	require.Equal(t, before, m.copy())
+	require.False(t, given.Closed)
+}

@@ -75,6 +75,7 @@ func TestOpenNamesEveryFault(t *testing.T) {
 		{ledger.Account{ID: "x", Currency: "NGN", Normal: 3}, []string{"Normal"}},
 		{ledger.Account{ID: "x", Currency: "ngn", Normal: ledger.Debit}, []string{"Currency"}},
 		{ledger.Account{ID: "x", Currency: "BTC", Normal: ledger.Debit}, []string{"Currency"}},
+		{ledger.Account{ID: "x", Currency: "BTC", Normal: ledger.Debit, Floor: floor("0.01")}, []string{"Currency"}},
 		{ledger.Account{ID: "x", Currency: "NGN", Normal: ledger.Debit, Floor: floor("0.01")}, []string{"Floor"}},
 		{ledger.Account{ID: "x", Currency: "NGN", Normal: ledger.Debit, Floor: floor("-0.001")}, []string{"Floor"}},
 		{ledger.Account{ID: "x", Currency: "NGN", Normal: ledger.Debit, Floor: floor("-1e37")}, []string{"Floor"}},
@@ -323,4 +324,30 @@ func TestConditionsAreNoLongerThanBalances(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, c.want, results[0].Verdict, "case %d", i)
 	}
+}
+
+// The most is allowed, and one more is not.
+func TestTheMostThatATransactionHas(t *testing.T) {
+	t.Parallel()
+	l, _ := newGroup(t, ledger.NewMemory(nil), nil)
+	for name, c := range map[string]struct {
+		most int
+		add  func(*ledger.Transaction, int)
+	}{
+		"postings":   {ledger.MaxPostings, func(tx *ledger.Transaction, n int) { tx.Postings = slices.Repeat(tx.Postings, n) }},
+		"conditions": {ledger.MaxPostings, func(tx *ledger.Transaction, n int) { ask(tx, n, ledger.Condition{Account: "shop"}) }},
+		"id":         {ledger.MaxIDLength, func(tx *ledger.Transaction, n int) { tx.ID = ledger.TransactionID(strings.Repeat("x", n)) }},
+	} {
+		most, more := pay("most "+name), pay("more "+name)
+		c.add(&most, c.most)
+		c.add(&more, c.most+1)
+		_, err := l.PostOne(t.Context(), most)
+		require.NoError(t, err, name)
+		_, err = l.PostOne(t.Context(), more)
+		require.Error(t, err, name)
+	}
+	_, err := l.Post(t.Context(), make([]ledger.Transaction, ledger.MaxBatch))
+	require.NoError(t, err)
+	_, err = l.Post(t.Context(), make([]ledger.Transaction, ledger.MaxBatch+1))
+	require.ErrorAs(t, err, new(*ledger.InputError))
 }

@@ -100,7 +100,7 @@ func (m *Memory) Post(ctx context.Context, drafts []Draft) ([]Outcome, error) {
 	book := Book{Accounts: m.states, Target: m.target, Now: m.now()}
 	before := func(i int) bool {
 		was, ok := m.decided[drafts[i].ID]
-		if ok && outcomes[i].At.IsZero() {
+		if ok {
 			outcomes[i] = Again(&drafts[i], was.fingerprint, was.outcome)
 		}
 		return ok

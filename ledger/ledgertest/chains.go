@@ -63,6 +63,9 @@ func testChainFaults(t *testing.T, f *fixture) {
 
 	f.verdicts(t, []ledger.Transaction{move("x", "bank", wallet(0), "1")}, posted)
 	f.verdicts(t, chain(move("x", "bank", wallet(0), "1"), move("y", "bank", wallet(0), "1")), ledger.Conflict, link) // x stood alone
+	// So whether what is with x would succeed is not asked, and not recorded.
+	f.verdicts(t, chain(move("x", "bank", wallet(0), "1"), move("poor", wallet(6), "bank", "1")), ledger.Conflict, link)
+	f.verdicts(t, []ledger.Transaction{move("fund", "bank", wallet(6), "1"), move("poor", wallet(6), "bank", "1")}, posted, posted)
 	f.has(t, wallet(0), "1", "1", 1)
 
 	// One chain twice in a call, as when two callers share a batch.

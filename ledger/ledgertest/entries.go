@@ -55,6 +55,15 @@ func testEntries(t *testing.T, f *fixture) {
 	for e, err := range f.Entries(t.Context(), wallet(0), n) {
 		t.Fatalf("entry after the last: %+v, %v", e, err)
 	}
+	for e, err := range f.Entries(t.Context(), wallet(0), -9) {
+		if err != nil || e.Version != 1 {
+			t.Fatalf("entry after -9: %+v, %v", e, err)
+		}
+		break
+	}
+	if page, err := f.store.Lines(t.Context(), "nobody", 0, 10); err != nil || len(page) != 0 {
+		t.Fatalf("lines of an unknown account: %+v, %v", page, err)
+	}
 	for _, err := range f.Entries(t.Context(), "nobody", 0) {
 		if !errors.Is(err, ledger.ErrUnknownAccount) {
 			t.Fatalf("entries of an unknown account: %v", err)

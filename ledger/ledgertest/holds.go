@@ -59,6 +59,8 @@ func testHolds(t *testing.T, f *fixture) {
 
 func testHoldRefusals(t *testing.T, f *fixture) {
 	f.want(t, ledger.Posted, move("fund", "bank", wallet(0), "100"), hold("h", ngn(wallet(0), wallet(1), "10"), ngn(wallet(0), wallet(2), "20")))
+	f.want(t, ledger.InsufficientFunds, hold("refused hold", ngn(wallet(5), wallet(1), "10")), move("refused post", wallet(5), wallet(1), "10"))
+	f.want(t, ledger.Posted, hold("given up", ngn(wallet(0), wallet(1), "1")), of(ledger.KindRelease, "release", "given up"))
 	for i, c := range []struct {
 		want ledger.Verdict
 		tx   ledger.Transaction
@@ -67,14 +69,20 @@ func testHoldRefusals(t *testing.T, f *fixture) {
 		{ledger.UnknownTarget, of(ledger.KindCapture, "", "fund")}, // a post is no hold
 		{ledger.UnknownTarget, of(ledger.KindRelease, "", "fund")},
 		{ledger.UnknownTarget, of(ledger.KindReverse, "", "h")}, // a hold has posted nothing
+		{ledger.UnknownTarget, of(ledger.KindCapture, "", "refused hold")},
+		{ledger.UnknownTarget, of(ledger.KindRelease, "", "refused hold")},
+		{ledger.UnknownTarget, of(ledger.KindReverse, "", "refused post")},
+		{ledger.UnknownTarget, of(ledger.KindReverse, "", "release")},
 		{ledger.NotHeld, of(ledger.KindCapture, "", "h", ngn(wallet(0), wallet(1), "10.01"))},
 		{ledger.NotHeld, of(ledger.KindCapture, "", "h", ngn(wallet(0), wallet(3), "1"))},
 		{ledger.NotHeld, of(ledger.KindCapture, "", "h", ngn(wallet(1), wallet(0), "1"))},
 		{ledger.NotHeld, of(ledger.KindCapture, "", "h", ngn(wallet(0), wallet(2), "1"), ngn(wallet(0), wallet(1), "1"))}, // not its order
 		{ledger.InvalidID, of(ledger.KindCapture, "", "")},
 		{ledger.InvalidKind, of(ledger.KindPost, "", "h", ngn(wallet(0), wallet(1), "1"))},
+		{ledger.InvalidKind, of(5, "", "")}, // one more than there are
 		{ledger.InvalidKind, of(9, "", "h")},
 		{ledger.InvalidPostings, of(ledger.KindRelease, "", "h", ngn(wallet(0), wallet(1), "1"))},
+		{ledger.InvalidPostings, of(ledger.KindReverse, "", "fund", ngn("bank", wallet(0), "1"))},
 		{ledger.InvalidPostings, hold("")},
 		{ledger.InvalidKind, ledger.Transaction{Expires: time.Second, Postings: []ledger.Posting{ngn(wallet(0), wallet(1), "1")}}},
 		{ledger.InvalidKind, ledger.Transaction{Kind: ledger.KindHold, Expires: -time.Second, Postings: []ledger.Posting{ngn(wallet(0), wallet(1), "1")}}},
@@ -109,7 +117,13 @@ func testExpireHolds(t *testing.T, f *fixture) {
 	}
 	f.want(t, ledger.Posted, move("fund", "bank", wallet(0), "100"))
 	const n = 20
-	var holds []ledger.Transaction
+	var holds, refused []ledger.Transaction // what was refused is not in the way of those behind it
+	for i := range n {
+		h := hold(fmt.Sprint("refused ", i), ngn(wallet(5), wallet(1), "5"))
+		h.Expires = time.Microsecond
+		refused = append(refused, h)
+	}
+	f.want(t, ledger.InsufficientFunds, refused...)
 	for i := range n {
 		h := hold(fmt.Sprintf("%0128d", i), ngn(wallet(0), wallet(1), "5")) // the longest ids
 		h.Expires = time.Microsecond
@@ -127,7 +141,11 @@ func testExpireHolds(t *testing.T, f *fixture) {
 			t.Errorf("expire %d holds: %v", limit, err)
 		}
 	}
+	if k, err := f.ExpireHolds(t.Context(), 3); err != nil || k != 3 {
+		t.Errorf("%d of 3 holds expired: %v", k, err)
+	}
 	var released atomic.Int64
+	released.Store(3)
 	atOnce(4, func(int) { // several processes do it
 		for range n {
 			k, err := f.ExpireHolds(t.Context(), 7)

@@ -28,12 +28,48 @@ func testOpen(t *testing.T, f *fixture) {
 	if _, err := f.Balances(t.Context(), "new"); !errors.Is(err, ledger.ErrUnknownAccount) {
 		t.Fatalf("a refused Open opened its other account: %v", err)
 	}
+	testOpenAgain(t, f, euro)
 	_, err = f.Balances(t.Context(), "bank", "nobody")
 	if unknown, ok := errors.AsType[*ledger.UnknownAccountError](err); !ok || unknown.ID != "nobody" {
 		t.Fatalf("balance of an unknown account: %v", err)
 	}
 	f.balance(t, "euro", "0", 0)
 	f.verify(t)
+}
+
+// testOpenAgain opens what is open: nothing of it changes.
+func testOpenAgain(t *testing.T, f *fixture, euro ledger.Account) {
+	bank := ledger.Account{ID: "bank", Currency: "NGN", Normal: ledger.Debit}
+	same := ledger.Account{ID: wallet(0), Currency: "NGN", Normal: ledger.Credit, Floor: new(decimal.New(0, 3))}
+	f.want(t, ledger.Posted, move("in", "bank", wallet(0), "1"))
+	if err := f.Open(t.Context(), same, bank, same); err != nil {
+		t.Fatalf("open accounts that have entries: %v", err)
+	}
+	f.balance(t, wallet(0), "1", 1)
+	for name, edit := range map[string]func(*ledger.Account){
+		"currency": func(a *ledger.Account) { a.Currency = "USD" },
+		"side":     func(a *ledger.Account) { a.Normal = ledger.Debit },
+		"floor":    func(a *ledger.Account) { a.Floor = new(decimal.New(-5001, -2)) },
+		"no floor": func(a *ledger.Account) { a.Floor = nil },
+	} {
+		other, twice := euro, euro
+		twice.ID = "twice"
+		another := twice
+		edit(&other)
+		edit(&another)
+		for _, accounts := range [][]ledger.Account{{other}, {twice, another}} {
+			if err := f.Open(t.Context(), accounts...); !errors.As(err, new(*ledger.AccountExistsError)) {
+				t.Errorf("open with another %s: %v", name, err)
+			}
+		}
+		if _, err := f.Balances(t.Context(), "twice"); !errors.Is(err, ledger.ErrUnknownAccount) {
+			t.Errorf("opened with two contents: %v", err)
+		}
+	}
+	bank.Floor = new(decimal.Zero)
+	if err := f.Open(t.Context(), bank); !errors.As(err, new(*ledger.AccountExistsError)) {
+		t.Errorf("open with a floor of 0 instead of none: %v", err)
+	}
 }
 
 func testVerdicts(t *testing.T, f *fixture) {
@@ -210,6 +246,11 @@ func testRepeatWithinBatch(t *testing.T, f *fixture) {
 	results = f.post(t, move("a", "bank", wallet(5), "9"), move("a", "bank", wallet(0), "1"))
 	if results[0].Verdict != ledger.Conflict || results[1].Verdict != ledger.Posted || !results[1].Duplicate {
 		t.Errorf("wrong content, then the right one: %+v", results)
+	}
+	for i, r := range f.want(t, ledger.Conflict, move("a", "bank", wallet(5), "9"), move("a", "bank", wallet(5), "9")) {
+		if r.Duplicate || !r.At.IsZero() {
+			t.Errorf("wrong content twice, transaction %d: %+v", i, r)
+		}
 	}
 	f.balance(t, wallet(0), "3", 2)
 	f.verify(t)

@@ -90,11 +90,9 @@ func (p *posting) quick(ctx context.Context, s *Store) (done bool, err error) {
 
 // wrong tells whether the tables refused what was decided without a lock.
 func wrong(err error) bool {
-	const notNull, check = "23502", "23514"
+	const notNull = "23502" // there is no number, since an account has moved
 	e, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && (raced(err) || // an id was decided on before
-		e.Code == notNull && e.ColumnName == "seq" || // an account has moved
-		e.Code == check) // a floor that somebody has put above what is there
+	return ok && (raced(err) || e.Code == notNull)
 }
 
 // plain tells whether the batch is of posts without conditions.
