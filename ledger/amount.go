@@ -28,8 +28,10 @@ type Amount struct {
 	lo uint64
 }
 
-// maxAmount is 10^38 − 1.
+// maxAmount is 10^38 − 1, and minAmount as far below 0.
 var maxAmount = Amount{hi: 0x4B3B4CA85A86C47A, lo: 0x098A223FFFFFFFFF}
+
+var minAmount = maxAmount.Neg()
 
 // Minor returns n minor units.
 func Minor(n int64) Amount { return Amount{hi: n >> 63, lo: uint64(n)} }
@@ -152,11 +154,8 @@ func (a Amount) times10(digit byte) (Amount, bool) {
 func (a Amount) Add(b Amount) (Amount, bool) {
 	lo, carry := bits.Add64(a.lo, b.lo, 0)
 	r := Amount{hi: a.hi + b.hi + int64(carry), lo: lo}
-	// |a|, |b| < 10^38 < 2^127/1.7: a sum that leaves 128 bits changes sign.
-	if wrapped := (a.hi < 0) == (b.hi < 0) && (r.hi < 0) != (a.hi < 0); wrapped {
-		return Amount{}, false
-	}
-	if r.Cmp(maxAmount) > 0 || r.Neg().Cmp(maxAmount) > 0 {
+	// |a|, |b| < 10^38: what a sum that leaves 128 bits comes to is still further than that from 0.
+	if r.Cmp(maxAmount) > 0 || r.Cmp(minAmount) < 0 {
 		return Amount{}, false
 	}
 	return r, true

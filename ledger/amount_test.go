@@ -3,6 +3,7 @@ package ledger
 import (
 	"math/big"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -33,6 +34,11 @@ func TestAmountOf(t *testing.T) {
 		{"-" + nines, 0, "-" + nines, nil},
 		{nines, 1, "", ErrOverflow},
 		{"1" + strings.Repeat("0", MaxDigits), 0, "", ErrOverflow},
+		{"1e38", 0, "", ErrOverflow},
+		{"9e37", 0, "9" + strings.Repeat("0", 37), nil},
+		{"9999999999999999999", 0, "9999999999999999999", nil}, // more than 63 bits
+		{"1" + strings.Repeat("0", MaxDigits) + ".0", 0, "", ErrOverflow},
+		{"2" + strings.Repeat("0", MaxDigits) + ".0", 0, "", ErrOverflow}, // 128 bits
 		{nines + ".00", 0, nines, nil},
 		{nines + "9.00", 0, "", ErrOverflow},
 		{nines + "9.01", 0, "", ErrOverScale}, // and more than 38 digits
@@ -47,6 +53,37 @@ func TestAmountOf(t *testing.T) {
 			require.True(t, got.Decimal(c.scale).Equal(decimal.RequireFromString(c.in)), c.in)
 		}
 	}
+}
+
+// The last digit is one too many, whatever the first ones are: ten times them may have 127 bits, or 128, or more.
+func TestParseMinorRefusesThe39thDigit(t *testing.T) {
+	t.Parallel()
+	for lead := 10; lead < 100; lead++ {
+		most := strconv.Itoa(lead) + strings.Repeat("7", MaxDigits-2)
+		a, err := ParseMinor(most)
+		require.NoError(t, err)
+		require.Equal(t, most, a.String())
+		_, err = ParseMinor(most + "7")
+		require.ErrorIs(t, err, ErrOverflow, most)
+	}
+}
+
+// 2^127 is more than 38 digits have, and in 128 bits its own negative.
+func TestSumsOf128Bits(t *testing.T) {
+	t.Parallel()
+	half, err := ParseMinor("85070591730234615865843651857942052864") // 2^126
+	require.NoError(t, err)
+	for _, one := range []Amount{half, maxAmount} {
+		for _, a := range []Amount{one, one.Neg()} {
+			sum, ok := a.Add(a)
+			require.False(t, ok, "%s + %s = %s", a, a, sum)
+			sum, ok = a.Add(a.Neg())
+			require.True(t, ok)
+			require.Zero(t, sum)
+		}
+	}
+	s := State{Normal: Credit, Debits: half, HeldDebits: half}
+	require.Equal(t, maxAmount.Neg(), s.Available(), "38 digits at the most")
 }
 
 func TestAmountAgainstBig(t *testing.T) {
