@@ -215,6 +215,42 @@ func TestBalanceAtErrors(t *testing.T) {
 	require.True(t, ok, "%v", err)
 }
 
+// An account's only entry is its last one.
+func TestBalanceAtOfOneEntry(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	l, _ := newGroup(t, ledger.NewMemory(&ledger.MemoryOptions{Now: func() time.Time { return now }}), nil)
+	_, err := l.PostOne(t.Context(), pay("1"))
+	require.NoError(t, err)
+	for at, version := range map[time.Time]int64{now.Add(-1): 0, now: 1, now.Add(1): 1} {
+		b, err := l.BalanceAt(t.Context(), "shop", at)
+		require.NoError(t, err)
+		require.Equal(t, version, b.Version)
+		require.Equal(t, fmt.Sprint(version), b.Posted.String())
+	}
+}
+
+// gap has lost one entry.
+type gap struct{ ledger.Store }
+
+func (g gap) Lines(ctx context.Context, id ledger.AccountID, after int64, limit int) ([]ledger.Recorded, error) {
+	page, err := g.Store.Lines(ctx, id, after, limit+1)
+	return page[min(1, len(page)):], err
+}
+
+func TestBalanceAtNamesTheEntryThatIsMissing(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	l, _ := newGroup(t, gap{ledger.NewMemory(&ledger.MemoryOptions{Now: func() time.Time { now = now.Add(time.Second); return now }})}, nil)
+	for _, id := range []string{"1", "2", "3"} {
+		_, err := l.PostOne(t.Context(), pay(id))
+		require.NoError(t, err)
+	}
+	_, err := l.BalanceAt(t.Context(), "shop", now.Add(-time.Second))
+	require.ErrorContains(t, err, "entry 3")
+	require.ErrorContains(t, err, "is missing")
+}
+
 // forgetful has lost all entries.
 type forgetful struct{ ledger.Store }
 

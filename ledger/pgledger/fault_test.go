@@ -258,6 +258,9 @@ func TestOtherConnectionSettings(t *testing.T) {
 			t.Parallel()
 			f := openOn(t, newPool(t, testdb.PostgresURL(t), func(c *pgxpool.Config) { c.MaxConns = 16; edit(c.ConnConfig) }))
 			poison(t, f)
+			exec(t, f.pool, `CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+IF current_setting('transaction_isolation') <> 'read committed' THEN RAISE EXCEPTION 'who waited must see what was done meanwhile'; END IF; RETURN new; END $$`)
+			exec(t, f.pool, "CREATE TRIGGER look BEFORE INSERT ON ledger_transactions FOR EACH ROW EXECUTE FUNCTION look()")
 			batch := []ledger.Transaction{move("1", "bank", "a", "5"), move("2", "a", "b", "2.50")}
 			for range 2 {
 				f.want(t, ledger.Posted, batch...)

@@ -187,14 +187,44 @@ set_config('plan_cache_mode', $4, true)`, was[0], was[1], was[2], was[3])
 func TestOnlyItsOwnSavepointIsRolledBackTo(t *testing.T) {
 	t.Parallel()
 	f := open(t)
+	conn, err := f.pool.Acquire(t.Context())
+	require.NoError(t, err)
+	defer conn.Release()
+	for range 2 { // the second time the connection knows the statements
+		tx, err := conn.Begin(t.Context())
+		require.NoError(t, err)
+		exec(t, tx, "SAVEPOINT safetill_ledger")
+		_, err = tx.Exec(t.Context(), "SELECT 1 / 0")
+		require.Error(t, err)
+		_, err = on(t, tx).PostOne(t.Context(), move("1", "bank", "a", "1"))
+		require.ErrorContains(t, err, "aborted")
+		_, err = tx.Exec(t.Context(), "SELECT 1")
+		require.ErrorContains(t, err, "aborted", "it is for the caller to decide what becomes of it")
+		require.NoError(t, tx.Rollback(t.Context()))
+
+		tx, err = conn.Begin(t.Context())
+		require.NoError(t, err)
+		want(t, on(t, tx), ledger.Posted, move("2", "bank", "a", "1"))
+		_, err = tx.Exec(t.Context(), "RELEASE SAVEPOINT safetill_ledger")
+		require.ErrorContains(t, err, "does not exist", "none is left")
+		require.NoError(t, tx.Rollback(t.Context()))
+	}
+}
+
+// A transaction of the caller's own making need not tell its connection.
+type noConn struct{ pgx.Tx }
+
+func (noConn) Conn() *pgx.Conn { return nil }
+
+func TestATransactionThatHidesItsConnection(t *testing.T) {
+	t.Parallel()
+	f := open(t)
 	tx := begin(t, f, pgx.TxOptions{})
-	exec(t, tx, "SAVEPOINT safetill_ledger")
-	_, err := tx.Exec(t.Context(), "SELECT 1 / 0")
-	require.Error(t, err)
-	_, err = on(t, tx).PostOne(t.Context(), move("1", "bank", "a", "1"))
-	require.ErrorContains(t, err, "aborted")
-	_, err = tx.Exec(t.Context(), "SELECT 1")
-	require.ErrorContains(t, err, "aborted", "it is for the caller to decide what becomes of it")
+	for _, id := range []string{"1", "2"} {
+		want(t, on(t, noConn{tx}), ledger.Posted, move(id, "bank", "a", "1"))
+	}
+	require.NoError(t, tx.Commit(t.Context()))
+	f.balance(t, "a", "2", 2)
 }
 
 // A caller's transaction that sees one snapshot only was too slow: it is told to begin again, and posts nothing wrong.
@@ -280,6 +310,10 @@ func TestDBOfTheCallersOwn(t *testing.T) {
 		want(t, l, ledger.Posted, move("1", "c", "a", "1"))
 		want(t, l, ledger.InsufficientFunds, move("2", "a", "b", "2"))
 	}
+	poison(t, f)
+	_, err := l.Post(t.Context(), []ledger.Transaction{move("poison", "c", "a", "1")})
+	require.ErrorContains(t, err, "poisoned")
+	require.Zero(t, f.pool.Stat().AcquiredConns(), "what was begun is rolled back")
 	f = fixture{Ledger: l, pool: f.pool}
 	f.balance(t, "c", "1", 1)
 	for e, err := range l.Entries(t.Context(), "a", 0) {
@@ -331,12 +365,16 @@ func TestPostThatFailsBeforeItsLocksLeavesTheCallersTransactionUsable(t *testing
 		locked string
 		tx     ledger.Transaction
 		known  bool // the connection has the statements
+		mode   pgx.QueryExecMode
 	}{
-		"prepare":           {"ledger_accounts", move("1", "bank", "a", "1"), false},
-		"prepare a look":    {"ledger_holds", release, false},
-		"look for a target": {"ledger_holds", release, true},
+		"prepare":           {"ledger_accounts", move("1", "bank", "a", "1"), false, pgx.QueryExecModeCacheStatement},
+		"prepare a look":    {"ledger_holds", release, false, pgx.QueryExecModeCacheStatement},
+		"look for a target": {"ledger_holds", release, true, pgx.QueryExecModeCacheStatement},
+		"ask each time":     {"ledger_accounts", move("1", "bank", "a", "1"), true, pgx.QueryExecModeDescribeExec},
 	} {
-		conn, err := pgx.ConnectConfig(t.Context(), f.pool.Config().ConnConfig)
+		config := f.pool.Config().ConnConfig
+		config.DefaultQueryExecMode = c.mode
+		conn, err := pgx.ConnectConfig(t.Context(), config)
 		require.NoError(t, err)
 		if c.known {
 			warm, err := conn.Begin(t.Context())
@@ -349,13 +387,15 @@ func TestPostThatFailsBeforeItsLocksLeavesTheCallersTransactionUsable(t *testing
 		tx, err := conn.Begin(t.Context())
 		require.NoError(t, err)
 		exec(t, tx, "SET LOCAL lock_timeout = '50ms'")
-		_, err = on(t, tx).Post(t.Context(), []ledger.Transaction{c.tx})
-		require.ErrorContains(t, err, "lock timeout", name)
+		for range 2 { // what has failed is not known by then
+			_, err = on(t, tx).Post(t.Context(), []ledger.Transaction{c.tx})
+			require.ErrorContains(t, err, "lock timeout", name)
+		}
 		require.NoError(t, other.Rollback(t.Context()))
 		want(t, on(t, tx), ledger.Posted, move(name, "bank", "a", "1"))
 		require.NoError(t, tx.Commit(t.Context()), name)
 		require.NoError(t, conn.Close(t.Context()))
 	}
-	f.balance(t, "a", "13", 4)
+	f.balance(t, "a", "14", 5)
 	f.verify(t)
 }
