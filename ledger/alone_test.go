@@ -3,6 +3,7 @@ package ledger_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -130,5 +131,54 @@ func TestAStoreThatAnswersForOthers(t *testing.T) {
 		results, err := l.Post(t.Context(), payAll("1", "2"))
 		require.ErrorContains(t, err, text)
 		require.Nil(t, results)
+	}
+}
+
+// distinct is a store that takes each id once in a batch, as a Store may.
+type distinct struct {
+	ledger.Store
+	tb testing.TB
+}
+
+func (d distinct) Post(ctx context.Context, drafts []ledger.Draft) ([]ledger.Outcome, error) {
+	seen := map[ledger.TransactionID]bool{}
+	for i := range drafts {
+		if id := drafts[i].ID; seen[id] {
+			d.tb.Errorf("%q twice in a batch", id)
+		} else {
+			seen[id] = true
+		}
+	}
+	return d.Store.Post(ctx, drafts)
+}
+
+// Whatever a call repeats, and wherever: a batch has each id once.
+func TestABatchHasEachIDOnce(t *testing.T) {
+	t.Parallel()
+	chain := func(ids ...string) []ledger.Transaction {
+		txs := payAll(ids...)
+		for i := range txs[:len(txs)-1] {
+			txs[i].Linked = true
+		}
+		return txs
+	}
+	for i, call := range [][][]ledger.Transaction{
+		{payAll("a", "a", "a")},
+		{payAll("a"), chain("a", "b")},
+		{payAll("a"), chain("b", "a")},
+		{payAll("a"), chain("b", "a", "c")},
+		{chain("a", "b"), chain("a", "b")},
+		{chain("a", "b"), chain("b", "c")},
+		{chain("a", "b"), payAll("a", "b", "a")},
+		{chain("a", "b"), payAll("c"), chain("c", "a"), payAll("a", "c")},
+	} {
+		l, _ := newGroup(t, distinct{ledger.NewMemory(nil), t}, nil)
+		txs := slices.Concat(call...)
+		results, err := l.Post(t.Context(), txs)
+		require.NoError(t, err)
+		require.Len(t, results, len(txs), "call %d", i)
+		r, err := l.Verify(t.Context())
+		require.NoError(t, err)
+		require.True(t, r.OK())
 	}
 }

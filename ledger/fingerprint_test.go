@@ -39,6 +39,8 @@ func TestEveryPartOfATransactionTellsItFromOthers(t *testing.T) {
 	}
 	hold, short, linked := postings("a", "b", "1", "NGN"), postings("a", "b", "1", "NGN"), postings("a", "b", "1", "NGN")
 	hold.Kind, short.Kind, short.Expires, linked.Linked = ledger.KindHold, ledger.KindHold, time.Second, true
+	linkedWhen := when(ledger.Condition{Account: "a"})
+	linkedWhen.Linked = true
 	one := hold.Postings[0]
 	two := postings("a", "b", "1", "NGN")
 	two.Postings = append(two.Postings, one)
@@ -55,7 +57,7 @@ func TestEveryPartOfATransactionTellsItFromOthers(t *testing.T) {
 		when(ledger.Condition{Account: "a", Version: new(int64(1))}), when(ledger.Condition{Account: "a", Version: new(int64(2))}),
 		when(ledger.Condition{Account: "a", Available: at("1")}), when(ledger.Condition{Account: "a", Available: at("2")}),
 		when(ledger.Condition{Account: "a", Available: at("1"), Version: new(int64(1))}),
-		linked, // the last: a chain with what ends it
+		linkedWhen, linked, // the last: a chain with what ends it
 		postings("a", "b", "7", "NGN"),
 	}
 	k := &keeping{Store: ledger.NewMemory(nil)}

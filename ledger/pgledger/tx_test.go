@@ -271,16 +271,26 @@ func TestRacedIDWithOtherAccounts(t *testing.T) {
 	require.NoError(t, f.Open(t.Context(),
 		ledger.Account{ID: "c", Currency: "NGN", Normal: ledger.Debit}, ledger.Account{ID: "d", Currency: "NGN", Normal: ledger.Credit}))
 	for i, c := range []struct {
-		commit bool
-		want   ledger.Verdict
-	}{{true, ledger.Conflict}, {false, ledger.Posted}} {
+		commit, within bool // within a transaction of the caller's
+		want           ledger.Verdict
+	}{{true, false, ledger.Conflict}, {false, false, ledger.Posted}, {true, true, ledger.Conflict}} {
 		id := fmt.Sprint("raced", i)
 		tx := begin(t, f, pgx.TxOptions{})
 		want(t, on(t, tx), ledger.Posted, move(id, "bank", "a", "1"))
 		got := make(chan ledger.Result, 1)
 		go func() {
 			defer close(got)
-			r, err := f.Post(t.Context(), []ledger.Transaction{move(id, "c", "d", "1"), move(id+"neighbour", "c", "d", "1")})
+			batch := []ledger.Transaction{move(id, "c", "d", "1"), move(id+"neighbour", "c", "d", "1")}
+			var r []ledger.Result
+			var err error
+			if c.within {
+				err = pgx.BeginFunc(t.Context(), f.pool, func(db pgx.Tx) error {
+					r, err = on(t, db).Post(t.Context(), batch)
+					return err
+				})
+			} else {
+				r, err = f.Post(t.Context(), batch)
+			}
 			if err != nil || r[1].Verdict != ledger.Posted {
 				t.Errorf("%+v, %v", r, err)
 				return
@@ -295,8 +305,8 @@ func TestRacedIDWithOtherAccounts(t *testing.T) {
 		}
 		require.Equal(t, c.want, (<-got).Verdict)
 	}
-	f.balance(t, "a", "1", 1)
-	f.balance(t, "c", "3", 3)
+	f.balance(t, "a", "2", 2)
+	f.balance(t, "c", "4", 4)
 	f.verify(t)
 }
 
