@@ -58,6 +58,8 @@ func TestAmountOf(t *testing.T) {
 // The last digit is one too many, whatever the first ones are: ten times them may have 127 bits, or 128, or more.
 func TestParseMinorRefusesThe39thDigit(t *testing.T) {
 	t.Parallel()
+	_, err := ParseMinor("1" + strings.Repeat("0", MaxDigits))
+	require.ErrorIs(t, err, ErrOverflow)
 	for lead := 10; lead < 100; lead++ {
 		most := strconv.Itoa(lead) + strings.Repeat("7", MaxDigits-2)
 		a, err := ParseMinor(most)
