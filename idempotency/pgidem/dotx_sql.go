@@ -46,8 +46,13 @@ SELECT fingerprint, completed, status, token, response, held_until, steps_until 
 	scansOnSQL      = `set_config('enable_seqscan', 'on', true)`
 	timeoutAsWasSQL = `set_config('lock_timeout', current_setting('safetill.lock_timeout'), true)`
 
-	// Parameters: key, token. Result: whether the record, which is over, was still the same: it makes room for a new one.
-	txTakeOverSQL = `DELETE FROM {records} WHERE key = $1 AND token = $2 AND held_until <= clock_timestamp() RETURNING true`
+	// Parameters: key, token. Result: whether the record, which is over, was still the same: it makes room for a new one. It may have
+	// got a step since it was read:
+	//
+	//	the lease of a Do is over, and DoTx reads its record; the Do, late, charges in a step, records that, and is killed;
+	//	DoTx was held up until that lease is over too; without the record, neither it nor any Do knows of the charge.
+	txTakeOverSQL = `DELETE FROM {records} WHERE key = $1 AND token = $2 AND held_until <= clock_timestamp() AND
+		(steps_until > clock_timestamp()) IS NOT TRUE RETURNING true`
 
 	// Parameters: key, fingerprint, token, status, since when, until when, response.
 	txInsertSQL = `

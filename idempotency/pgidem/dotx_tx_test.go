@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -340,6 +342,53 @@ func TestDoTxLeavesStepsToDo(t *testing.T) {
 	require.NoError(t, run(nil))
 	s.requireReplay(t, "a", "body", 42)
 	require.Zero(t, s.runs.Load())
+}
+
+// beforeDelete calls strike before a DELETE is sent.
+type beforeDelete struct{ strike func() }
+
+func (b beforeDelete) TraceBatchStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceBatchStartData) context.Context {
+	if slices.ContainsFunc(data.Batch.QueuedQueries, func(q *pgx.QueuedQuery) bool { return strings.HasPrefix(q.SQL, "DELETE") }) {
+		b.strike()
+	}
+	return ctx
+}
+
+func (beforeDelete) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return ctx
+}
+
+func (beforeDelete) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+func (beforeDelete) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
+func (beforeDelete) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData)     {}
+
+// The trap: DoTx has read a claim that is over and is about to remove it, when its late owner records a step, and falls silent for good. The
+// charge went with the claim: whoever asked next made it again.
+func TestDoTxLeavesAStepThatComesLate(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, testdb.Postgres(t), nil)
+	store := newStore(t, s.pool)
+	fp := idempotency.FingerprintOf([]byte("body"))
+	won, err := store.Claim(t.Context(), []idempotency.Request{{Key: txKey("a"), Fingerprint: fp, Lease: time.Hour}})
+	require.NoError(t, err)
+	over := func() { execTx(t, s.pool, "UPDATE idempotency_records SET held_until = clock_timestamp()") }
+	over()
+
+	config := s.pool.Config()
+	config.ConnConfig.Tracer = beforeDelete{func() {
+		lost, err := store.Extend(t.Context(), []idempotency.Extension{{
+			Key: txKey("a"), Token: won[0].Token, Lease: time.Hour, Step: idempotency.StepRecord{Name: "charge"}, Keep: time.Hour,
+		}})
+		require.NoError(t, errors.Join(append(lost, err)...))
+		over()
+	}}
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	_, err = s.sellOn(t.Context(), newTxGuard(t, pool, nil), "a", "body", nil)
+	require.ErrorIs(t, err, idempotency.ErrInvalid)
+	require.Zero(t, s.runs.Load())
+	require.Equal(t, 1, queryTx[int](t, s.pool, "SELECT cardinality(step_names) FROM idempotency_records"))
 }
 
 // pgError makes the work fail as PostgreSQL would, n times.
