@@ -233,6 +233,40 @@ func TestConnectionGoesBackAsItCame(t *testing.T) {
 	require.Zero(t, locks)
 }
 
+// The trap: the connection listens to a channel on which there is much to hear. Each notification put off the holder's next word to the
+// server, which ended the session of a holder that was well.
+func TestNotificationsDoNotKeepTheHolderSilent(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	config := pool.Config()
+	config.MaxConns = 1
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, "LISTEN much")
+		return err
+	}
+	listening, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(listening.Close)
+	var holder int
+	require.NoError(t, listening.QueryRow(t.Context(), "SELECT pg_backend_pid()").Scan(&holder))
+	l := newLocker(t, listening, pglock.Options{Lease: 6 * time.Second})
+	require.NoError(t, l.Do(t.Context(), t.Name(), "a", func(ctx context.Context, _ lock.Held) error {
+		var said, says time.Time
+		for ctx.Err() == nil {
+			_, err := pool.Exec(t.Context(), "NOTIFY much")
+			require.NoError(t, err)
+			require.NoError(t, pool.QueryRow(t.Context(), "SELECT query_start FROM pg_stat_activity WHERE pid = $1", holder).Scan(&says))
+			if said.IsZero() {
+				said = says
+			}
+			if says.After(said) {
+				return nil
+			}
+		}
+		return context.Cause(ctx)
+	}))
+}
+
 // An administrator ends the holder's session: the work is told at once, and the next holder does not wait for the lease.
 func TestLostConnectionEndsTheWork(t *testing.T) {
 	t.Parallel()

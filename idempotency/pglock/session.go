@@ -40,7 +40,7 @@ type session struct {
 	key    idempotency.Key
 	conn   *pgxpool.Conn
 	token  idempotency.Token
-	until  time.Time // the end of the lease, not later than on the server
+	heard  time.Time // since then the server has heard of the session
 
 	stop context.CancelFunc // of the watch; nil while there is none
 	gone chan struct{}      // closed when the watch has ended
@@ -119,7 +119,7 @@ func (s *session) take(ctx context.Context, wait time.Duration) error {
 		}
 		return err
 	}
-	s.renewed(sent)
+	s.heard = sent
 	return nil
 }
 
@@ -128,9 +128,9 @@ func isTimeout(err error) bool {
 	return ok && e.Code == lockNotAvailable
 }
 
-// renewed notes that the server has heard of the session by a call that began at sent. It counts from then on or later. A
-// hundredth is for clocks that do not run equally fast.
-func (s *session) renewed(sent time.Time) { s.until = sent.Add(s.locker.lease - s.locker.lease/100) }
+// until is the end of the lease, not later than on the server, which counts from heard on or later. A hundredth is for clocks that do
+// not run equally fast.
+func (s *session) until() time.Time { return s.heard.Add(s.locker.lease - s.locker.lease/100) }
 
 // watch lets the server hear of the session until close, and calls lose when the connection is gone.
 func (s *session) watch(lose context.CancelCauseFunc) {
@@ -147,25 +147,26 @@ func (s *session) watch(lose context.CancelCauseFunc) {
 // keep returns nil when ctx ends, or why the connection is gone.
 func (s *session) keep(ctx context.Context) error {
 	for ctx.Err() == nil {
-		// Nothing comes on this connection but its end, and that is heard of at once.
-		quiet, cancel := context.WithTimeout(ctx, s.locker.lease/3)
-		_, err := s.conn.Conn().WaitForNotification(quiet)
+		// Nothing comes on this connection but its end, and that is heard of at once. Or somebody used LISTEN and gave it back:
+		// the server counts what it hears, not what it says, so that notifications put nothing off.
+		due, cancel := context.WithDeadline(ctx, s.heard.Add(s.locker.lease/3))
+		_, err := s.conn.Conn().WaitForNotification(due)
 		cancel()
-		if err == nil || ctx.Err() != nil { // somebody used LISTEN and gave the connection back; or the work is done
+		if err == nil || ctx.Err() != nil {
 			continue
 		}
 		if s.conn.Conn().IsClosed() {
 			return err
 		}
 		// Not with ctx: a ping that is cut short would close the connection.
-		alive, cancel := context.WithDeadline(context.Background(), s.until)
+		alive, cancel := context.WithDeadline(context.Background(), s.until())
 		sent := time.Now()
 		err = s.conn.Ping(alive)
 		cancel()
 		if err != nil {
 			return err
 		}
-		s.renewed(sent)
+		s.heard = sent
 	}
 	return nil
 }
