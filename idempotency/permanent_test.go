@@ -131,6 +131,25 @@ func TestResultWhoseEncoderPanicsIsNotRunAgain(t *testing.T) {
 	})
 }
 
+// The trap: why a value does not encode is text of its own encoder, of whatever length. Over what a store takes it was not stored that the work has
+// run.
+func TestReasonWhyAResultDoesNotEncodeIsCut(t *testing.T) {
+	t.Parallel()
+	long := badlyEncoded{errors.New(strings.Repeat("é", 1000))}
+	for limit := -1; limit < 200; limit++ {
+		_, response, err := idempotency.EncodeResult(long, nil, limit)
+		require.ErrorIs(t, err, long.why)
+		require.LessOrEqual(t, len(response), max(0, limit))
+		require.True(t, utf8.Valid(response))
+		require.True(t, strings.HasPrefix(err.Error(), string(response)))
+	}
+}
+
+// badlyEncoded says why.
+type badlyEncoded struct{ why error }
+
+func (b badlyEncoded) MarshalJSON() ([]byte, error) { return nil, b.why }
+
 // The trap: the work returns a variable of the type *PermanentError in which there is none, and which as an error is not nil. To read its text
 // was a panic, after the charge and before anything was stored.
 func TestPermanentErrorThatIsNilIsNotRunAgain(t *testing.T) {

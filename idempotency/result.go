@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // The Status of a Completion that Do has written says what its Response is.
@@ -34,7 +35,8 @@ func EncodeResult[T any](value T, failure error, limit int) (status int32, respo
 	response, err = encode(value)
 	if err != nil {
 		err = fmt.Errorf("idempotency: encode the result: %w", err)
-		return statusUnencoded, []byte(err.Error()), err
+		text := err.Error()
+		return statusUnencoded, []byte(strings.ToValidUTF8(text[:max(0, min(len(text), limit))], "")), err
 	}
 	if len(response) <= limit {
 		return statusValue, response, nil

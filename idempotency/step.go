@@ -102,11 +102,14 @@ func (r *Run) exit() {
 	r.step = ""
 }
 
+// maxStep bounds the response of a step: a store takes maxBytes of a step, and its status is one.
+const maxStep = maxBytes - 1
+
 // saveStep stores the result of a step that has run: the status of EncodeResult in a byte, and the response. It returns
 // also why that is not the value.
 func saveStep[T any](r *Run, name string, value T) error {
 	r.setUnrecorded(true) // also if what follows panics
-	status, response, problem := EncodeResult(value, nil, r.guard.maxResponse)
+	status, response, problem := EncodeResult(value, nil, min(r.guard.maxResponse, maxStep))
 	err := r.saveStep(StepRecord{Name: name, Result: append([]byte{byte(status)}, response...)})
 	if err == nil {
 		r.setUnrecorded(false)

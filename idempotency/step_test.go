@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -328,6 +329,33 @@ func TestStepWhoseResultCannotBeKept(t *testing.T) {
 		}
 		require.Equal(t, 1, charges)
 	}
+}
+
+// The trap: a result of 64 MiB is as large as any that a guard may allow. With its status it was a byte more than a store takes of a step, so
+// that the step was not recorded, and run again.
+func TestStepOfTheLargestSizeIsNotRunAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const largest = 64 << 20
+		guard := newGuard(t, idempotency.NewMemory(nil), &idempotency.Options{MaxResponse: largest})
+		for _, size := range []int{largest - 1, largest} {
+			charges := 0
+			for range 2 {
+				_, err := idempotency.Do(t.Context(), guard, testKey(strconv.Itoa(size)), idempotency.Fingerprint{},
+					func(ctx context.Context, run *idempotency.Run) (int, error) {
+						_, err := idempotency.Step(ctx, run, "charge", func(context.Context) (string, error) {
+							charges++
+							return strings.Repeat("x", size), nil
+						})
+						return 0, errors.Join(err, errDown)
+					})
+				_, tooLarge := errors.AsType[*idempotency.TooLargeError](err)
+				require.Equal(t, size == largest, tooLarge)
+				time.Sleep(time.Minute) // the lease is over
+			}
+			require.Equal(t, 1, charges)
+		}
+	})
 }
 
 // The trap: the work returns while its step is still charging, as behind http.TimeoutHandler or a select on the context. That is no step
