@@ -42,6 +42,9 @@
 // A pooler that hands a connection to another client between transactions (PgBouncer in transaction mode) breaks session
 // locks; InTx and Fence work behind one.
 //
+// InTx has no fencing number. It excludes the holder of a Locker for as long as that has its connection; a late one, with the token of
+// before, passes the Fence behind the transaction, and may write over it. So take a name by one of the two.
+//
 // A lock is one for the whole database, whatever the schema: programs that share a database keep apart by their scopes. It
 // is known by 64 bits of SHA-256. Two names that share them share a lock, which costs a wait.
 //
