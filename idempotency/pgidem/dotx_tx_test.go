@@ -199,14 +199,33 @@ func TestDoTxTransactionIsLent(t *testing.T) {
 		s.sold(t, what, 1)
 	}
 	require.Equal(t, 2, queryTx[int](t, s.pool, "SELECT count(*) FROM sales"))
+}
 
-	for _, sql := range []string{"COMMIT", "ROLLBACK"} {
-		_, err := s.sell(t.Context(), "by text "+sql, "", func(ctx context.Context, tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, sql)
-			return err
-		})
-		require.ErrorContains(t, err, "has ended the transaction")
-	}
+// The trap: the work sends COMMIT as text. It cannot be kept from it, but must not hear that it was rolled back, and not be run again.
+func TestDoTxTellsThatTheWorkHasEndedTheTransaction(t *testing.T) {
+	t.Parallel()
+	bothWays(t, func(t *testing.T, o pgidem.TxOptions) {
+		s := newShop(t, testdb.Postgres(t), &o)
+		declined := errors.New("declined")
+		for name, end := range map[string]error{
+			"done": nil, "failed": declined, "final": idempotency.Permanent(declined), "to repeat": &pgconn.PgError{Code: "40001"},
+		} {
+			for sql, sales := range map[string]int{"COMMIT": 1, "ROLLBACK": 0} {
+				what := sql + ", " + name
+				_, err := s.sell(t.Context(), what, "", func(ctx context.Context, tx pgx.Tx) error {
+					_, err := tx.Exec(ctx, sql)
+					return errors.Join(err, end)
+				})
+				require.ErrorContains(t, err, "has ended the transaction")
+				require.False(t, retryable(err))
+				if end != nil {
+					require.ErrorContains(t, err, end.Error())
+				}
+				s.sold(t, what, sales)
+			}
+		}
+		require.Zero(t, queryTx[int](t, s.pool, "SELECT count(*) FROM idempotency_records"))
+	})
 }
 
 // Looking up is planned without sequential scans, and must not leave the caller's own statements without.

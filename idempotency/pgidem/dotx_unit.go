@@ -116,11 +116,24 @@ var closedTx = func() pgx.Tx {
 	return pgx.FailedBatchResults(b, pgx.ErrTxClosed).Tx()
 }()
 
-// run lends the transaction to the work.
+// run lends the transaction to the work, and tells where that has ended it:
+//
+//	the work books, sends COMMIT as text, and fails; nothing is left to roll back, and no key is recorded;
+//	the caller hears only of the failure, or PostgreSQL asks for a repeat: the booking is made again.
 func (u *txUnit) run(ctx context.Context, work txWork) (txResult, error) {
 	tx := &lent{u.tx}
 	defer func() { tx.Tx = closedTx }()
-	return work(ctx, tx)
+	result, err := work(ctx, tx)
+	if u.conn == nil || u.conn.IsClosed() || u.conn.PgConn().TxStatus() != 'I' {
+		return result, err
+	}
+	if err == nil {
+		err = result.refusal
+	}
+	if err == nil {
+		return txResult{}, errEnded
+	}
+	return txResult{}, fmt.Errorf("%w; then: %s", errEnded, err.Error()) // in the chain it might say that to begin again is safe
 }
 
 // end rolls back what is not committed, and gives the connection back. The caller may have hung up; the lock must not wait
@@ -170,11 +183,8 @@ func (u *txUnit) commit(ctx context.Context, statements func(*pgx.Batch)) (fate,
 	b := &pgx.Batch{}
 	statements(b)
 	if u.conn != nil {
-		switch {
-		case u.conn.IsClosed():
+		if u.conn.IsClosed() {
 			return fateUndone, undone{errors.New("the connection was lost before")}
-		case u.conn.PgConn().TxStatus() == 'I':
-			return fateUndone, errEnded
 		}
 		b.Queue("COMMIT")
 		err := u.conn.SendBatch(ctx, b).Close()
