@@ -176,6 +176,47 @@ func TestDoInFlight(t *testing.T) {
 	})
 }
 
+// Whatever the store, also one that could answer without looking at the context.
+func TestNothingIsReplayedToAClientThatIsGone(t *testing.T) {
+	t.Parallel()
+	guard := newGuard(t, idempotency.NewMemory(nil), nil)
+	charge := func(ctx context.Context) error {
+		_, err := idempotency.Do(ctx, guard, testKey("a"), idempotency.Fingerprint{},
+			func(context.Context, *idempotency.Run) (int, error) { return 1, nil })
+		return err
+	}
+	require.NoError(t, charge(t.Context()))
+	gone, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	require.ErrorIs(t, charge(gone), context.Canceled)
+}
+
+// The store in memory answers a replay before anything else is asked: nor then is it longer than its TTL, or for another payload.
+func TestMemoryReplaysNoLongerThanTheTTL(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		guard := newGuard(t, idempotency.NewMemory(nil), &idempotency.Options{TTL: time.Minute})
+		replayed := func(payload byte) (bool, error) {
+			result, err := idempotency.Do(t.Context(), guard, testKey("a"), idempotency.Fingerprint{payload},
+				func(context.Context, *idempotency.Run) (int, error) { return 1, nil })
+			return result.Replayed, err
+		}
+		for _, want := range []bool{false, true} {
+			got, err := replayed(1)
+			require.NoError(t, err)
+			require.Equal(t, want, got)
+		}
+		_, err := replayed(2)
+		require.ErrorIs(t, err, idempotency.ErrMismatch)
+		time.Sleep(time.Minute)
+		for _, want := range []bool{false, true} {
+			got, err := replayed(1)
+			require.NoError(t, err)
+			require.Equal(t, want, got)
+		}
+	})
+}
+
 func TestDoExpires(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -359,8 +400,25 @@ func TestCompletionHasADeadlineOfItsOwn(t *testing.T) {
 	})
 }
 
-// hangingStore completes nothing until its context ends.
+func TestReleaseHasADeadlineOfItsOwn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		guard := newGuard(t, &hangingStore{Store: idempotency.NewMemory(nil)}, &idempotency.Options{WriteTimeout: 2 * time.Second})
+		start := time.Now()
+		_, err := idempotency.Do(t.Context(), guard, testKey("a"), idempotency.Fingerprint{},
+			func(context.Context, *idempotency.Run) (int, error) { return 0, errDown })
+		require.Equal(t, errDown, err)
+		require.Equal(t, 2*time.Second, time.Since(start))
+	})
+}
+
+// hangingStore completes and releases nothing until its context ends.
 type hangingStore struct{ idempotency.Store }
+
+func (s *hangingStore) Release(ctx context.Context, _ []idempotency.Claim) ([]error, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
 
 func (s *hangingStore) Complete(ctx context.Context, _ []idempotency.Completion) ([]error, error) {
 	<-ctx.Done()
@@ -433,6 +491,8 @@ func TestNewReportsAllFaults(t *testing.T) {
 	} {
 		require.ErrorContains(t, err, field)
 	}
+	_, err = idempotency.New(idempotency.NewMemory(nil), &idempotency.Options{MaxResponse: 64<<20 + 1})
+	require.ErrorContains(t, err, "max response is not between")
 }
 
 // A store may have more to say of its batch than its caller has asked.

@@ -120,6 +120,7 @@ func TestMiddlewareRefusesABodyThatWasReadBefore(t *testing.T) {
 		"form":                          {form, "amount=10", 9, func(r *http.Request) { _ = r.ParseForm() }},
 		"form of unknown length":        {form, "amount=10", -1, func(r *http.Request) { _ = r.ParseForm() }},
 		"parts of unknown length":       {"multipart/form-data; boundary=x", "--x\r\nContent-Disposition: form-data; name=\"amount\"\r\n\r\n10\r\n--x--", -1, func(r *http.Request) { _ = r.ParseMultipartForm(100) }},
+		"files of unknown length":       {"multipart/form-data; boundary=x", "--x\r\nContent-Disposition: form-data; name=\"scan\"; filename=\"scan\"\r\n\r\n10\r\n--x--", -1, func(r *http.Request) { _ = r.ParseMultipartForm(100) }},
 		"replaced by a body of nothing": {"text/plain", "10", 2, func(r *http.Request) { r.Body = http.NoBody }},
 		"replaced by nothing":           {"text/plain", "10", 2, func(r *http.Request) { r.Body = nil }},
 	} {

@@ -150,6 +150,35 @@ func TestHeartbeatThatHangs(t *testing.T) {
 	})
 }
 
+// One call that hangs is not waited for until the lease is over: the next one extends it.
+func TestHeartbeatThatHangsOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := idempotency.NewMemory(nil)
+		guard := newGuard(t, &hangsOnce{Store: store, first: hangingExtend{store}}, &idempotency.Options{Lease: 10 * time.Second})
+		_, err := idempotency.Do(t.Context(), guard, testKey("a"), idempotency.Fingerprint{},
+			func(ctx context.Context, _ *idempotency.Run) (int, error) {
+				time.Sleep(time.Minute)
+				return 1, context.Cause(ctx)
+			})
+		require.NoError(t, err)
+	})
+}
+
+// hangsOnce has first extend the first time.
+type hangsOnce struct {
+	idempotency.Store
+	first idempotency.Store
+	hung  atomic.Bool
+}
+
+func (s *hangsOnce) Extend(ctx context.Context, e []idempotency.Extension) ([]error, error) {
+	if s.hung.CompareAndSwap(false, true) {
+		return s.first.Extend(ctx, e)
+	}
+	return s.Store.Extend(ctx, e)
+}
+
 // hangingExtend extends nothing until its context ends.
 type hangingExtend struct{ idempotency.Store }
 

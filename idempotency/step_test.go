@@ -140,6 +140,34 @@ func TestStepRefusals(t *testing.T) {
 }
 
 // A step that fails may be tried again by the next run, not by this one.
+// Whatever context the work gives it.
+func TestStepDoesNotBeginWhenItsContextHasEnded(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	gone := errors.New("gone")
+	_, err := s.do(t.Context(), "a", func(ctx context.Context, run *idempotency.Run) (string, error) {
+		ctx, leave := context.WithCancelCause(ctx)
+		leave(gone)
+		return idempotency.Step(ctx, run, "charge", func(context.Context) (string, error) { panic("charged") })
+	})
+	require.Equal(t, gone, err)
+}
+
+// The trap: the step has a context of its own, which the loss of the claim does not end: another may be charging by then.
+func TestStepDoesNotBeginWhenTheClaimIsLost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		guard := newGuard(t, idempotency.NewMemory(nil), &idempotency.Options{NoHeartbeat: true})
+		own := context.WithoutCancel(t.Context())
+		_, err := idempotency.Do(t.Context(), guard, testKey("a"), idempotency.Fingerprint{},
+			func(ctx context.Context, run *idempotency.Run) (string, error) {
+				<-ctx.Done()
+				return idempotency.Step(own, run, "charge", func(context.Context) (string, error) { panic("charged") })
+			})
+		require.ErrorIs(t, err, idempotency.ErrLost)
+	})
+}
+
 func TestStepFailureIsNotRecorded(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
