@@ -381,33 +381,42 @@ func (beforeDelete) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQu
 func (beforeDelete) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
 func (beforeDelete) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData)     {}
 
-// The trap: DoTx has read a claim that is over and is about to remove it, when its late owner records a step, and falls silent for good. The
-// charge went with the claim: whoever asked next made it again.
-func TestDoTxLeavesAStepThatComesLate(t *testing.T) {
+// The trap: DoTx has read a claim that is over and is about to remove it, when its late owner extends it, or records a step and falls silent for
+// good. The work ran beside the owner's, or the charge went with the claim and was made again by whoever asked next.
+func TestDoTxLeavesAClaimThatIsExtendedLate(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, testdb.Postgres(t), nil)
 	store := newStore(t, s.pool)
-	fp := idempotency.FingerprintOf([]byte("body"))
-	won, err := store.Claim(t.Context(), []idempotency.Request{{Key: txKey("a"), Fingerprint: fp, Lease: time.Hour}})
-	require.NoError(t, err)
 	over := func() { execTx(t, s.pool, "UPDATE idempotency_records SET held_until = clock_timestamp()") }
-	over()
-
-	config := s.pool.Config()
-	config.ConnConfig.Tracer = beforeDelete{func() {
-		lost, err := store.Extend(t.Context(), []idempotency.Extension{{
-			Key: txKey("a"), Token: won[0].Token, Lease: time.Hour, Step: idempotency.StepRecord{Name: "charge"}, Keep: time.Hour,
-		}})
-		require.NoError(t, errors.Join(append(lost, err)...))
+	for name, test := range map[string]struct {
+		step idempotency.StepRecord
+		late func()
+		want error
+	}{
+		"extended": {idempotency.StepRecord{}, func() {}, idempotency.ErrInFlight},
+		"step":     {idempotency.StepRecord{Name: "charge"}, over, idempotency.ErrInvalid},
+	} {
+		fp := idempotency.FingerprintOf([]byte("body"))
+		won, err := store.Claim(t.Context(), []idempotency.Request{{Key: txKey(name), Fingerprint: fp, Lease: time.Hour}})
+		require.NoError(t, err)
 		over()
-	}}
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
-	_, err = s.sellOn(t.Context(), newTxGuard(t, pool, nil), "a", "body", nil)
-	require.ErrorIs(t, err, idempotency.ErrInvalid)
-	require.Zero(t, s.runs.Load())
-	require.Equal(t, 1, queryTx[int](t, s.pool, "SELECT cardinality(step_names) FROM idempotency_records"))
+
+		config := s.pool.Config()
+		config.ConnConfig.Tracer = beforeDelete{func() {
+			lost, err := store.Extend(t.Context(), []idempotency.Extension{{
+				Key: txKey(name), Token: won[0].Token, Lease: time.Hour, Step: test.step, Keep: time.Hour,
+			}})
+			require.NoError(t, errors.Join(append(lost, err)...))
+			test.late()
+		}}
+		pool, err := pgxpool.NewWithConfig(t.Context(), config)
+		require.NoError(t, err)
+		t.Cleanup(pool.Close)
+		_, err = s.sellOn(t.Context(), newTxGuard(t, pool, nil), name, "body", nil)
+		require.ErrorIs(t, err, test.want)
+		require.Zero(t, s.runs.Load())
+		require.EqualValues(t, won[0].Token, queryTx[int64](t, s.pool, "SELECT max(token) FROM idempotency_records WHERE key = $1", []byte(txKey(name).String())))
+	}
 }
 
 // pgError makes the work fail as PostgreSQL would, n times.

@@ -283,6 +283,23 @@ func TestTokenGrowsWhenTheClockWasSetBack(t *testing.T) {
 	require.EqualValues(t, ahead+1, records[0].Token)
 }
 
+// A claim may have waited for another's lock before it won: its lease does not begin before.
+func TestLeaseBeginsWhenTheKeyIsWon(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	store, batch := newStore(t, pool), requests(1)
+	batch[0].Lease = time.Hour
+	for range 2 { // the second finds a row
+		won, err := store.Claim(t.Context(), batch)
+		require.NoError(t, err)
+		var lease time.Duration
+		require.NoError(t, pool.QueryRow(t.Context(), "SELECT held_until - claimed_at FROM idempotency_records").Scan(&lease))
+		require.GreaterOrEqual(t, lease, time.Hour)
+		_, err = store.Release(t.Context(), []idempotency.Claim{{Key: batch[0].Key, Token: won[0].Token}})
+		require.NoError(t, err)
+	}
+}
+
 // The life of a claim stays in its page: no index is written but at the first insert.
 func TestUpdatesAreHOT(t *testing.T) {
 	t.Parallel()
