@@ -18,6 +18,7 @@ type Reservation struct {
 	taken
 	unsure bool // the store was asked, and whether it has charged is not known
 	forget func()
+	out    func() int64 // how many of the units have not come back
 }
 
 // taken is what can be given back.
@@ -62,6 +63,7 @@ func (l *Limiter) reserveFor(ctx context.Context, p *plan, key string, n int64, 
 func (l *Limiter) reserve(ctx context.Context, p *plan, op Op) (*Reservation, error) {
 	call := Call{Ops: []Op{op}}
 	forgets, source := l.denied.forgets.Load(), FromStore
+	begun := l.o.Now()
 	outcomes, err := l.question(ctx, call)
 	if err != nil {
 		if callers(ctx, err) {
@@ -89,16 +91,35 @@ func (l *Limiter) reserve(ctx context.Context, p *plan, op Op) (*Reservation, er
 	op.Kind, op.At, op.Min, op.Ahead = Return, o.At, 0, 0
 	r.op = op
 	r.forget = func() { l.denied.forget(p, op.Key) }
+	full := begun.Add(o.Reset)
+	r.out = func() int64 { return outstanding(op.Limit, op.N, full.Sub(l.o.Now())) }
 	return r, nil
 }
 
-// Cancel gives the units back: of a bucket as far as it is not full by itself, of a window as long as that counts. Once is enough; a second time
-// does nothing. It asks the store, within ctx, or within [Options.Timeout] where that has no deadline.
+// outstanding is how many of n units, the last that were taken, have not come back when all will have after some time. A window asks for itself when they
+// were charged; a bucket does not:
+//
+//	units are taken and held; a period later the bucket is full again, and others take all of it
+//	the held ones are given back: the bucket is full a second time, and who has held those of ten periods gets ten bursts at once
+func outstanding(limit Limit, n int64, left time.Duration) int64 {
+	p, err := planOf(limit)
+	if err != nil || !p.Algorithm.bucket() {
+		return n
+	}
+	return min(n, p.units(moment{us: max(0, left.Microseconds())}))
+}
+
+// Cancel gives the units back: of a window as long as that counts, of a bucket those that have not come back by themselves, by the clock of
+// [Options.Now]; what was taken last comes back last. Once is enough; a second time does nothing. It asks the store, within ctx, or within
+// [Options.Timeout] where that has no deadline.
 func (r *Reservation) Cancel(ctx context.Context) error {
 	if r.store == nil {
 		return nil
 	}
-	err := r.decide(ctx, r.op).Err
+	var err error
+	if r.op.N = r.out(); r.op.N > 0 {
+		err = r.decide(ctx, r.op).Err
+	}
 	r.forget() // who was refused for what is there again
 	r.store = nil
 	return err

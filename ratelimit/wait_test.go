@@ -89,6 +89,44 @@ func TestReserveAndCancel(t *testing.T) {
 	}
 }
 
+func TestUnitsThatHaveComeBackAreNotGivenBackAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l, _ := limiterOn(t, ratelimit.PerSecond(5), nil)
+		var held []*ratelimit.Reservation
+		reserve := func(n int64) {
+			r, err := l.Reserve(t.Context(), "k", n, 0)
+			require.NoError(t, err)
+			require.True(t, r.Result.Allowed)
+			held = append(held, r)
+		}
+		for range 20 {
+			reserve(5)
+			time.Sleep(time.Second)
+		}
+		admitted := 0
+		for _, r := range held {
+			for allow(t, l, "k").Allowed {
+				admitted++
+			}
+			require.NoError(t, r.Cancel(t.Context()))
+		}
+		require.Equal(t, 5, admitted, "in one instant")
+		require.False(t, allow(t, l, "k").Allowed)
+		time.Sleep(time.Second)
+		reserve(5)
+		time.Sleep(600 * time.Millisecond)
+		r, err := l.AllowN(t.Context(), "k", 3)
+		require.NoError(t, err)
+		require.True(t, r.Allowed, "what has come back")
+		require.NoError(t, held[20].Cancel(t.Context()))
+		r, err = l.AllowN(t.Context(), "k", 3)
+		require.NoError(t, err)
+		require.False(t, r.Allowed)
+		require.EqualValues(t, 2, r.Remaining, "what has not")
+	})
+}
+
 func TestReserveAhead(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
