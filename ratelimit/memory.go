@@ -168,6 +168,9 @@ func (m *Memory) call(c *Call) Reply {
 		defer m.shards[i].mu.Unlock()
 		now = m.shards[i].time(m, now)
 	}
+	for _, i := range locks { // the next to come to one must not be earlier than this call, either
+		m.shards[i].time(m, now)
+	}
 	outcomes := make([]Outcome, len(c.Ops))
 	one := func(i int, op *Op) Outcome { return m.shards[digests[i]%shards].decide(plans[i], digests[i], now, op) }
 	refused := false
