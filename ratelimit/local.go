@@ -196,7 +196,6 @@ func (c *local) evict(s *localShard) bool {
 	}
 	e := s.entries[victim]
 	c.giveUp(s, e)
-	e.since++
 	e.gone = true
 	delete(s.entries, victim)
 	return true
@@ -204,8 +203,10 @@ func (c *local) evict(s *localShard) bool {
 
 // giveUp puts what an entry has prepaid among what the next pass gives back.
 func (c *local) giveUp(s *localShard, e *entry) {
-	if op, ok := e.lease.back(e); ok && len(s.orphans) < maxOrphans {
-		s.orphans = append(s.orphans, Call{Ops: []Op{op}})
+	for range 2 { // those of a window that is over, and those that are in use
+		if op, ok := e.lease.back(e); ok && len(s.orphans) < maxOrphans {
+			s.orphans = append(s.orphans, Call{Ops: []Op{op}})
+		}
 	}
 }
 
@@ -415,7 +416,6 @@ func (c *local) learn(e *entry, f *flight, since uint32, asked int64, calls []Ca
 	least := int64(MaxRate)
 	if last > 0 && replies[0].Err == nil {
 		e.pending -= e.sent
-		e.sent = 0
 		least = replies[0].Outcomes[0].Remaining
 	}
 	if reply.Err != nil {

@@ -610,3 +610,81 @@ func (s *spy) early() (n int) {
 	}
 	return n
 }
+
+func TestRunThatIsGoneLeavesNothingOnItsWay(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s, limit := newSpy(), quota(1000)
+		h := hybrid(t, s, limit, HybridOptions{Options: Options{Timeout: time.Minute}})
+		go func() { _ = h.Run(context.Background()) }()
+		synctest.Wait()
+		admit(t, h, "k", 11)
+		gate := make(chan struct{})
+		s.set(func() {
+			s.fail = func([]Call) error {
+				<-gate
+				runtime.Goexit()
+				return nil
+			}
+		})
+		time.Sleep(250 * time.Millisecond) // Run tells
+		answers := make(chan Result, 1)
+		go func() {
+			r, _ := h.AllowN(context.Background(), "k", 200)
+			answers <- r
+		}()
+		synctest.Wait()
+		close(gate)
+		synctest.Wait()
+		require.Len(t, answers, 1)
+		require.Equal(t, FromFailOpen, (<-answers).Source)
+		s.set(func() { s.fail = nil })
+		stop := running(t, h.Run)
+		require.NoError(t, stop())
+		require.EqualValues(t, 1000-11, s.remaining(t, limit, "k"))
+	})
+}
+
+// The answer to a report of before the limit changed says nothing of what is left under the new one.
+func TestReportOfAnOldLimit(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var limit changing
+		limit.set(quota(1000))
+		s := newSpy()
+		h := hybrid(t, s, quota(1000), HybridOptions{Options: limit.options()})
+		running(t, h.Run)
+		others := Op{Limit: quota(1000), Key: "k", N: 500}
+		require.NoError(t, s.Store.Decide(t.Context(), []Call{{Ops: []Op{others}}})[0].Err)
+		admit(t, h, "k", 11)
+		gate := make(chan struct{})
+		s.set(func() { s.gate = gate })
+		time.Sleep(250 * time.Millisecond) // Run tells
+		limit.set(quota(20))
+		answers := make(chan Result, 1)
+		go func() {
+			r, _ := h.Allow(context.Background(), "k")
+			answers <- r
+		}()
+		synctest.Wait()
+		close(gate)
+		require.False(t, (<-answers).Allowed)
+	})
+}
+
+// A key that makes way gives back both what it holds and what it held of a window that is over.
+func TestUnitsOfTwoWindowsAreGivenBack(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newSpy()
+		d := leased(t, s, Limit{Algorithm: SlidingCounter, Rate: 1100, Per: 40 * time.Millisecond}, LeasedOptions{MaxKeys: 1, Idle: time.Hour})
+		running(t, d.Run)
+		time.Sleep(40*time.Millisecond - time.Duration(time.Now().UnixNano()%int64(40*time.Millisecond)))
+		used := admit(t, d, "k", 1)
+		time.Sleep(40 * time.Millisecond)
+		used += admit(t, d, "k", 1)
+		_, ops := s.asked()
+		held := units(ops, Take) - used
+		admit(t, d, neighbour(d.local, "k"), 1)
+		time.Sleep(2 * leasePeriod)
+		_, ops = s.asked()
+		require.Equal(t, held, units(ops, Return))
+	})
+}

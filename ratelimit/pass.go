@@ -163,7 +163,6 @@ func (c *local) send(ctx context.Context, jobs []job, calls []Call) (err error) 
 		for _, j := range jobs { // none are left, unless the store has ended this goroutine
 			j.s.mu.Lock()
 			c.land(j.e, j.f, errPanic, false)
-			c.list(j.s, j.e)
 			j.s.mu.Unlock()
 		}
 	}()
