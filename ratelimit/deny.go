@@ -55,7 +55,7 @@ func (c *denyCache) look(p *plan, op *Op, now time.Time) (Result, bool) {
 	d, ok := c.keys[id]
 	left := d.until.Sub(now)
 	switch {
-	case !ok || op.Kind != Take || op.N < d.n || op.Min > 0 || op.Ahead > 0:
+	case !ok || op.Kind != Take || op.N < d.n:
 		return Result{}, false
 	case left <= 0 || left > d.last.RetryAfter || d.limit != p.Limit: // more is left only of a clock that was set back
 		delete(c.keys, id)

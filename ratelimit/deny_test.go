@@ -35,3 +35,31 @@ func TestRefusalsThatAreRememberedAreBounded(t *testing.T) {
 		require.Equal(t, 10, questions)
 	})
 }
+
+// Who asks for less than was refused may have it, and who asks for more than there can ever be never has; both are the store's or the limit's to tell.
+func TestRefusalIsOfSoManyUnits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSpy()
+		l, err := New(s, PerMinute(10), &Options{DenyCache: 2})
+		require.NoError(t, err)
+		ask := func(key string, n int64) Result {
+			r, err := l.AllowN(t.Context(), key, n)
+			require.NoError(t, err)
+			return r
+		}
+		admit(t, l, "k", 5)
+		require.False(t, ask("k", 6).Allowed)
+		require.Equal(t, FromDenyCache, ask("k", 6).Source)
+		more := ask("k", 11)
+		require.Equal(t, FromDenyCache, more.Source)
+		require.Equal(t, Never, more.RetryAfter)
+		require.True(t, ask("k", 5).Allowed)
+
+		for _, key := range []string{"a", "b", "c"} { // of which none is over
+			admit(t, l, key, 11)
+			require.Len(t, l.denied.keys, 2)
+			require.Equal(t, FromDenyCache, ask(key, 1).Source)
+		}
+	})
+}

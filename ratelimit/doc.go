@@ -41,7 +41,8 @@
 // # When the memory store is full
 //
 // A counter that is idle makes way for a new key, else of a few neighbours the one that is used least. A key that sends many others to be forgotten so gains
-// no more than it has used of its own, and an exhausted one is never forgotten. If all are exhausted, new keys share one counter for each limit until there is room.
+// no more than it has used of its own, and an exhausted one is never forgotten. If all are exhausted, new keys share one counter for each limit until there is room, and a
+// Reset of one of them leaves that as it is.
 //
 // # When the store is down
 //

@@ -129,8 +129,8 @@ func (r *Reservation) Cancel(ctx context.Context) error {
 func (l *Limiter) Wait(ctx context.Context, key string) error { return l.WaitN(ctx, key, 1) }
 
 // WaitN waits until there is room for n units, and takes them. It is a [*RefusedError] at once where that would be after ctx's deadline, or never;
-// nothing is charged then, nor when ctx ends meanwhile. From a bucket it takes ahead, so that those who wait are served in the order in which they came,
-// each after one question to the store. Others ask again when there should be room, and whoever is first gets it.
+// nothing is charged then, nor when ctx ends meanwhile. From a bucket it takes ahead, as many units as that holds: so many are waited for in the order in
+// which their callers came, each after one question to the store. All others ask again when there should be room, and whoever is first gets it.
 func (l *Limiter) WaitN(ctx context.Context, key string, n int64) error {
 	for {
 		p, err := l.planFor(ctx, key)

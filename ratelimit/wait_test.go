@@ -35,6 +35,31 @@ func TestWaitServesInOrderAndOnTime(t *testing.T) {
 }
 
 // Who cannot be served before the deadline is told at once, and is charged nothing.
+func TestWaitServesAsManyInOrderAsTheBucketHolds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l, s := limiterOn(t, ratelimit.PerSecond(10), nil)
+		r, err := l.AllowN(t.Context(), "k", 10)
+		require.NoError(t, err)
+		require.True(t, r.Allowed)
+		asked := s.calls.Load()
+		served := make(chan int, 10)
+		for i := range 10 {
+			go func() {
+				if err := l.Wait(context.Background(), "k"); err != nil {
+					t.Error(err)
+				}
+				served <- i
+			}()
+			synctest.Wait()
+		}
+		for i := range 10 {
+			require.Equal(t, i, <-served)
+		}
+		require.EqualValues(t, 10, s.calls.Load()-asked)
+	})
+}
+
 func TestWaitRefusesWhatComesTooLate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
