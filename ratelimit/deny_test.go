@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"context"
 	"strconv"
 	"testing"
 	"testing/synctest"
@@ -36,7 +37,26 @@ func TestRefusalsThatAreRememberedAreBounded(t *testing.T) {
 	})
 }
 
-// Who asks for less than was refused may have it, and who asks for more than there can ever be never has; both are the store's or the limit's to tell.
+func TestRefusalIsOfItsLimit(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		limit := PerHour(10)
+		l, err := New(newSpy(), limit, &Options{LimitFor: func(context.Context, string) Limit { return limit }})
+		require.NoError(t, err)
+		require.EqualValues(t, 10, admit(t, l, "k", 12))
+		limit = PerHour(20)
+		require.EqualValues(t, 10, admit(t, l, "k", 12), "it holds at once")
+		limit = PerHour(10).As(SlidingLog)
+		require.EqualValues(t, 10, admit(t, l, "k", 12))
+		time.Sleep(time.Minute)
+		r, err := l.AllowN(t.Context(), "k", 2)
+		require.NoError(t, err)
+		require.Equal(t, FromStore, r.Source, "which knows how much longer that takes")
+		require.Equal(t, 59*time.Minute, r.RetryAfter)
+	})
+}
+
+// Who asks for less than was refused may have it, and who asks for more than there can ever be never has.
 func TestRefusalIsOfSoManyUnits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

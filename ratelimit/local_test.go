@@ -688,3 +688,14 @@ func TestUnitsOfTwoWindowsAreGivenBack(t *testing.T) {
 		require.Equal(t, held, units(ops, Return))
 	})
 }
+
+// The bound is of the lesser of rate and burst.
+func TestBoundIsOfTheLesser(t *testing.T) {
+	t.Parallel()
+	for _, l := range []Limit{PerSecond(100).WithBurst(1000), PerSecond(1000).WithBurst(100)} {
+		p, err := planOf(l)
+		require.NoError(t, err)
+		require.EqualValues(t, 5, (&hybridMode{over: 0.1}).bound(p, 2))
+		require.EqualValues(t, 5, (&leasedMode{reserve: 0.1}).bound(p, 2))
+	}
+}

@@ -114,6 +114,34 @@ func TestReserveAndCancel(t *testing.T) {
 	}
 }
 
+func TestCancelTwiceGivesBackOnce(t *testing.T) {
+	t.Parallel()
+	l, _ := limiterOn(t, ratelimit.PerHour(10), &ratelimit.Options{Timeout: time.Minute})
+	_, err := l.AllowN(t.Context(), "k", 5)
+	require.NoError(t, err)
+	r, err := l.Reserve(t.Context(), "k", 3, 0)
+	require.NoError(t, err)
+	require.NoError(t, r.Cancel(t.Context()))
+	require.NoError(t, r.Cancel(t.Context()))
+	left, err := l.Peek(t.Context(), "k")
+	require.NoError(t, err)
+	require.EqualValues(t, 5, left.Remaining)
+}
+
+// The policy stands in for a store, not for a caller who has left.
+func TestNobodyReservesForWhoHasLeft(t *testing.T) {
+	t.Parallel()
+	l, s := limiterOn(t, ratelimit.PerHour(10), nil)
+	s.down.Store(true)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := l.Reserve(ctx, "k", 1, 0)
+	require.ErrorIs(t, err, context.Canceled)
+	r, err := l.Reserve(t.Context(), "k", 1, 0)
+	require.NoError(t, err)
+	require.Equal(t, ratelimit.FromFailOpen, r.Result.Source)
+}
+
 func TestUnitsThatHaveComeBackAreNotGivenBackAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
