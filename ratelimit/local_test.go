@@ -699,3 +699,25 @@ func TestBoundIsOfTheLesser(t *testing.T) {
 		require.EqualValues(t, 5, (&leasedMode{reserve: 0.1}).bound(p, 2))
 	}
 }
+
+// A question is asked in one window and decided in the next: what is held of the first is not used in the second.
+func TestUnitsOfOneWindowAreNotUsedInTheNext(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newSpy()
+		d := leased(t, s, Limit{Algorithm: FixedWindow, Rate: 1100, Per: time.Second}, LeasedOptions{Options: Options{Timeout: time.Minute}, Idle: time.Hour})
+		running(t, d.Run)
+		time.Sleep(time.Second - time.Duration(time.Now().UnixNano()%int64(time.Second)))
+		require.EqualValues(t, 1, admit(t, d, "k", 1))
+		time.Sleep(900 * time.Millisecond)
+		gate := make(chan struct{})
+		s.set(func() { s.gate = gate })
+		var all sync.WaitGroup
+		var r Result
+		all.Go(func() { r, _ = d.AllowN(context.Background(), "k", 40) })
+		time.Sleep(200 * time.Millisecond)
+		close(gate)
+		all.Wait()
+		require.True(t, r.Allowed)
+		require.LessOrEqual(t, 40+admit(t, d, "k", 1500), int64(1100))
+	})
+}
