@@ -56,7 +56,7 @@ type Engine struct {
 	store    Store
 	o        Options
 	owner    string
-	starter  atomic.Pointer[string] // the owner of what it starts, see disown
+	starter  atomic.Pointer[starter] // the owner of what it starts
 	programs map[string][]*program  // by name, newest version first
 	names    []string
 	log      *slog.Logger
@@ -296,16 +296,18 @@ func (e *Engine) rest(d time.Duration) bool {
 func (e *Engine) begin(ctx context.Context, r *run) (*run, error) {
 	owned, rec, c := e.hold(r), r.rec, &r.create
 	c.Record = rec
+	starter := e.starts()
 	if owned {
 		// Another name than that of claims:
 		//
 		//	the saga was started before, and is free; it is started again, and claimed by
 		//	this engine in between: both find token 1, and run it.
-		rec.Owner, rec.Token, c.Lease = *e.starter.Load(), 1, e.o.Lease
+		rec.Owner, rec.Token, c.Lease = starter.name, 1, e.o.Lease
 	}
 	inHand := owned
 	defer func() {
 		if inHand { // the store has panicked: nobody else here could take it up
+			e.unanswered(starter)
 			e.drop(r)
 		}
 	}()
@@ -316,6 +318,9 @@ func (e *Engine) begin(ctx context.Context, r *run) (*run, error) {
 	if err == nil && owned && c.Mine {
 		r.clock(last, rec.Created, rec.Created)
 		r.extended(first) // an earlier call whose answer was lost may have begun the lease
+		if starter.unsure() {
+			r.extended(time.Time{}) // so may an earlier Start: it is renewed before anything begins
+		}
 		inHand = false
 		defer e.launch(r) // also if the hook panics: the lease would be renewed for ever, and nothing done
 		if e.o.Hooks.OnStarted != nil {
@@ -324,6 +329,9 @@ func (e *Engine) begin(ctx context.Context, r *run) (*run, error) {
 		return r, nil
 	}
 	if inHand = false; owned {
+		if err != nil && !errors.Is(err, ErrConflict) {
+			e.unanswered(starter)
+		}
 		e.drop(r)
 	}
 	if err == nil && !owned {
@@ -387,20 +395,6 @@ func (e *Engine) launch(r *run) {
 		r.loop()
 	}()
 }
-
-// disown takes another name for what is started from now on, if the store has not heard
-// that the run of a saga has ended:
-//
-//	a saga is started, and its first step charges, and panics in how its data is
-//	written; the caller starts it again; the store finds that it belongs to this name,
-//	and that nothing has happened to it yet: it charges again.
-func (e *Engine) disown(r *run) {
-	if !r.ceded {
-		e.rename()
-	}
-}
-
-func (e *Engine) rename() { e.starter.Store(new(e.owner + "+" + rand.Text()[:8])) }
 
 func (e *Engine) local(id string) *run {
 	e.mu.Lock()

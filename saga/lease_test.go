@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -18,6 +19,7 @@ type heldUp struct {
 
 	claim, create atomic.Int64 // for how long, the first time that a claim gets something, and that a saga is created
 	away          atomic.Bool  // nothing can be claimed, and no lease renewed
+	renewals      atomic.Int64 // how often leases were
 }
 
 func (h *heldUp) Claim(ctx context.Context, c saga.Claim) ([]saga.Claimed, error) {
@@ -44,6 +46,7 @@ func (h *heldUp) Renew(ctx context.Context, leases []*saga.Lease, d time.Duratio
 	if h.away.Load() {
 		return lostAnswer{}
 	}
+	h.renewals.Add(1)
 	return h.Memory.Renew(ctx, leases, d)
 }
 
@@ -124,11 +127,7 @@ func TestNothingBeginsBehindALookUpThatOutlivesTheLease(t *testing.T) {
 func TestALeaseBeginsWithTheCreateWhoseAnswerWasLost(t *testing.T) {
 	alone(t, func(t *testing.T, store *saga.Memory) {
 		var w world
-		def := saga.MustDefine("order", 1, saga.Step("charge", func(context.Context, *order) error {
-			w.charged.Add(1)
-			time.Sleep(3 * time.Second)
-			return nil
-		}).Undo(func(context.Context, *order) error { w.refunded.Add(1); return nil }))
+		def := slowCharge(&w, 3*time.Second)
 		slow := &heldUp{Memory: store}
 		slow.create.Store(int64(14 * time.Second))
 		_, stop2 := second(t, store, def)
@@ -140,6 +139,89 @@ func TestALeaseBeginsWithTheCreateWhoseAnswerWasLost(t *testing.T) {
 		require.EqualValues(t, 1, w.charged.Load())
 		require.Zero(t, w.refunded.Load(), "refunded while it was charged")
 	})
+}
+
+// The same, and the one who starts it does not wait so long, and starts it again.
+func TestALeaseBeginsWithTheStartWhoseAnswerWasLost(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var w world
+		def := slowCharge(&w, 3*time.Second)
+		slow := &heldUp{Memory: store}
+		slow.create.Store(int64(14 * time.Second))
+		_, stop2 := second(t, store, def)
+		time.Sleep(1100 * time.Millisecond)
+		e, stop1 := second(t, slow, def)
+		synctest.Wait()
+		hasty, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_, err := def.Start(hasty, e, "o1", order{}, nil)
+		require.ErrorIs(t, err, lostAnswer{})
+		h, err := def.Start(context.Background(), e, "o1", order{}, nil)
+		require.NoError(t, err)
+		require.Equal(t, saga.Completed, wait(t, h).Status)
+		stop1()
+		stop2()
+		require.EqualValues(t, 1, w.charged.Load())
+		require.Zero(t, w.refunded.Load(), "refunded while it was charged")
+	})
+}
+
+// Who has lost an answer gives its name away when the leases of that time are over: what
+// it has started since then costs one write, as before.
+func TestALostAnswerIsForgottenWhenItsLeaseIsOver(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var w world
+		def := slowCharge(&w, 0)
+		slow := &heldUp{Memory: store}
+		e, stop := second(t, slow, def)
+		synctest.Wait()
+		slow.create.Store(int64(time.Second))
+		hasty, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_, err := def.Start(hasty, e, "o1", order{}, nil)
+		require.ErrorIs(t, err, lostAnswer{})
+		for _, c := range []struct {
+			after    time.Duration
+			renewals int64
+		}{{0, 1}, {29 * time.Second, 2}, {time.Second, 2}, {time.Hour, 2}} {
+			time.Sleep(c.after)
+			h, err := def.Start(context.Background(), e, "after-"+c.after.String(), order{}, nil)
+			require.NoError(t, err)
+			require.Equal(t, saga.Completed, wait(t, h).Status)
+			require.Equal(t, c.renewals, slow.renewals.Load(), c.after)
+		}
+		stop()
+	})
+}
+
+// The answer to a create is lost, asked for again, and comes after nine seconds. The charge
+// takes longer than what is left of the lease, which the beat, every five, is to see.
+func TestALeaseIsRenewedByWhenItBegan(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var w world
+		def := slowCharge(&w, 20*time.Second)
+		slow := &heldUp{Memory: store}
+		slow.create.Store(int64(9 * time.Second))
+		_, stop2 := second(t, store, def)
+		e, stop1 := second(t, slow, def)
+		time.Sleep(3100 * time.Millisecond)
+		h, err := def.Start(context.Background(), e, "o1", order{}, nil)
+		require.NoError(t, err)
+		require.Equal(t, saga.Completed, wait(t, h).Status)
+		stop1()
+		stop2()
+		require.EqualValues(t, 1, w.charged.Load())
+		require.Zero(t, w.refunded.Load(), "refunded while it was charged")
+	})
+}
+
+// slowCharge is a saga of a charge that takes a while.
+func slowCharge(w *world, takes time.Duration) *saga.Definition[order] {
+	return saga.MustDefine("order", 1, saga.Step("charge", func(context.Context, *order) error {
+		w.charged.Add(1)
+		time.Sleep(takes)
+		return nil
+	}).Undo(func(context.Context, *order) error { w.refunded.Add(1); return nil }))
 }
 
 // A step overruns its lease, and its engine, held up, has claimed its saga twice when it

@@ -134,8 +134,7 @@ func (e *Engine) beat(ctx context.Context) {
 	}
 }
 
-// renew leaves out those that are younger than a beat, whose lease is fresh, and
-// those whose step has overrun its timeout by a lease: such a step does not heed its
+// renew leaves out those whose lease is younger than a beat, and those whose step has overrun its timeout by a lease: such a step does not heed its
 // context, so its saga goes to whoever claims it, and is in doubt.
 func (e *Engine) renew(ctx context.Context) {
 	e.mu.Lock()

@@ -97,11 +97,15 @@ func (r *run) yields(to *run) bool {
 	return true
 }
 
-// renewable reports whether the lease is to be renewed.
+// renewable reports whether the lease is to be renewed. It is as old as it is in the store:
+//
+//	a saga is created, and its Start hears so nine seconds later; the charge begins, and
+//	takes a while; the lease, of fifteen, is taken for a young one; it ends, and the next
+//	owner refunds.
 func (r *run) renewable(now time.Time, lease time.Duration) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.lost || r.token == 0 || now.Sub(r.local) < lease/4 {
+	if r.lost || r.token == 0 || now.Sub(r.asked) < lease/4 {
 		return false
 	}
 	for _, c := range r.calls {
