@@ -38,6 +38,7 @@ type transaction struct {
 	before Record // and its steps: what is to be restored when work is rolled back
 	steps  Progress
 	data   []byte // as the last call of the work has left it
+	failed bool   // the last call of the work has
 }
 
 // errRolledBack ends the repetition of a write whose work has failed.
@@ -83,10 +84,19 @@ func (t *transaction) restore() {
 }
 
 // save commits the work and its checkpoint, and tells an error of the store, or that
-// it was rolled back, from one of the work.
+// it was rolled back, from one of the work, whatever that is:
+//
+//	a step lets a person's decision be done to another saga, which has changed meanwhile,
+//	and returns [ErrFenced]; it is taken for this saga's, which is let go of; the next
+//	owner does the same, until nobody is left who may.
 func (t *transaction) save(ctx context.Context) (broken, err error) {
-	err = t.run.e.store.(Transactor).SaveTx(ctx, &t.run.write, t.do)
-	if _, ok := errors.AsType[*StoreError](err); ok || errors.Is(err, ErrFenced) {
+	t.failed = false
+	err = t.run.e.store.(Transactor).SaveTx(ctx, &t.run.write, func(ctx context.Context, tx any) error {
+		err := t.do(ctx, tx)
+		t.failed = err != nil
+		return err
+	})
+	if _, ok := errors.AsType[*StoreError](err); !t.failed && (ok || errors.Is(err, ErrFenced)) {
 		return err, nil
 	}
 	if err != nil {

@@ -3,6 +3,7 @@ package saga_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -59,5 +60,26 @@ func TestASagaGoesOnWithTheDataThatWasCommitted(t *testing.T) {
 		require.NoError(t, got.Err())
 		require.Equal(t, 2, n)
 		require.Equal(t, want, got.Data)
+	}
+}
+
+// The work of a step decides about another saga, of which somebody else was first, and
+// returns that error. It is the step's, and not that of its own saga.
+func TestAStepMayFailAsAStoreDoes(t *testing.T) {
+	for _, fault := range []error{saga.ErrFenced, &saga.StoreError{Cause: saga.ErrFenced}} {
+		t.Run(fault.Error(), func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				calls := 0
+				def := saga.MustDefine("order", 1, saga.StepTx("book", func(context.Context, *saga.MemoryTx, *order) error {
+					calls++
+					return fmt.Errorf("the other saga: %w", fault)
+				}).Undo(func(context.Context, *saga.MemoryTx, *order) error { return nil }))
+				_, h, stop := start(t, store, def, saga.Options{})
+				got := wait(t, h)
+				stop()
+				require.Equal(t, saga.Compensated, got.Status, got.Reason)
+				require.Equal(t, 5, calls)
+			})
+		})
 	}
 }
