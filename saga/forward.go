@@ -84,6 +84,7 @@ func (r *run) decides(i int) bool {
 // step makes one attempt of step i.
 func (r *run) step(i int) bool {
 	t := trial{i: i, state: r.rec.Steps[i], data: r.data}
+	t.state.Attempts++
 	r.try(&t)
 	r.take(&t)
 	if t.v == applied {

@@ -1,6 +1,7 @@
 package saga_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -117,6 +118,64 @@ func TestATopicThatNoStoreCouldKeepIsRefused(t *testing.T) {
 		_, h, end := start(t, store, def, saga.Options{})
 		defer end()
 		require.Equal(t, saga.Completed, wait(t, h).Status)
+	})
+}
+
+// unreadable is data whose code refuses to read what it has written.
+type unreadable struct{ Sealed bool }
+
+func (u *unreadable) UnmarshalJSON(b []byte) error {
+	if !bytes.Contains(b, []byte("true")) {
+		return nil
+	}
+	return errors.New("it is sealed")
+}
+
+// The attempts of a branch are counted also where it does not come to its function.
+func TestABranchThatCannotReadItsDataIsNotTriedForEver(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		none := func(context.Context, *unreadable) error { return nil }
+		def := saga.MustDefine("order", 1, saga.Pure("seal", func(_ context.Context, u *unreadable) error { u.Sealed = true; return nil }),
+			saga.Parallel("both", saga.Retriable("a", none), saga.Retriable("b", none)))
+		e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}, Lease: 10 * time.Minute}) // it waits in hand
+		require.NoError(t, err)
+		ctx, stop := runs(t, e)
+		defer stop()
+		h, err := def.Start(ctx, e, "o1", unreadable{}, nil)
+		require.NoError(t, err)
+		_, err = h.Wait(ctx)
+		require.ErrorContains(t, err, "it is sealed")
+		rec, err := e.Admin().Inspect(ctx, "o1")
+		require.NoError(t, err)
+		require.Equal(t, saga.Stuck, rec.Status)
+		require.Zero(t, rec.Crashes)
+		require.Equal(t, 20, rec.Steps[1].Attempts)
+	})
+}
+
+// A branch is done, and its data panics; another is under way, and takes longer than a
+// lease. It is not left behind: the next owner would begin it beside itself.
+func TestAPanicBesideABranchWaitsForIt(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var under, most atomic.Int64
+		def := saga.MustDefine("poisonous", 1, saga.Parallel("both",
+			saga.Retriable("quick", func(_ context.Context, p *poisonous) error { p.Written = true; return nil }),
+			saga.Retriable("slow", func(context.Context, *poisonous) error {
+				most.Store(max(most.Load(), under.Add(1)))
+				defer under.Add(-1)
+				time.Sleep(25 * time.Second)
+				return nil
+			})))
+		e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+		require.NoError(t, err)
+		ctx, stop := runs(t, e)
+		defer stop()
+		h, err := def.Start(ctx, e, "o1", poisonous{}, nil)
+		require.NoError(t, err)
+		got, err := h.Wait(ctx)
+		require.NoError(t, err)
+		require.Equal(t, saga.Stuck, got.Status)
+		require.EqualValues(t, 1, most.Load())
 	})
 }
 

@@ -24,19 +24,27 @@ func (r *run) parallel(i int) bool {
 		return r.fail(i, err)
 	}
 	f := &fork{run: r, base: r.rec.Data, taken: map[string]string{}, more: true}
-	trials, n := make(chan *trial), 0
+	trials, under := make(chan *trial), 0
+	defer func() { // a hook has panicked, or how the data is written: it is not let go of sooner
+		for range under {
+			<-trials
+		}
+	}()
 	for j := i; j < len(r.parts) && r.parts[j].group == r.parts[i].group; j++ {
 		if r.rec.Steps[j].ahead() {
-			n++
+			under++
 			t := &trial{i: j, state: r.rec.Steps[j], data: r.program.empty()}
+			t.state.Attempts++
 			go func() { // it is waited for below
 				defer func() { trials <- t }()
 				f.try(t)
 			}()
 		}
 	}
-	for range n {
-		f.ended(<-trials)
+	for under > 0 {
+		t := <-trials
+		under--
+		f.ended(t)
 	}
 	return f.joined()
 }

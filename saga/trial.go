@@ -28,11 +28,10 @@ func (r *run) take(t *trial) {
 	}
 }
 
-// try makes one attempt of a step, once it is clear what became of the last one. It
-// sets the mark and the attempts of the step, but for Done.
+// try makes one attempt of a step, which its caller has counted, once it is clear what
+// became of the last one. It sets the mark of the step, but for Done.
 func (r *run) try(t *trial) {
 	p, s := r.parts[t.i], &t.state
-	s.Attempts++
 	if s.Mark == Maybe {
 		if t.v, t.err = r.doubtful(t); t.v != failed {
 			return
