@@ -2,6 +2,7 @@ package saga_test
 
 import (
 	"context"
+	"iter"
 	"errors"
 	"runtime"
 	"strings"
@@ -127,6 +128,51 @@ func (d *dyingParent) Create(ctx context.Context, c []*saga.Create) error {
 	c[0].Mine = false // it belongs to who is dead
 	defer runtime.Goexit()
 	return err
+}
+
+// blind is a store that cannot be read where it is asked for a child, some times.
+type blind struct {
+	*dyingParent
+	times int
+}
+
+func (b *blind) Find(ctx context.Context, f saga.Filter) iter.Seq2[*saga.Record, error] {
+	if len(f.IDs) == 1 && strings.Contains(f.IDs[0], "/") {
+		if b.times--; b.times >= 0 {
+			return func(yield func(*saga.Record, error) bool) { yield(nil, lostAnswer{}) }
+		}
+	}
+	return b.dyingParent.Find(ctx, f)
+}
+
+// The same while the store cannot be asked whether there is a child: that is not to say
+// that there is none.
+func TestAChildOfWhichTheStoreCannotTellIsAskedForAgain(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		paid, undone := 0, 0
+		inner := saga.MustDefine("inner", 1,
+			saga.Sleep("pause", func(*order) time.Duration { return time.Hour }),
+			saga.Pivot("pay", func(context.Context, *order) error { paid++; return nil }))
+		def := saga.MustDefine("order", 1,
+			saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
+				func(_ *order, r saga.Result[order]) error { return saga.Reject(r.Err()) }).
+				Undo(func(context.Context, *order) error { undone++; return nil }),
+			saga.Pivot("confirm", noop))
+		e, err := saga.New(&blind{dyingParent: &dyingParent{Memory: store}, times: 3}, &saga.Options{Definitions: []saga.Registered{def, inner}})
+		require.NoError(t, err)
+		ctx, stop := runs(t, e)
+		synctest.Wait()
+		h, err := def.Start(ctx, e, "o1", order{}, nil)
+		require.NoError(t, err)
+		time.Sleep(time.Second)
+		require.NoError(t, e.Cancel(ctx, "o1"))
+		got := wait(t, h)
+		require.Equal(t, saga.Compensated, got.Status)
+		time.Sleep(2 * time.Hour)
+		stop()
+		require.Zero(t, paid, "the parent is compensated, and the child has paid")
+		require.Zero(t, undone, "there was nothing to undo")
+	})
 }
 
 // The child is started, and the owner of its parent dies before it has written that; the

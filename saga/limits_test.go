@@ -131,6 +131,26 @@ func (u *unreadable) UnmarshalJSON(b []byte) error {
 	return errors.New("it is sealed")
 }
 
+// What one process has written the next cannot read: a person must see that.
+func TestDataThatCannotBeReadIsAPersonsBusiness(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		def := saga.MustDefine("order", 1, saga.Step("seal", func(_ context.Context, u *unreadable) error { u.Sealed = true; return nil }).
+			Undo(func(context.Context, *unreadable) error { return nil }),
+			saga.Sleep("pause", func(*unreadable) time.Duration { return time.Hour }))
+		e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+		require.NoError(t, err)
+		ctx, stop := runs(t, e)
+		defer stop()
+		_, err = def.Start(ctx, e, "o1", unreadable{}, nil)
+		require.NoError(t, err)
+		time.Sleep(2 * time.Hour)
+		rec, err := e.Admin().Inspect(ctx, "o1")
+		require.NoError(t, err)
+		require.Equal(t, saga.Stuck, rec.Status)
+		require.Contains(t, rec.Error, "does not unmarshal: it is sealed")
+	})
+}
+
 // The attempts of a branch are counted also where it does not come to its function.
 func TestABranchThatCannotReadItsDataIsNotTriedForEver(t *testing.T) {
 	alone(t, func(t *testing.T, store *saga.Memory) {

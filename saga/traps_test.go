@@ -359,6 +359,54 @@ func TestThreeCrashesAreAPersonsBusiness(t *testing.T) {
 	})
 }
 
+// So are three deaths of its owners.
+func TestThreeDeathsAreAPersonsBusiness(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var w world
+		def := saga.MustDefine("order", 1, saga.Step("charge", func(context.Context, *order) error {
+			w.charged.Add(1)
+			runtime.Goexit()
+			return nil
+		}).Undo(noop).Idempotent())
+		e, h, end := start(t, store, def, saga.Options{})
+		defer end()
+		got := wait(t, h)
+		require.Equal(t, saga.Stuck, got.Status)
+		require.Equal(t, "charge", got.Failed)
+		require.EqualValues(t, 3, w.charged.Load())
+		rec, err := e.Admin().Inspect(context.Background(), "o1")
+		require.NoError(t, err)
+		require.Equal(t, 3, rec.Crashes)
+		require.Equal(t, saga.EventCrashed, rec.Events[0].Kind)
+	})
+}
+
+// And a compensation that panics three times, of the twenty that it has.
+func TestACompensationThatPanicsIsGivenUp(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		for name, undo := range map[string]func(*int) saga.Part[order]{
+			"outside": func(n *int) saga.Part[order] {
+				return saga.Step("charge", noop).Undo(func(context.Context, *order) error { *n++; panic("nil map") })
+			},
+			"in a transaction": func(n *int) saga.Part[order] {
+				return saga.StepTx("charge", func(context.Context, *saga.MemoryTx, *order) error { return nil }).
+					Undo(func(context.Context, *saga.MemoryTx, *order) error { *n++; panic("nil map") })
+			},
+		} {
+			n := 0
+			def := saga.MustDefine(name[:2], 1, undo(&n),
+				saga.Pivot("confirm", func(context.Context, *order) error { return saga.Reject(errors.New("no")) }))
+			e, end := second(t, store, def)
+			h, err := def.Start(context.Background(), e, name, order{}, nil)
+			require.NoError(t, err)
+			got := wait(t, h)
+			end()
+			require.Equal(t, saga.Stuck, got.Status, name)
+			require.Equal(t, 3, n, name)
+		}
+	})
+}
+
 // A step that does not heed its context loses its lease, not its saga: the engine
 // takes that up again when the step has ended.
 func TestAStepThatOverrunsIsInDoubt(t *testing.T) {
