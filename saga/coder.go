@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
@@ -113,7 +114,12 @@ func (r *run) encode() error {
 }
 
 // encode returns data as JSON: last itself if nothing has changed, so that a step
-// that leaves the data alone costs no memory.
+// that leaves the data alone costs no memory. What a store could not keep is refused here,
+// where it is known what has happened:
+//
+//	a step charges, and puts the provider's answer into the data as it came, which is no
+//	UTF-8; PostgreSQL does not take the checkpoint, and the saga is let go of; the next
+//	owner knows nothing of the charge but that it may have been made.
 func encode(data any, last []byte) ([]byte, error) {
 	c := coders.Get().(*coder)
 	defer coders.Put(c)
@@ -127,6 +133,9 @@ func encode(data any, last []byte) ([]byte, error) {
 	}
 	if bytes.Equal(body, last) {
 		return last, nil
+	}
+	if !utf8.Valid(body) { // of a json.RawMessage, or of code of the caller's
+		return nil, errors.New("is JSON with bytes that are not UTF-8")
 	}
 	return bytes.Clone(body), nil
 }

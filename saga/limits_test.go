@@ -106,6 +106,44 @@ func TestBranchesTogetherAreTooLarge(t *testing.T) {
 	})
 }
 
+// The provider's answer is no UTF-8, and goes into the data as it came. What was charged
+// is known to be, and what is done in a transaction is rolled back.
+func TestDataThatNoStoreCouldKeepDoesNotForgetItsStep(t *testing.T) {
+	type receipt struct{ Raw json.RawMessage }
+	answer := json.RawMessage("\"\xff\"")
+	outside := saga.Step("charge", func(_ context.Context, r *receipt) error { r.Raw = answer; return nil }).
+		Undo(func(context.Context, *receipt) error { return nil })
+	inside := saga.StepTx("charge", func(_ context.Context, _ *saga.MemoryTx, r *receipt) error { r.Raw = answer; return nil }).
+		Undo(func(context.Context, *saga.MemoryTx, *receipt) error { return nil })
+	for name, c := range map[string]struct {
+		step   saga.Part[receipt]
+		status saga.Status
+		mark   saga.Mark
+	}{"outside": {outside, saga.Stuck, saga.Done}, "in a transaction": {inside, saga.Compensated, saga.NotApplied}} {
+		t.Run(name, func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				def := saga.MustDefine("order", 1, c.step)
+				e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+				require.NoError(t, err)
+				ctx, stop := runs(t, e)
+				defer stop()
+				_, err = def.Start(ctx, e, "o1", receipt{Raw: answer}, nil)
+				require.ErrorContains(t, err, "not UTF-8")
+				h, err := def.Start(ctx, e, "o1", receipt{}, nil)
+				require.NoError(t, err)
+				got, err := h.Wait(ctx)
+				require.NoError(t, err)
+				require.Equal(t, c.status, got.Status)
+				require.ErrorContains(t, got.Err(), "not UTF-8")
+				rec, err := e.Admin().Inspect(ctx, "o1")
+				require.NoError(t, err)
+				require.Equal(t, c.mark, rec.Steps[0].Mark)
+				require.JSONEq(t, `{"Raw": null}`, string(rec.Data))
+			})
+		})
+	}
+}
+
 func TestATopicThatNoStoreCouldKeepIsRefused(t *testing.T) {
 	alone(t, func(t *testing.T, store *saga.Memory) {
 		def := saga.MustDefine("order", 1, saga.Pivot("confirm", func(ctx context.Context, _ *order) error {
