@@ -76,12 +76,14 @@ func (s *Store) ofData(err error) bool {
 const conflicts = 10
 
 // write writes items, which are sorted and of different sagas, all or none.
-func (s *Store) write(ctx context.Context, items []*item) (err error) {
+func (s *Store) write(ctx context.Context, items []*item) error {
+	return s.repeat(ctx, func() error { return s.try(ctx, items) })
+}
+
+// repeat calls f as often as PostgreSQL asks for it.
+func (s *Store) repeat(ctx context.Context, f func() error) (err error) {
 	for n := range conflicts {
-		if err = s.try(ctx, items); !conflicted(err) {
-			return err
-		}
-		if _, callers := s.db.(pgx.Tx); callers {
+		if err = f(); !s.repeats(err) {
 			return err
 		}
 		select {
@@ -93,10 +95,13 @@ func (s *Store) write(ctx context.Context, items []*item) (err error) {
 	return err
 }
 
-func conflicted(err error) bool {
+// repeats tells whether PostgreSQL asks for a statement again. The caller's own
+// transaction is his to repeat.
+func (s *Store) repeats(err error) bool {
 	const serializationFailure, deadlock = "40001", "40P01"
+	_, callers := s.db.(pgx.Tx)
 	e, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && (e.Code == serializationFailure || e.Code == deadlock)
+	return !callers && ok && (e.Code == serializationFailure || e.Code == deadlock)
 }
 
 // try is one round trip, and one more for items that were not written.

@@ -58,7 +58,8 @@ func (s *Store) Claim(ctx context.Context, c saga.Claim) ([]saga.Claimed, error)
 	return claimed, fail("claim", odd)
 }
 
-// Renew is [saga.Store.Renew]: one round trip.
+// Renew is [saga.Store.Renew]: one round trip. Under a stricter default isolation than
+// READ COMMITTED it takes more where sagas are written at the same time.
 func (s *Store) Renew(ctx context.Context, leases []*saga.Lease, d time.Duration) error {
 	if d < time.Millisecond {
 		return refuse("lease", "is less than a millisecond")
@@ -67,6 +68,26 @@ func (s *Store) Renew(ctx context.Context, leases []*saga.Lease, d time.Duration
 		return nil
 	}
 	sorted := slices.SortedFunc(slices.Values(leases), func(a, b *saga.Lease) int { return strings.Compare(a.ID, b.ID) })
+	return fail("renew", s.renew(ctx, sorted, d))
+}
+
+// renew divides leases that it cannot renew at once:
+//
+//	all sessions are REPEATABLE READ; a thousand leases are renewed by a statement, and
+//	one of the sagas writes a checkpoint meanwhile; PostgreSQL refuses the statement,
+//	each time; all leases run out, and a thousand steps are in doubt.
+func (s *Store) renew(ctx context.Context, sorted []*saga.Lease, d time.Duration) error {
+	if len(sorted) == 1 {
+		return s.repeat(ctx, func() error { return s.renewAll(ctx, sorted, d) })
+	}
+	if err := s.renewAll(ctx, sorted, d); !s.repeats(err) {
+		return err
+	}
+	half := len(sorted) / 2
+	return firstError(s.renew(ctx, sorted[:half], d), s.renew(ctx, sorted[half:], d))
+}
+
+func (s *Store) renewAll(ctx context.Context, sorted []*saga.Lease, d time.Duration) error {
 	ids, tokens := make([]string, len(sorted)), make([]int64, len(sorted))
 	for n, l := range sorted {
 		ids[n], tokens[n] = l.ID, l.Token
@@ -79,9 +100,9 @@ func (s *Store) Renew(ctx context.Context, leases []*saga.Lease, d time.Duration
 		return err
 	}, s.sql.renew, ids, tokens, d.Microseconds())
 	if err != nil {
-		return fail("renew", err)
+		return err
 	}
-	for _, l := range leases {
+	for _, l := range sorted {
 		l.Err = nil
 		if token, ok := renewed[l.ID]; !ok || token != l.Token {
 			l.Err = saga.ErrFenced

@@ -274,6 +274,42 @@ func TestOtherConnectionSettings(t *testing.T) {
 	}
 }
 
+// A lease is renewed while its saga is written, which PostgreSQL does not allow where
+// sessions are REPEATABLE READ: not at once, and no lease runs out for that.
+func TestLeasesAreRenewedBesideACheckpoint(t *testing.T) {
+	t.Parallel()
+	f := openOn(t, newPool(t, testdb.PostgresURL(t), func(c *pgxpool.Config) {
+		c.MaxConns = 4
+		c.ConnConfig.RuntimeParams["default_transaction_isolation"] = "repeatable read"
+	}))
+	var leases []*saga.Lease
+	for _, id := range []string{"1", "2", "3"} {
+		f.create(t, id, "me")
+		leases = append(leases, &saga.Lease{ID: id, Token: 1})
+	}
+	leases[2].Token = 2 // it has another owner
+	tx, err := f.pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
+	var pid int
+	require.NoError(t, tx.QueryRow(t.Context(), "UPDATE sagas SET revision = revision WHERE id = '2' RETURNING pg_backend_pid()").Scan(&pid))
+	done := make(chan error, 1)
+	go func() { done <- f.Renew(t.Context(), leases, time.Hour) }()
+	for f.count(t, "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))", pid) == 0 {
+		select {
+		case err := <-done:
+			t.Fatal("it has not waited for the row", err)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	require.NoError(t, tx.Commit(t.Context()))
+	require.NoError(t, <-done)
+	require.NoError(t, leases[0].Err)
+	require.NoError(t, leases[1].Err)
+	require.ErrorIs(t, leases[2].Err, saga.ErrFenced)
+	require.Equal(t, 2, f.count(t, "SELECT count(*) FROM sagas WHERE due_at > now() + interval '59 minutes'"))
+}
+
 func TestMissingTables(t *testing.T) {
 	t.Parallel()
 	pool := testdb.Postgres(t)
