@@ -175,6 +175,41 @@ func TestAChildOfWhichTheStoreCannotTellIsAskedForAgain(t *testing.T) {
 	})
 }
 
+// failsOnce is a store that creates no child at first, and does not say so.
+type failsOnce struct {
+	*saga.Memory
+	failed bool
+}
+
+func (f *failsOnce) Create(ctx context.Context, c []*saga.Create) error {
+	if !f.failed && strings.Contains(c[0].Record.ID, "/") {
+		f.failed = true
+		return context.DeadlineExceeded
+	}
+	return f.Memory.Create(ctx, c)
+}
+
+// A child of which nobody knows whether it will come is not started by the cancellation of
+// its parent. It may be on its way, so that its step is undone.
+func TestACancellationStartsNoChild(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		undone := 0
+		inner := saga.MustDefine("inner", 1, saga.Pivot("pay", noop))
+		def := saga.MustDefine("order", 1,
+			saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil }, func(*order, saga.Result[order]) error { return nil }).
+				Retry(saga.Retry{First: 20 * time.Second, Max: 20 * time.Second}).
+				Undo(func(context.Context, *order) error { undone++; return nil }))
+		e, h, stop := start(t, &failsOnce{Memory: store}, def, saga.Options{Definitions: []saga.Registered{inner}})
+		time.Sleep(time.Second)
+		require.NoError(t, e.Cancel(context.Background(), "o1"))
+		require.Equal(t, saga.Compensated, wait(t, h).Status)
+		_, err := e.Admin().Inspect(context.Background(), "o1/inner")
+		stop()
+		require.ErrorIs(t, err, saga.ErrNotFound)
+		require.Equal(t, 1, undone)
+	})
+}
+
 // The child is started, and the owner of its parent dies before it has written that; the
 // parent is cancelled. It is compensated, and the child goes on, and pays.
 func TestAChildThatMayBeUnderWayIsCancelledWithItsParent(t *testing.T) {

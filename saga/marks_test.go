@@ -1,0 +1,221 @@
+package saga_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/saga"
+)
+
+var (
+	errPlain = errors.New("500")
+	errNo    = saga.Reject(errors.New("declined"))
+	errLost  = saga.InDoubt(errors.New("the answer was lost"))
+)
+
+// script gives its errors one after the other, and the last one for ever.
+type script struct {
+	errs  []error
+	calls int
+}
+
+func (s *script) next() error {
+	s.calls++
+	return s.errs[min(s.calls, len(s.errs))-1]
+}
+
+func (s *script) do(context.Context, *order) error                   { return s.next() }
+func (s *script) tx(context.Context, *saga.MemoryTx, *order) error { return s.next() }
+
+// looks is a look-up that gives its outcomes one after the other.
+type looks struct {
+	outcomes []saga.Outcome
+	err      error
+	calls    int
+}
+
+func (l *looks) verify(context.Context, *order) (saga.Outcome, error) {
+	l.calls++
+	return l.outcomes[min(l.calls, len(l.outcomes))-1], l.err
+}
+
+// TestWhatIsKnownOfAStep is what a saga of one step, and a pivot that is refused, comes
+// to by the answers of the provider.
+func TestWhatIsKnownOfAStep(t *testing.T) {
+	two := saga.Retry{Attempts: 2}
+	for _, c := range []struct {
+		name                 string
+		does                 []error
+		looks                []saga.Outcome
+		odd                  error // of the look-ups
+		idempotent           bool
+		charged, asked, back int // how often it was called, looked up, undone
+	}{
+		{name: "it is done, and undone", does: []error{nil}, looks: []saga.Outcome{saga.Unknown}, charged: 1, back: 1},
+		{name: "it is refused", does: []error{errNo}, charged: 1},
+		{name: "it fails, which does not say that it has not happened", does: []error{errPlain}, charged: 2, back: 1},
+		{name: "it fails, and is done", does: []error{errPlain, nil}, charged: 2, back: 1},
+		{name: "it is lost, and may not be repeated", does: []error{errLost}, charged: 1, back: 1},
+		{name: "it has never happened", does: []error{errLost, nil}, looks: []saga.Outcome{saga.NeverApplied}, charged: 2, asked: 1, back: 1},
+		{name: "it has never happened, and is refused", does: []error{errLost, errNo}, looks: []saga.Outcome{saga.NeverApplied}, charged: 2, asked: 1},
+		{name: "it has happened", does: []error{errLost}, looks: []saga.Outcome{saga.Applied}, charged: 1, asked: 1, back: 1},
+		{name: "a look-up that fails says nothing", does: []error{errLost}, looks: []saga.Outcome{saga.Applied}, odd: errPlain, charged: 1, asked: 21, back: 20},
+		{
+			name: "a repeat that fails does not end the doubt of the first", does: []error{errLost, errPlain}, looks: []saga.Outcome{saga.Unknown},
+			idempotent: true, charged: 2, asked: 2, back: 1,
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				does, look, back := &script{errs: c.does}, &looks{outcomes: c.looks, err: c.odd}, &script{errs: []error{nil}}
+				charge := saga.Step("charge", does.do).Retry(two).Undo(back.do)
+				if c.looks != nil {
+					charge.Verify(look.verify)
+				}
+				if c.idempotent {
+					charge.Idempotent()
+				}
+				def := saga.MustDefine("order", 1, charge, saga.Pivot("confirm", func(context.Context, *order) error { return errNo }))
+				_, h, stop := start(t, store, def, saga.Options{})
+				wait(t, h)
+				stop()
+				require.Equal(t, []int{c.charged, c.asked, c.back}, []int{does.calls, look.calls, back.calls}, "charged, asked, undone")
+			})
+		})
+	}
+}
+
+// TestWhatIsKnownOfAPivot is the same of what decides a saga, or stands behind that.
+func TestWhatIsKnownOfAPivot(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		last   func(s *script) saga.Part[order]
+		does   []error
+		status saga.Status
+		mark   saga.Mark
+		calls  int
+	}{
+		{"an idempotent pivot is refused after a doubt", func(s *script) saga.Part[order] { return saga.Pivot("last", s.do).Idempotent() },
+			[]error{errLost, errNo}, saga.Compensated, saga.NotApplied, 2},
+		{"a retriable step is refused after a doubt", func(s *script) saga.Part[order] { return saga.Retriable("last", s.do) },
+			[]error{errLost, errNo}, saga.Stuck, saga.Maybe, 2},
+		{"a pivot in a transaction is refused", func(s *script) saga.Part[order] { return saga.PivotTx("last", s.tx) },
+			[]error{errNo}, saga.Compensated, saga.NotApplied, 1},
+		{"a pivot in a transaction fails", func(s *script) saga.Part[order] { return saga.PivotTx("last", s.tx) },
+			[]error{errPlain}, saga.Compensated, saga.NotApplied, 5},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				does := &script{errs: c.does}
+				def := saga.MustDefine("order", 1, c.last(does))
+				e, h, stop := start(t, store, def, saga.Options{})
+				require.Equal(t, c.status, wait(t, h).Status)
+				rec, err := e.Admin().Inspect(context.Background(), "o1")
+				stop()
+				require.NoError(t, err)
+				require.Equal(t, c.mark, rec.Steps[0].Mark)
+				require.Equal(t, c.calls, does.calls)
+			})
+		})
+	}
+}
+
+// A compensation is given up by a no, and by an error that another attempt would not mend.
+func TestACompensationIsGivenUpAtOnce(t *testing.T) {
+	for name, c := range map[string]struct {
+		err   error
+		retry saga.Retry
+	}{
+		"a no":      {errNo, saga.Retry{}},
+		"permanent": {errPlain, saga.Retry{Permanent: func(err error) bool { return errors.Is(err, errPlain) }}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				back := &script{errs: []error{c.err}}
+				def := saga.MustDefine("order", 1, saga.Step("charge", noop).Undo(back.do).RetryUndo(c.retry),
+					saga.Pivot("confirm", func(context.Context, *order) error { return errNo }))
+				e, h, stop := start(t, store, def, saga.Options{})
+				require.Equal(t, saga.Stuck, wait(t, h).Status)
+				rec, err := e.Admin().Inspect(context.Background(), "o1")
+				stop()
+				require.NoError(t, err)
+				require.Equal(t, saga.UndoFailed, rec.Steps[0].Mark)
+				require.Equal(t, saga.EventUndoFailed, rec.Events[1].Kind)
+				require.Equal(t, 1, back.calls)
+			})
+		})
+	}
+}
+
+// Three panics are too many of one compensation, and not of several.
+func TestEachCompensationHasPanicsOfItsOwn(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		moody := func() saga.Func[order] {
+			n := 0
+			return func(context.Context, *order) error {
+				if n++; n < 3 {
+					panic("nil map")
+				}
+				return nil
+			}
+		}
+		def := saga.MustDefine("order", 1, saga.Step("a", noop).Undo(moody()), saga.Step("b", noop).Undo(moody()),
+			saga.Pivot("confirm", func(context.Context, *order) error { return errNo }))
+		_, h, stop := start(t, store, def, saga.Options{})
+		got := wait(t, h)
+		stop()
+		require.Equal(t, saga.Compensated, got.Status, got.Reason)
+	})
+}
+
+// What is known of a child: whether it has ended well is for its parent to say, and one
+// that may have done something is undone.
+func TestWhatIsKnownOfAChild(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		ended       []error
+		calls, back int
+	}{
+		{"its end is refused", []error{errNo}, 1, 0},
+		{"its end cannot be read", []error{errPlain}, 5, 1},
+		{"its end cannot be read at first", []error{errPlain, nil}, 2, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				ended, back := &script{errs: c.ended}, &script{errs: []error{nil}}
+				inner := saga.MustDefine("inner", 1, saga.Pivot("pay", noop))
+				def := saga.MustDefine("order", 1,
+					saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
+						func(*order, saga.Result[order]) error { return ended.next() }).Undo(back.do),
+					saga.Pivot("confirm", func(context.Context, *order) error { return errNo }))
+				_, h, stop := start(t, store, def, saga.Options{Definitions: []saga.Registered{inner}})
+				require.Equal(t, saga.Compensated, wait(t, h).Status)
+				stop()
+				require.Equal(t, []int{c.calls, c.back}, []int{ended.calls, back.calls}, "looked at, undone")
+			})
+		})
+	}
+}
+
+// A saga is cancelled before its child begins: there is none then, also not later.
+func TestNoChildBeginsBehindACancellation(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		back := &script{errs: []error{nil}}
+		inner := saga.MustDefine("inner", 1, saga.Pivot("pay", noop))
+		def := saga.MustDefine("order", 1,
+			saga.Step("reserve", func(context.Context, *order) error { time.Sleep(10 * time.Second); return nil }).Undo(noop),
+			saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
+				func(*order, saga.Result[order]) error { return nil }).Undo(back.do))
+		e, h, stop := start(t, store, def, saga.Options{Definitions: []saga.Registered{inner}})
+		require.NoError(t, e.Cancel(context.Background(), "o1"))
+		require.Equal(t, saga.Compensated, wait(t, h).Status)
+		_, err := e.Admin().Inspect(context.Background(), "o1/inner")
+		stop()
+		require.ErrorIs(t, err, saga.ErrNotFound)
+		require.Zero(t, back.calls)
+	})
+}
