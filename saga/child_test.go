@@ -2,8 +2,8 @@ package saga_test
 
 import (
 	"context"
-	"iter"
 	"errors"
+	"iter"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -172,6 +172,24 @@ func TestAChildOfWhichTheStoreCannotTellIsAskedForAgain(t *testing.T) {
 		stop()
 		require.Zero(t, paid, "the parent is compensated, and the child has paid")
 		require.Zero(t, undone, "there was nothing to undo")
+	})
+}
+
+// A child is started, without an answer, and the store cannot be asked whether it is
+// there: that is no attempt that has failed.
+func TestAChildOfWhichNothingIsKnownIsNotGivenUp(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		paid := 0
+		inner := saga.MustDefine("inner", 1, saga.Pivot("pay", func(context.Context, *order) error { paid++; return nil }))
+		def := saga.MustDefine("order", 1,
+			saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
+				func(_ *order, r saga.Result[order]) error { return saga.Reject(r.Err()) }).Retry(saga.Retry{Attempts: 1}).Undo(noop))
+		deaf := &blind{dyingParent: &dyingParent{Memory: store, late: time.Millisecond}, times: 3}
+		_, h, stop := start(t, deaf, def, saga.Options{Definitions: []saga.Registered{inner}})
+		got := wait(t, h)
+		stop()
+		require.Equal(t, saga.Completed, got.Status, got.Reason)
+		require.Equal(t, 1, paid)
 	})
 }
 

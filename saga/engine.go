@@ -57,7 +57,7 @@ type Engine struct {
 	o        Options
 	owner    string
 	starter  atomic.Pointer[starter] // the owner of what it starts
-	programs map[string][]*program  // by name, newest version first
+	programs map[string][]*program   // by name, newest version first
 	names    []string
 	log      *slog.Logger
 

@@ -42,7 +42,9 @@ func TestHooksAreToldOfEverything(t *testing.T) {
 				around = append(around, fmt.Sprintf("%s %d %t %t", c.Key(), c.Attempt, c.Undo, c.Verify))
 				return next(ctx)
 			},
-			OnEvent: func(_ *saga.Record, ev saga.Event) { events = append(events, fmt.Sprint(ev.Kind, " ", ev.Step, " ", ev.Attempt)) },
+			OnEvent: func(_ *saga.Record, ev saga.Event) {
+				events = append(events, fmt.Sprint(ev.Kind, " ", ev.Step, " ", ev.Attempt))
+			},
 		}
 		n := 0
 		def := saga.MustDefine("order", 1, saga.Step("charge", func(context.Context, *order) error {

@@ -28,7 +28,7 @@ func (s *script) next() error {
 	return s.errs[min(s.calls, len(s.errs))-1]
 }
 
-func (s *script) do(context.Context, *order) error                   { return s.next() }
+func (s *script) do(context.Context, *order) error                 { return s.next() }
 func (s *script) tx(context.Context, *saga.MemoryTx, *order) error { return s.next() }
 
 // looks is a look-up that gives its outcomes one after the other.
@@ -99,14 +99,26 @@ func TestWhatIsKnownOfAPivot(t *testing.T) {
 		mark   saga.Mark
 		calls  int
 	}{
-		{"an idempotent pivot is refused after a doubt", func(s *script) saga.Part[order] { return saga.Pivot("last", s.do).Idempotent() },
-			[]error{errLost, errNo}, saga.Compensated, saga.NotApplied, 2},
-		{"a retriable step is refused after a doubt", func(s *script) saga.Part[order] { return saga.Retriable("last", s.do) },
-			[]error{errLost, errNo}, saga.Stuck, saga.Maybe, 2},
-		{"a pivot in a transaction is refused", func(s *script) saga.Part[order] { return saga.PivotTx("last", s.tx) },
-			[]error{errNo}, saga.Compensated, saga.NotApplied, 1},
-		{"a pivot in a transaction fails", func(s *script) saga.Part[order] { return saga.PivotTx("last", s.tx) },
-			[]error{errPlain}, saga.Compensated, saga.NotApplied, 5},
+		{
+			"an idempotent pivot is refused after a doubt", func(s *script) saga.Part[order] { return saga.Pivot("last", s.do).Idempotent() },
+			[]error{errLost, errNo},
+			saga.Compensated, saga.NotApplied, 2,
+		},
+		{
+			"a retriable step is refused after a doubt", func(s *script) saga.Part[order] { return saga.Retriable("last", s.do) },
+			[]error{errLost, errNo},
+			saga.Stuck, saga.Maybe, 2,
+		},
+		{
+			"a pivot in a transaction is refused", func(s *script) saga.Part[order] { return saga.PivotTx("last", s.tx) },
+			[]error{errNo},
+			saga.Compensated, saga.NotApplied, 1,
+		},
+		{
+			"a pivot in a transaction fails", func(s *script) saga.Part[order] { return saga.PivotTx("last", s.tx) },
+			[]error{errPlain},
+			saga.Compensated, saga.NotApplied, 5,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			alone(t, func(t *testing.T, store *saga.Memory) {
@@ -217,5 +229,53 @@ func TestNoChildBeginsBehindACancellation(t *testing.T) {
 		stop()
 		require.ErrorIs(t, err, saga.ErrNotFound)
 		require.Zero(t, back.calls)
+	})
+}
+
+// What is done in a transaction is undone in one, as often as it takes, and once.
+func TestATransactionIsUndoneInAnother(t *testing.T) {
+	for name, c := range map[string]struct {
+		pivot, back []error
+		status      saga.Status
+		calls       int
+	}{
+		"it goes on":                {pivot: []error{nil}, status: saga.Completed},
+		"it goes back":              {pivot: []error{errNo}, back: []error{nil}, status: saga.Compensated, calls: 1},
+		"it goes back after a fail": {pivot: []error{errNo}, back: []error{errPlain, errPlain, nil}, status: saga.Compensated, calls: 3},
+		"it cannot go back":         {pivot: []error{errNo}, back: []error{errNo}, status: saga.Stuck, calls: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				does, back, pivot := &script{errs: []error{nil}}, &script{errs: c.back}, &script{errs: c.pivot}
+				def := saga.MustDefine("order", 1, saga.StepTx("book", does.tx).Undo(back.tx), saga.Pivot("confirm", pivot.do))
+				_, h, stop := start(t, store, def, saga.Options{})
+				require.Equal(t, c.status, wait(t, h).Status)
+				stop()
+				require.Equal(t, []int{1, c.calls}, []int{does.calls, back.calls}, "done, undone")
+			})
+		})
+	}
+}
+
+// A compensation that is given up after three panics leaves the next its own three.
+func TestACompensationThatPanicsIsNotAnothers(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		n := 0
+		def := saga.MustDefine("order", 1,
+			saga.Step("a", noop).Undo(func(context.Context, *order) error {
+				if n++; n < 3 {
+					panic("nil map")
+				}
+				return nil
+			}),
+			saga.Step("b", noop).Undo(func(context.Context, *order) error { panic("nil map") }),
+			saga.Pivot("confirm", func(context.Context, *order) error { return errNo }))
+		e, h, stop := start(t, store, def, saga.Options{})
+		require.Equal(t, saga.Stuck, wait(t, h).Status)
+		rec, err := e.Admin().Inspect(context.Background(), "o1")
+		stop()
+		require.NoError(t, err)
+		require.Equal(t, saga.Undone, rec.Steps[0].Mark)
+		require.Equal(t, saga.UndoFailed, rec.Steps[1].Mark)
 	})
 }

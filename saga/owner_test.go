@@ -47,7 +47,7 @@ func TestAnOldLeaseIsRenewedFirst(t *testing.T) {
 		r := owned(t, store, 1)
 		time.Sleep(50 * time.Second)
 		require.True(t, r.holds())
-		require.Less(t, store.fail, 0)
+		require.Negative(t, store.fail)
 		require.Less(t, time.Since(r.asked), time.Second)
 		time.Sleep(30 * time.Second)
 		claimed, err := store.Claim(t.Context(), Claim{Owner: "p", Lease: time.Minute, Limit: 1, Definitions: []string{"d"}})
