@@ -89,3 +89,29 @@ func TestBranchesOfNoDataYet(t *testing.T) {
 		require.Equal(t, data{"a": "done", "b": "done"}, got.Data)
 	})
 }
+
+// A branch that is done is not begun again with one that is attempted again. What it has
+// cleared stays so.
+func TestABranchThatIsDoneIsNotBegunAgain(t *testing.T) {
+	type lines struct {
+		Cart    string `json:",omitempty"`
+		Charged int
+	}
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		clears, charges := 0, &script{errs: []error{errPlain, errLost, nil}}
+		def := saga.MustDefine("order", 1, saga.Parallel("both",
+			saga.Retriable("clear", func(_ context.Context, l *lines) error { clears++; l.Cart = ""; return nil }),
+			saga.Retriable("charge", func(_ context.Context, l *lines) error { l.Charged = 1; return charges.next() })))
+		e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+		require.NoError(t, err)
+		ctx, stop := runs(t, e)
+		h, err := def.Start(ctx, e, "o1", lines{Cart: "shoes"}, nil)
+		require.NoError(t, err)
+		got, err := h.Wait(ctx)
+		stop()
+		require.NoError(t, err)
+		require.NoError(t, got.Err())
+		require.Equal(t, []int{1, 3}, []int{clears, charges.calls})
+		require.Equal(t, lines{Charged: 1}, got.Data)
+	})
+}
