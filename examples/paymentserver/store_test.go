@@ -557,3 +557,25 @@ func TestPGStorePostsBesideARejectedOne(t *testing.T) {
 	s.mustTotal(t, map[string]int64{statePosted: 2, stateRejected: 1}, "2.5")
 	require.Equal(t, "2.5", s.paid(t, "GIG00001", "GIG00002").String())
 }
+
+// A spilled notice of a customer that was unknown is kept as REJECTED. When the customer
+// is there and the payment completes, why it was rejected is no more true.
+func TestPGStoreForgetsWhyAPendingPaymentWasRejected(t *testing.T) {
+	t.Parallel()
+	s := storeKinds["postgres"](t)
+	pending := storeSpilled(storePayment("later", bankPending, "10"), time.Hour)
+	got, err := s.accept(t.Context(), []*payment{pending}, true)
+	require.NoError(t, err)
+	require.ErrorIs(t, got[0].err, errUnknownCustomer)
+	require.Equal(t, "unknown_customer", s.mustFind(t, "later").Reason)
+	_, err = seed(t.Context(), s, 1)
+	require.NoError(t, err)
+	require.NoError(t, s.mustAccept(t, storePayment("later", bankComplete, "10"))[0].err)
+	for _, state := range []string{stateReceived, statePosted} {
+		p := s.mustFind(t, "later")
+		require.Equal(t, state, p.State)
+		require.Empty(t, p.Reason)
+		_, err = s.post(t.Context(), []string{"later"})
+		require.NoError(t, err)
+	}
+}

@@ -13,7 +13,7 @@ WITH input AS (
     FROM input i LEFT JOIN customers c ON c.id = i.customer_id WHERE c.id IS NOT NULL OR $8 ORDER BY i.reference
     ON CONFLICT (reference) DO UPDATE
     SET payment_status = excluded.payment_status, transaction_date = excluded.transaction_date, state = excluded.state,
-        accepted_at = excluded.accepted_at
+        reason = excluded.reason, accepted_at = excluded.accepted_at
     WHERE p.payment_status = 'PENDING' AND excluded.payment_status <> 'PENDING'
       AND p.customer_id = excluded.customer_id AND p.amount = excluded.amount
     RETURNING reference, accepted_at
