@@ -2,13 +2,19 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/shopspring/decimal"
 	"github.com/stretchr/testify/require"
 
@@ -578,4 +584,69 @@ func TestPGStoreForgetsWhyAPendingPaymentWasRejected(t *testing.T) {
 		_, err = s.post(t.Context(), []string{"later"})
 		require.NoError(t, err)
 	}
+}
+
+// A database sorts text by its own language, and the payments by their bytes. Who takes
+// payments again and who posts them lock them in one order all the same: else each waits
+// for the other, and one of them fails.
+func TestPGStoreLocksInOneOrderInAnyLanguage(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	pool := storePoolIn(t, "en-US") // where a is before B
+	keys, err := pgidem.NewStore(pool, nil)
+	require.NoError(t, err)
+	require.NoError(t, prepare(ctx, pool, keys, true))
+	s := newPGStore(pool)
+	_, err = seed(ctx, s, 1)
+	require.NoError(t, err)
+	batch := []*payment{storePayment("a", bankComplete, "10"), storePayment("B", bankComplete, "10")}
+	_, err = s.accept(ctx, batch, false)
+	require.NoError(t, err)
+
+	const lock = `SELECT FROM payments WHERE reference = $1 FOR NO KEY UPDATE`
+	posting, err := pool.Begin(ctx)
+	require.NoError(t, err)
+	defer posting.Rollback(ctx) //nolint:errcheck // it is committed below
+	_, err = posting.Exec(ctx, lock, "B")
+	require.NoError(t, err)
+	accepted := make(chan error, 1)
+	go func() {
+		_, err := s.accept(ctx, batch, false)
+		accepted <- err
+	}()
+	require.Eventually(t, func() bool {
+		var waits bool
+		err := posting.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND transactionid = pg_current_xact_id()::xid)`).Scan(&waits)
+		return err == nil && waits
+	}, storeLimit, 5*time.Millisecond)
+	_, err = posting.Exec(ctx, lock+" NOWAIT", "a")
+	require.NoError(t, err, "who waits for B has a already")
+	require.NoError(t, posting.Commit(ctx))
+	require.NoError(t, <-accepted)
+}
+
+// storePoolIn returns a pool on a database of its own that sorts by a language.
+func storePoolIn(t *testing.T, locale string) *pgxpool.Pool {
+	t.Helper()
+	config, err := pgxpool.ParseConfig(testdb.PostgresURL(t))
+	require.NoError(t, err)
+	admin, err := pgx.ConnectConfig(t.Context(), config.ConnConfig)
+	require.NoError(t, err)
+	name := "test_" + strings.ToLower(rand.Text())
+	t.Cleanup(func() {
+		ctx := context.WithoutCancel(t.Context())
+		_, err := admin.Exec(ctx, "DROP DATABASE IF EXISTS "+name)
+		require.NoError(t, errors.Join(err, admin.Close(ctx)))
+	})
+	_, err = admin.Exec(t.Context(), "CREATE DATABASE "+name+" TEMPLATE template0 ENCODING UTF8 LOCALE_PROVIDER icu ICU_LOCALE '"+locale+"'")
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.Code == "0A000" {
+		t.Skip("this PostgreSQL is built without ICU")
+	}
+	require.NoError(t, err)
+	config.ConnConfig.Database = name
+	delete(config.ConnConfig.RuntimeParams, "search_path")
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	return pool
 }

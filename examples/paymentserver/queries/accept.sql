@@ -1,7 +1,8 @@
 -- Inserts payments, and completes those that were pending. For each it tells
 -- whether its customer is known, and when it was accepted: null where the
 -- reference is taken. By whom, this statement may be too early to see, as another
--- transaction took it while this one ran; the next statement is not.
+-- transaction took it while this one ran; the next statement is not. They are
+-- locked in the order in which due.sql locks them, whatever the database's language.
 WITH input AS (
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::numeric[], $5::timestamp[], $6::text[], $7::timestamptz[])
     WITH ORDINALITY AS i(reference, customer_id, payment_status, amount, transaction_date, state, accepted_at, n)
@@ -10,7 +11,7 @@ WITH input AS (
     SELECT i.reference, i.customer_id, i.payment_status, i.amount, i.transaction_date,
            CASE WHEN c.id IS NULL THEN 'REJECTED' ELSE i.state END, CASE WHEN c.id IS NULL THEN 'unknown_customer' ELSE '' END,
            coalesce(i.accepted_at, clock_timestamp())
-    FROM input i LEFT JOIN customers c ON c.id = i.customer_id WHERE c.id IS NOT NULL OR $8 ORDER BY i.reference
+    FROM input i LEFT JOIN customers c ON c.id = i.customer_id WHERE c.id IS NOT NULL OR $8 ORDER BY i.reference COLLATE "C"
     ON CONFLICT (reference) DO UPDATE
     SET payment_status = excluded.payment_status, transaction_date = excluded.transaction_date, state = excluded.state,
         reason = excluded.reason, accepted_at = excluded.accepted_at
