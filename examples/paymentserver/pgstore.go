@@ -73,6 +73,15 @@ func (s *pgStore) in(tx pgx.Tx) *ledger.Ledger {
 	return l
 }
 
+// errGone tells of a payment that nobody has:
+//
+//	its reference is taken, and so it is not inserted
+//	somebody deletes the one that has the reference, by hand, or to restore a backup
+//	it is looked for and not found
+//
+// Or a trigger of the table's owner drops it. It must not be acknowledged.
+var errGone = errors.New("a payment was neither inserted nor is it there")
+
 func (s *pgStore) accept(ctx context.Context, payments []*payment, acknowledged bool) ([]acceptance, error) {
 	out, err := s.insert(ctx, payments, acknowledged)
 	if err != nil {
@@ -91,6 +100,9 @@ func (s *pgStore) accept(ctx context.Context, payments []*payment, acknowledged 
 	for _, first := range have {
 		i := taken[first.Reference]
 		out[i] = first.again(payments[i])
+	}
+	if err == nil && len(have) < len(taken) {
+		err = errGone
 	}
 	return out, err
 }

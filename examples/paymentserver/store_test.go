@@ -650,3 +650,20 @@ func storePoolIn(t *testing.T, locale string) *pgxpool.Pool {
 	t.Cleanup(pool.Close)
 	return pool
 }
+
+// What is neither inserted nor there is not acknowledged: somebody has deleted it between
+// the two looks, or a trigger has dropped it.
+func TestPGStoreDoesNotAcknowledgeWhatIsNotThere(t *testing.T) {
+	t.Parallel()
+	s := storeKinds["postgres"](t)
+	_, err := seed(t.Context(), s, 1)
+	require.NoError(t, err)
+	s.mustAccept(t, storePayment("there", bankComplete, "10"))
+	_, err = s.store.(*pgStore).pool.Exec(t.Context(), `CREATE FUNCTION drop_it() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+		CREATE TRIGGER drop_it BEFORE INSERT ON payments FOR EACH ROW WHEN (NEW.reference = 'dropped') EXECUTE FUNCTION drop_it()`)
+	require.NoError(t, err)
+	for _, acknowledged := range []bool{false, true} {
+		_, err = s.accept(t.Context(), []*payment{storePayment("there", bankComplete, "10"), storePayment("dropped", bankComplete, "10")}, acknowledged)
+		require.ErrorIs(t, err, errGone)
+	}
+}
