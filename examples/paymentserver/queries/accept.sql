@@ -2,7 +2,7 @@
 -- whether its customer is known, and when it was accepted: null where the
 -- reference is taken. By whom, this statement may be too early to see, as another
 -- transaction took it while this one ran; the next statement is not. They are
--- locked in the order in which due.sql locks them, whatever the database's language.
+-- locked in the order in which due.sql locks them, whatever the language of the database.
 WITH input AS (
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::numeric[], $5::timestamp[], $6::text[], $7::timestamptz[])
     WITH ORDINALITY AS i(reference, customer_id, payment_status, amount, transaction_date, state, accepted_at, n)
