@@ -78,6 +78,83 @@ func TestBatchesGrowWhileOthersAreUnderWay(t *testing.T) {
 	})
 }
 
+func TestAFullBatchDoesNotWaitForTheWindow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		j, stop := start(&Options{Size: 2, Window: time.Hour}, square)
+		begin := time.Now()
+		var callers sync.WaitGroup
+		for n := range 4 {
+			callers.Go(func() {
+				got, err := j.Do(t.Context(), n)
+				require.NoError(t, err)
+				require.Equal(t, n*n, got)
+			})
+		}
+		callers.Wait()
+		require.Zero(t, time.Since(begin))
+		stop()
+	})
+}
+
+// Callers who keep coming do not keep a joiner from ending.
+func TestNothingIsTakenAfterTheStop(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		j, stop := start(&Options{AtOnce: 1}, func(calls []*Call[int, int]) {
+			<-release
+			square(calls)
+		})
+		var callers sync.WaitGroup
+		do := func(n int, want error) {
+			callers.Go(func() {
+				_, err := j.Do(t.Context(), n)
+				require.ErrorIs(t, err, want)
+			})
+			time.Sleep(time.Second)
+		}
+		do(1, nil) // is under way
+		do(2, nil) // is in the next batch
+		callers.Go(stop)
+		synctest.Wait()
+		do(3, ErrStopped)
+		close(release)
+		callers.Wait()
+	})
+}
+
+func TestOptionsThatAreNoneAreTheDefaults(t *testing.T) {
+	t.Parallel()
+	for _, o := range []*Options{nil, {}, {Size: -1, Window: -1, AtOnce: -1}} {
+		require.Equal(t, Options{Size: 100, Window: 2 * time.Millisecond, AtOnce: 2}, New(o, square).o)
+	}
+}
+
+func TestNoMoreBatchesAreUnderWayThanMayBe(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var under atomic.Int64
+		j, stop := start(&Options{Size: 1, AtOnce: 2}, func(calls []*Call[int, int]) {
+			require.LessOrEqual(t, under.Add(1), int64(2))
+			time.Sleep(time.Second)
+			under.Add(-1)
+			square(calls)
+		})
+		begin := time.Now()
+		var callers sync.WaitGroup
+		for n := range 6 {
+			callers.Go(func() {
+				_, err := j.Do(t.Context(), n)
+				require.NoError(t, err)
+			})
+		}
+		callers.Wait()
+		require.Equal(t, 3*time.Second, time.Since(begin))
+		stop()
+	})
+}
+
 func TestEachCallerGetsItsAnswerAsSoonAsItIsGiven(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
