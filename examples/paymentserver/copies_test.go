@@ -175,3 +175,23 @@ func TestAClientThatHangsUpRightAfterSending(t *testing.T) {
 	}
 	b.settle(t, drainLimit)
 }
+
+// Of what comes in one batch under one reference, a copy is answered with the first, and
+// other content by itself, when the first is known.
+func TestOtherContentInABatchIsNoCopy(t *testing.T) {
+	t.Parallel()
+	batch := []*request{
+		{payment: storePayment("R", bankComplete, "10")},
+		{payment: storePayment("S", bankComplete, "10")},
+		{payment: storePayment("R", bankComplete, "10.00")},
+		{payment: storePayment("R", bankComplete, "11")},
+		{payment: storePayment("R", "FAILED", "10")},
+		{payment: storePayment("R", bankComplete, "11")},
+		{payment: storePayment("R", bankComplete, "10")},
+	}
+	got := rounds(batch)
+	require.Equal(t, [][]*request{{batch[0], batch[1]}, {batch[3]}, {batch[4]}}, got)
+	require.Equal(t, []*request{batch[2], batch[6]}, batch[0].copies)
+	require.Equal(t, []*request{batch[5]}, batch[3].copies)
+	require.Empty(t, batch[4].copies)
+}

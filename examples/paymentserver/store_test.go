@@ -301,8 +301,14 @@ func storeSeeds(t *testing.T, s storeUnderTest) {
 }
 
 func storePages(t *testing.T, s storeUnderTest) {
-	_, err := seed(t.Context(), s, 12)
+	// They do not come in their order: the customer after GIG99999 is before it.
+	for _, ids := range [][]string{{"GIG00012", "GIG00007"}, {"GIG00009", "GIG00007", "GIG00005"}} {
+		_, err := s.open(t.Context(), ids)
+		require.NoError(t, err)
+	}
+	made, err := seed(t.Context(), s, 12)
 	require.NoError(t, err)
+	require.Equal(t, 12-3-4, made)
 	for _, c := range []struct {
 		limit, offset int
 		want          []string
@@ -340,10 +346,10 @@ func storeCanceled(t *testing.T, s storeUnderTest) {
 		require.NoError(t, err)
 		require.Empty(t, found)
 	}
-	if _, err := s.post(ctx, []string{"R"}); err != nil {
-		require.Equal(t, stateReceived, s.mustFind(t, "R").State)
-		require.Equal(t, "0", s.paid(t, "GIG00001").String())
-	}
+	_, err := s.post(ctx, []string{"R"})
+	require.ErrorIs(t, err, context.Canceled)
+	require.Equal(t, stateReceived, s.mustFind(t, "R").State)
+	require.Equal(t, "0", s.paid(t, "GIG00001").String())
 }
 
 const (
