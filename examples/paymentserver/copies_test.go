@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/safetill/safetill/examples/internal/breaker"
+	"github.com/safetill/safetill/idempotency"
+	"github.com/safetill/safetill/internal/queue"
 	"github.com/safetill/safetill/internal/testdb"
 )
 
@@ -194,4 +197,80 @@ func TestOtherContentInABatchIsNoCopy(t *testing.T) {
 	require.Equal(t, []*request{batch[2], batch[6]}, batch[0].copies)
 	require.Equal(t, []*request{batch[5]}, batch[3].copies)
 	require.Empty(t, batch[4].copies)
+}
+
+// While the database is down a payment is spilled with the time at which it is
+// acknowledged, and no worker is told of it. Other content under its reference is
+// neither acknowledged nor spilled: what of the two stands, only the database knows.
+func TestOtherContentIsNotSpilled(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s := newMemoryServer(t)
+	spill, err := queue.NewMemory(nil)
+	require.NoError(t, err)
+	durable := error(nil)
+	s.store, s.cache, s.spill = &failing{store: s.store}, idempotency.NewMemory(nil), spill
+	s.durable = func(context.Context) error { return durable }
+	var joining sync.WaitGroup
+	running, stop := context.WithCancel(ctx)
+	joining.Go(func() { _ = s.joiner.Run(running) })
+	t.Cleanup(joining.Wait)
+	t.Cleanup(stop)
+
+	first, err := s.joiner.Do(ctx, storePayment("R", bankComplete, "10"))
+	require.NoError(t, err)
+	_, err = s.joiner.Do(ctx, storePayment("R", bankComplete, "11"))
+	require.ErrorIs(t, err, errUnavailable)
+	durable = errors.New("nothing is kept")
+	_, err = s.joiner.Do(ctx, storePayment("S", bankComplete, "10"))
+	require.ErrorIs(t, err, errUnavailable)
+	require.ErrorIs(t, err, durable)
+
+	stop()
+	joining.Wait() // workers are told after the clients
+	msgs, err := spill.Claim(ctx, "w", 10)
+	require.NoError(t, err)
+	require.Len(t, msgs, 1)
+	var kept payment
+	require.NoError(t, json.Unmarshal(msgs[0].Body, &kept))
+	require.Equal(t, "R", kept.Reference)
+	require.Equal(t, "10", kept.Amount.String())
+	require.True(t, kept.AcceptedAt.Equal(first.AcceptedAt) && !first.AcceptedAt.IsZero())
+	told, err := s.queue.Stats(ctx)
+	require.NoError(t, err)
+	require.Zero(t, told)
+}
+
+// Workers hear of what is new and to be posted, and the cache of what was taken: a
+// refusal that it called processed would be told to who has mended the payment's customer.
+func TestOfWhatWorkersAndCacheAreTold(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s := newMemoryServer(t)
+	s.cache = idempotency.NewMemory(nil)
+	complete, pending, nobodys, repeat := storePayment("C", bankComplete, "10"), storePayment("P", bankPending, "10"),
+		storePayment("N", bankComplete, "10"), storePayment("R", bankComplete, "10")
+	nobodys.CustomerID = "GIG99999"
+	_, err := s.store.accept(ctx, []*payment{repeat}, false)
+	require.NoError(t, err)
+	var joining sync.WaitGroup
+	running, stop := context.WithCancel(ctx)
+	joining.Go(func() { _ = s.joiner.Run(running) })
+	t.Cleanup(joining.Wait)
+	t.Cleanup(stop)
+	for p, want := range map[*payment]error{complete: nil, pending: nil, nobodys: errUnknownCustomer, repeat: nil} {
+		_, err := s.joiner.Do(ctx, p)
+		require.ErrorIs(t, err, want, p.Reference)
+	}
+	stop()
+	joining.Wait() // they are told after the clients
+	msgs, err := s.queue.Claim(ctx, "w", 10)
+	require.NoError(t, err)
+	require.Len(t, msgs, 1)
+	require.Equal(t, complete.Reference, string(msgs[0].Body))
+	for p, want := range map[*payment]bool{complete: true, pending: true, nobodys: false, repeat: true} {
+		got, err := s.cache.Claim(ctx, []idempotency.Request{{Key: p.key(), Fingerprint: p.fingerprint(), Lease: claimLease}})
+		require.NoError(t, err)
+		require.Equal(t, want, got[0].Outcome == idempotency.Completed, p.Reference)
+	}
 }
