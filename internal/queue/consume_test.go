@@ -175,11 +175,14 @@ func TestConsumeReturnsWhatAClaimBringsAfterTheEnd(t *testing.T) {
 		q := newFaulty(t)
 		push(t, q, 1, 5)
 		q.after = func(string, int) error { time.Sleep(time.Second); return nil }
+		var handled atomic.Int32
 		drain := consume(t, q, &queue.ConsumeOptions{Workers: 2, Batch: 2}, func(context.Context, []queue.Message) error {
+			handled.Add(1)
 			return errors.New("must not be called")
 		})
 		time.Sleep(500 * time.Millisecond)
 		drain()
+		require.Zero(t, handled.Load())
 		require.Equal(t, 2, q.count("claim")-1)
 		wantStats(t, q, 5, 0)
 	})
@@ -246,6 +249,48 @@ func TestConsumeRenewsWhileAHandlerRuns(t *testing.T) {
 		drain()
 		require.EqualValues(t, 1, calls.Load())
 		wantStats(t, q, 0, 0)
+	})
+}
+
+// A handler that does not heed its context keeps its messages: who reaped them would have
+// them handled twice.
+func TestConsumeRenewsAfterTheGrace(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newFaulty(t)
+		push(t, q, 1, 1)
+		drain := consume(t, q, &queue.ConsumeOptions{Grace: time.Second}, func(context.Context, []queue.Message) error {
+			time.Sleep(5 * time.Minute)
+			return nil
+		})
+		time.Sleep(time.Second)
+		var ending sync.WaitGroup
+		ending.Go(drain)
+		time.Sleep(3 * time.Minute)
+		n, err := q.Reap(t.Context())
+		require.NoError(t, err)
+		require.Zero(t, n)
+		ending.Wait()
+		wantStats(t, q, 0, 0)
+	})
+}
+
+func TestConsumeWakesForWhatItTakesFromTheDead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newFaulty(t)
+		push(t, q, 1, 3)
+		_, err := q.Claim(t.Context(), "dead", 3)
+		require.NoError(t, err)
+		var handled atomic.Int32
+		o := &queue.ConsumeOptions{PollMin: 10 * time.Hour, PollMax: 10 * time.Hour, Wake: new(queue.Waker)}
+		drain := consume(t, q, o, func(_ context.Context, msgs []queue.Message) error {
+			handled.Add(int32(len(msgs)))
+			return nil
+		})
+		time.Sleep(time.Minute)
+		require.EqualValues(t, 3, handled.Load())
+		drain()
 	})
 }
 
@@ -377,6 +422,21 @@ func TestConsumeRefusesBadOptions(t *testing.T) {
 	}, handle)
 	for _, field := range []string{"Workers", "Batch", "PollMax", "ErrorMax", "Timeout", "Grace", "Renew"} {
 		require.ErrorContains(t, err, "ConsumeOptions."+field)
+	}
+}
+
+func TestConsumeRefusesARenewalThatIsTooRare(t *testing.T) {
+	t.Parallel()
+	ended, end := context.WithCancel(t.Context())
+	end()
+	m, err := queue.NewMemory(&queue.MemoryOptions{Lease: 10 * time.Second})
+	require.NoError(t, err)
+	handle := func(context.Context, []queue.Message) error { return nil }
+	for renew, refused := range map[time.Duration]bool{
+		-1: true, 0: false, time.Second: false, 10*time.Second - 1: false, 10 * time.Second: true, 12 * time.Second: true,
+	} {
+		err := queue.Consume(ended, m, &queue.ConsumeOptions{Renew: renew}, handle)
+		require.Equal(t, refused, err != nil, renew)
 	}
 }
 
