@@ -285,7 +285,11 @@ func TestRacedIDWithOtherAccounts(t *testing.T) {
 			var err error
 			if c.within {
 				err = pgx.BeginFunc(t.Context(), f.pool, func(db pgx.Tx) error {
-					r, err = on(t, db).Post(t.Context(), batch)
+					l, err := ledger.New(pgledger.NewStore(db, nil), nil)
+					if err != nil {
+						return err
+					}
+					r, err = l.Post(t.Context(), batch)
 					return err
 				})
 			} else {
