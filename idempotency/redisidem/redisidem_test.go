@@ -167,7 +167,7 @@ func TestEveryRecordExpires(t *testing.T) {
 	rdb := testdb.Redis(t)
 	store := newStore(t, rdb)
 	ctx := t.Context()
-	batch := requests(6)
+	batch := requests(10)
 	records, err := store.Claim(ctx, batch)
 	require.NoError(t, err)
 	_, err = store.Complete(ctx, []idempotency.Completion{{Key: batch[1].Key, Token: records[1].Token, TTL: 24 * time.Hour}})
@@ -176,17 +176,25 @@ func TestEveryRecordExpires(t *testing.T) {
 	require.NoError(t, err)
 	_, err = store.Extend(ctx, []idempotency.Extension{{Key: batch[3].Key, Token: records[3].Token, Lease: 2 * time.Hour}})
 	require.NoError(t, err)
-	for n, keep := range map[int]time.Duration{4: time.Minute, 5: 5 * time.Hour} { // with a step, kept for less or more than a claim is
+	for n, keep := range map[int]time.Duration{ // with a step, kept for less or more than a claim is
+		4: time.Minute, 5: 5 * time.Hour, 6: time.Minute, 7: 5 * time.Hour, 8: time.Minute, 9: 5 * time.Hour,
+	} {
 		_, err = store.Extend(ctx, []idempotency.Extension{{
 			Key: batch[n].Key, Token: records[n].Token, Lease: time.Minute, Keep: keep, Step: idempotency.StepRecord{Name: "charge"},
 		}})
 		require.NoError(t, err)
+		if n >= 8 { // the work goes on
+			continue
+		}
 		_, err = store.Release(ctx, []idempotency.Claim{{Key: batch[n].Key, Token: records[n].Token}})
 		require.NoError(t, err)
 	}
+	_, err = store.Claim(ctx, batch[6:8]) // by the next owners, who have the step too
+	require.NoError(t, err)
 	for i, want := range []time.Duration{
 		time.Minute + idempotency.AbandonedFor, 24 * time.Hour, idempotency.AbandonedFor,
 		2*time.Hour + idempotency.AbandonedFor, idempotency.AbandonedFor, 5 * time.Hour,
+		time.Minute + idempotency.AbandonedFor, 5 * time.Hour, time.Minute + idempotency.AbandonedFor, 5 * time.Hour,
 	} {
 		ttl, err := rdb.PTTL(ctx, t.Name()+":{"+batch[i].Key.String()+"}").Result()
 		require.NoError(t, err)
