@@ -66,7 +66,17 @@ func TestErrorClassesByCode(t *testing.T) {
 	class(t, "closed", net.ErrClosed, false, true)
 	class(t, "other", errors.New("other"), false, false)
 	class(t, "no rows", pgx.ErrNoRows, false, false)
+	class(t, "not sent", unsent{errors.New("not sent")}, true, false)
+	class(t, "cancelled before it was sent", unsent{context.Canceled}, false, false)
+	class(t, "cancelled on the way", &net.OpError{Op: "read", Err: context.Canceled}, false, false)
 }
+
+// unsent is what the driver says of a statement that it has not sent.
+type unsent struct{ error }
+
+func (unsent) SafeToRetry() bool { return true }
+
+func (u unsent) Unwrap() error { return u.error }
 
 func TestErrorClassesOfARealServer(t *testing.T) {
 	t.Parallel()
@@ -204,6 +214,10 @@ func TestAfterACommitWasSentOnlyARollbackIsRetryable(t *testing.T) {
 		require.Equal(t, want, pg.Retryable(sent), code)
 		require.Equal(t, pg.Unavailable(err), pg.Unavailable(sent), code)
 	}
-	require.False(t, pg.Retryable(pg.CommitSent(&pgconn.ConnectError{})))
+	_, refused := pgconn.Connect(t.Context(), "postgres://127.0.0.1:1/none")
+	for _, err := range []error{refused, unsent{errors.New("not sent")}} {
+		require.True(t, pg.Retryable(err), err)
+		require.False(t, pg.Retryable(pg.CommitSent(err)), err)
+	}
 	require.NoError(t, pg.CommitSent(nil))
 }
