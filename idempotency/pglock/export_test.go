@@ -6,3 +6,10 @@ import "github.com/safetill/safetill/idempotency"
 func Hash(scope, name string) int64 {
 	return hash(idempotency.Key{Scope: scope, Op: op, Value: name})
 }
+
+// Names is how many names somebody of this process has or waits for.
+func (l *Locker) Names() int {
+	l.line.mu.Lock()
+	defer l.line.mu.Unlock()
+	return len(l.line.places)
+}

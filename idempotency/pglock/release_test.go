@@ -1,0 +1,127 @@
+package pglock_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/idempotency/lock"
+	"github.com/safetill/safetill/idempotency/pglock"
+)
+
+// wire is a connection that breaks with the next that is sent, or that is cut: then it sends nothing, and the server does not hear of its end.
+type wire struct {
+	net.Conn
+	breaks, cut *atomic.Bool
+}
+
+func (w wire) Write(p []byte) (int, error) {
+	switch {
+	case w.breaks.Load():
+		return 0, errors.Join(errors.New("broken"), w.Conn.Close())
+	case w.cut.Load():
+		return 0, errors.New("cut")
+	}
+	return w.Conn.Write(p)
+}
+
+func (w wire) Close() error {
+	if w.cut.Load() {
+		return w.SetDeadline(time.Now())
+	}
+	return w.Conn.Close()
+}
+
+// wired returns a pool whose connections are w's.
+func wired(t *testing.T, pool *pgxpool.Pool, w *wire) *pgxpool.Pool {
+	t.Helper()
+	w.breaks, w.cut = new(atomic.Bool), new(atomic.Bool)
+	config := pool.Config()
+	config.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err == nil {
+			t.Cleanup(func() { _ = conn.Close() })
+		}
+		return wire{conn, w.breaks, w.cut}, err
+	}
+	own, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(own.Close)
+	return own
+}
+
+// The release does not reach the server: the connection is closed, and the lock ends with it. The log says so, if there is one.
+func TestLockThatIsNotReleasedEndsWithItsConnection(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	var w wire
+	holders := wired(t, pool, &w)
+	other := newLocker(t, pool, pglock.Options{Wait: patience})
+	var said bytes.Buffer
+	for _, logger := range []*slog.Logger{nil, slog.New(slog.NewTextHandler(&said, nil))} {
+		w.breaks.Store(false)
+		l := newLocker(t, holders, pglock.Options{Lease: time.Hour, WriteTimeout: 100 * time.Millisecond, Logger: logger})
+		require.NoError(t, l.Do(t.Context(), t.Name(), "a", func(context.Context, lock.Held) error {
+			w.breaks.Store(true)
+			return nil
+		}))
+		token(t, other)
+	}
+	require.Contains(t, said.String(), "lock not released")
+}
+
+// The holder is cut off, and the server does not see its connection end: after the lease it takes the lock away by itself. The holder is told
+// by its own clock, and returns that beside what its work returned.
+func TestHolderThatIsCutOffLosesTheLock(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	var w wire
+	holders := wired(t, pool, &w)
+	l := newLocker(t, holders, pglock.Options{Lease: time.Second, WriteTimeout: 100 * time.Millisecond})
+	other := newLocker(t, pool, pglock.Options{Wait: patience})
+	own := errors.New("own")
+	for name, failure := range map[string]error{"a": nil, "b": own, "c": lock.ErrLost} {
+		w.cut.Store(false)
+		err := l.Do(t.Context(), t.Name(), name, func(ctx context.Context, _ lock.Held) error {
+			w.cut.Store(true)
+			<-ctx.Done()
+			require.NoError(t, other.Do(t.Context(), t.Name(), name, func(context.Context, lock.Held) error { return nil }))
+			return failure
+		})
+		require.ErrorIs(t, err, lock.ErrLost)
+		switch {
+		case failure == nil:
+			require.ErrorContains(t, err, "its connection failed")
+			require.NotContains(t, err.Error(), "nil")
+		case errors.Is(failure, lock.ErrLost):
+			require.Equal(t, failure, err)
+		default:
+			require.ErrorIs(t, err, own)
+		}
+	}
+}
+
+// The name is another process' for longer than one waits: the server's queue is left in time.
+func TestWaitAtTheServerRunsOut(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	holder, waiter := newLocker(t, pool, pglock.Options{}), newLocker(t, pool, pglock.Options{Wait: 50 * time.Millisecond})
+	require.NoError(t, holder.Do(t.Context(), t.Name(), "a", func(ctx context.Context, _ lock.Held) error {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		err := lock.ErrStale
+		for !errors.Is(err, lock.ErrHeld) { // on a slow machine it may wait in vain for a connection
+			err = waiter.Do(ctx, t.Name(), "a", never)
+			require.NoError(t, ctx.Err())
+		}
+		return nil
+	}))
+}
