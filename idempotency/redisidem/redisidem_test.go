@@ -6,11 +6,13 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/safetill/safetill/idempotency"
@@ -67,6 +69,7 @@ func requests(n int) []idempotency.Request {
 type hooks struct {
 	trips  atomic.Int32
 	resend bool
+	lost   sync.Map // by command, the answer that the client has not seen
 }
 
 func (h *hooks) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -76,6 +79,7 @@ func (h *hooks) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		h.trips.Add(1)
 		if h.resend {
 			_ = next(ctx, cmd)
+			h.lose(cmd)
 		}
 		return next(ctx, cmd)
 	}
@@ -86,9 +90,29 @@ func (h *hooks) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proces
 		h.trips.Add(1)
 		if h.resend {
 			_ = next(ctx, cmds)
+			for _, cmd := range cmds {
+				h.lose(cmd)
+			}
 		}
 		return next(ctx, cmds)
 	}
+}
+
+func (h *hooks) lose(cmd redis.Cmder) {
+	if script, ok := cmd.(*redis.Cmd); ok {
+		h.lost.Store(script, script.Val())
+	}
+}
+
+// tokens are those of the claims that an answer says are won.
+func tokens(answer any) (all []any) {
+	claims, _ := answer.([]any)
+	for _, claim := range claims {
+		if c, ok := claim.([]any); ok && c[0] == int64(1) {
+			all = append(all, c[1])
+		}
+	}
+	return all
 }
 
 // backends connect to what a store can run on.
@@ -127,12 +151,20 @@ func TestResentCommandsAreRecognised(t *testing.T) {
 	for name, connect := range backends {
 		t.Run(name, func(t *testing.T) {
 			rdb := connect(t)
-			rdb.AddHook(&hooks{resend: true})
+			h := hooks{resend: true}
+			rdb.AddHook(&h)
 			store := newStore(t, rdb)
 			batch := requests(10)
 			batch = append(batch, batch[3]) // a duplicate stays a duplicate
 			records, err := store.Claim(t.Context(), batch)
 			require.NoError(t, err)
+			// With the token that was lost: the two may also arrive the other way round.
+			var lost int
+			h.lost.Range(func(cmd, answer any) bool {
+				lost += len(tokens(answer))
+				return assert.Equal(t, tokens(answer), tokens(cmd.(*redis.Cmd).Val()))
+			})
+			require.Equal(t, 10, lost)
 			var completions []idempotency.Completion
 			for i, r := range records[:10] {
 				require.Equal(t, idempotency.Won, r.Outcome)
