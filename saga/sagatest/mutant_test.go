@@ -34,8 +34,8 @@ func (r *recorder) Logf(string, ...any)               {}
 
 // parts of a saga, each of which a mutant has one wrong of.
 type parts struct {
-	charge *saga.StepPart[order]
-	pivot  *saga.StepPart[order]
+	charge saga.Part[order]
+	pivot  saga.Part[order]
 }
 
 // charge and refund are the order's step, and what undoes it.
@@ -48,6 +48,14 @@ func charge(w *sagatest.World) saga.Func[order] {
 
 func refund(w *sagatest.World) saga.Func[order] {
 	return func(ctx context.Context, _ *order) error { return w.Provider("bank").Undo(ctx, key(ctx)) }
+}
+
+// beside has its effect at once, whatever becomes of the transaction.
+func beside(w *sagatest.World, sign int64) saga.TxFunc[order, *saga.MemoryTx] {
+	return func(ctx context.Context, _ *saga.MemoryTx, o *order) error {
+		w.Record("books", saga.CallFrom(ctx).Key(), sign*o.Amount)
+		return nil
+	}
 }
 
 func nothing(context.Context, *order) error { return nil }
@@ -103,6 +111,18 @@ var mutants = map[string]struct {
 				Verify(func(context.Context, *order) (saga.Outcome, error) { return saga.Applied, nil })
 		},
 		want: "it is Completed with the effects",
+	},
+	"an effect that is called Pure": {
+		change: func(w *sagatest.World, p *parts) { p.charge = saga.Pure("charge", charge(w)) },
+		want:   "it is Compensated, and the effects that are left are map[bank:100]",
+	},
+	"an effect beside its transaction": {
+		change: func(w *sagatest.World, p *parts) { p.charge = saga.StepTx("charge", beside(w, 1)).Undo(beside(w, -1)) },
+		want:   "took effect twice",
+	},
+	"a pivot beside its transaction": {
+		change: func(w *sagatest.World, p *parts) { p.pivot = saga.PivotTx("confirm", beside(w, 1)) },
+		want:   "took effect twice",
 	},
 	"a pivot that can be left in doubt": {
 		change: func(_ *sagatest.World, p *parts) { p.pivot = saga.Pivot("confirm", nothing) },
