@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/safetill/safetill/saga"
@@ -413,6 +414,61 @@ func TestEveryStatusIsWrittenAloneAndInABatch(t *testing.T) {
 				require.Equal(t, &want, f.find(t, want.ID))
 			}
 		}
+	}
+}
+
+// The statements for sagas that are well leave most columns out: nothing stays in them
+// of what was there before, and the lease is as it was.
+func TestNothingStaysOfWhatWasWrong(t *testing.T) {
+	t.Parallel()
+	for _, ids := range [][]string{{"alone"}, {"a", "b"}} {
+		f := open(t)
+		lease := func() (due []time.Time) {
+			t.Helper()
+			rows, err := f.pool.Query(t.Context(), "SELECT due_at FROM sagas ORDER BY id")
+			require.NoError(t, err)
+			due, err = pgx.CollectRows(rows, pgx.RowTo[time.Time])
+			require.NoError(t, err)
+			return due
+		}
+		var ill, well []*saga.Write
+		for _, id := range ids {
+			w := next(f.create(t, id, "me"))
+			r := w.Record
+			r.Status, r.Undoing, r.Failed, r.Error, r.Crashes = saga.Suspended, true, "charge", "no", 2
+			ill = append(ill, w)
+		}
+		due := lease()
+		require.NoError(t, f.Save(t.Context(), ill))
+		for _, w := range ill {
+			w = next(w.Record)
+			r := w.Record
+			r.Status, r.Undoing, r.Failed, r.Error, r.Crashes = saga.Running, false, "", "", 0
+			well = append(well, w)
+		}
+		require.NoError(t, f.Save(t.Context(), well))
+		require.Equal(t, due, lease())
+		for n, w := range well {
+			require.NoError(t, w.Err)
+			require.Equal(t, w.Record, f.find(t, ids[n]))
+			require.True(t, w.Record.Updated.After(ill[n].Record.Updated))
+		}
+	}
+}
+
+// What has no owner is written by a person, and is due at once, whatever it waits for.
+func TestWhatAPersonHasMendedIsDue(t *testing.T) {
+	t.Parallel()
+	for _, ids := range [][]string{{"alone"}, {"a", "b"}} {
+		f := open(t)
+		var writes []*saga.Write
+		for _, id := range ids {
+			writes = append(writes, next(f.create(t, id, "")))
+		}
+		f.exec(t, "UPDATE sagas SET due_at = now() + interval '1 hour'")
+		require.Empty(t, f.claim(t, "you", 9))
+		require.NoError(t, f.Save(t.Context(), writes))
+		require.Len(t, f.claim(t, "you", 9), len(ids))
 	}
 }
 
