@@ -261,3 +261,45 @@ func TestAChildThatMayBeUnderWayIsCancelledWithItsParent(t *testing.T) {
 		})
 	}
 }
+
+// deliveries counts what is delivered.
+type deliveries struct {
+	*saga.Memory
+	to []string
+}
+
+func (d *deliveries) Deliver(ctx context.Context, id, name string, payload []byte) error {
+	d.to = append(d.to, id+" "+name)
+	return d.Memory.Deliver(ctx, id, name, payload)
+}
+
+// A parent is told of its child's end, and does not only find it when it looks. It is told
+// once: a child that is stuck has not ended, and must not have used its word up.
+func TestAParentIsToldOfItsChildsEnd(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		heard := &deliveries{Memory: store}
+		var over []string
+		inner := saga.MustDefine("inner", 1, saga.Pivot("pay", func(context.Context, *order) error { return saga.InDoubt(errPlain) }))
+		def := saga.MustDefine("order", 1, saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
+			func(*order, saga.Result[order]) error { return nil }).Undo(noop))
+		e, h, stop := start(t, heard, def, saga.Options{
+			Definitions: []saga.Registered{inner},
+			Hooks:       saga.Hooks{OnOver: func(rec *saga.Record, _ time.Duration) { over = append(over, rec.ID+" "+rec.Status.String()) }},
+		})
+		begun := time.Now()
+		time.Sleep(time.Millisecond)
+		rec, err := e.Admin().Inspect(context.Background(), "o1/inner")
+		require.NoError(t, err)
+		require.Equal(t, saga.Stuck, rec.Status)
+		require.Empty(t, heard.to)
+		time.Sleep(6*time.Second - time.Since(begun)) // it looks every 5 s
+		_, err = e.Admin().Resolve(context.Background(), "o1/inner", saga.ActionForceApplied,
+			saga.Audit{Actor: "ann", Reason: "the bank has it", ExpectRevision: rec.Revision})
+		require.NoError(t, err)
+		require.Equal(t, saga.Completed, wait(t, h).Status)
+		require.Less(t, time.Since(begun), 9*time.Second)
+		stop()
+		require.Equal(t, []string{"o1 $child/inner"}, heard.to)
+		require.Equal(t, []string{"o1/inner STUCK", "o1/inner COMPLETED", "o1 COMPLETED"}, over)
+	})
+}

@@ -324,6 +324,42 @@ func TestShutdownKeepsWhatIsDone(t *testing.T) {
 	})
 }
 
+// The provider is given its time also where the process ends meanwhile: it is no crash,
+// and the next process waits for what is left.
+func TestShutdownKeepsTheWaitBetweenAttempts(t *testing.T) {
+	for name, takes := range map[string]time.Duration{"while it waits": 0, "while the step is under way": 2 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				var failed, again time.Time
+				n := 0
+				def := saga.MustDefine("order", 1, saga.Step("charge", func(context.Context, *order) error {
+					if n++; n == 1 {
+						time.Sleep(takes)
+						failed = time.Now()
+						return errPlain
+					}
+					again = time.Now()
+					return nil
+				}).Undo(noop).Retry(saga.Retry{First: 4 * time.Second}))
+				_, _, end := start(t, store, def, saga.Options{})
+				time.Sleep(time.Second)
+				end()
+				e, stop := second(t, store, def)
+				require.Equal(t, saga.Completed, wait(t, def.Handle(e, "o1")).Status)
+				rec, err := e.Admin().Inspect(context.Background(), "o1")
+				stop()
+				require.NoError(t, err)
+				require.GreaterOrEqual(t, again.Sub(failed), 2*time.Second, "half of 4 s at least")
+				require.Less(t, again.Sub(failed), 6*time.Second)
+				require.Equal(t, 2, n)
+				for _, ev := range rec.Events {
+					require.NotEqual(t, saga.EventCrashed, ev.Kind)
+				}
+			})
+		})
+	}
+}
+
 // An owner dies without a word: recovery begins within its lease and a poll.
 func TestRecoveryBeginsWithinTheLease(t *testing.T) {
 	alone(t, func(t *testing.T, store *saga.Memory) {

@@ -144,6 +144,31 @@ func TestDataThatNoStoreCouldKeepDoesNotForgetItsStep(t *testing.T) {
 	}
 }
 
+// The same of a compensation: it is done, and what it has found out cannot be kept.
+func TestDataThatNoStoreCouldKeepDoesNotForgetACompensation(t *testing.T) {
+	type rate struct{ Fee float64 }
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		none := func(context.Context, *rate) error { return nil }
+		def := saga.MustDefine("order", 1,
+			saga.Step("reserve", none).Undo(none),
+			saga.Step("charge", none).Undo(func(_ context.Context, r *rate) error { r.Fee = math.NaN(); return nil }),
+			saga.Pivot("confirm", func(context.Context, *rate) error { return errNo }))
+		e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+		require.NoError(t, err)
+		ctx, stop := runs(t, e)
+		defer stop()
+		h, err := def.Start(ctx, e, "o1", rate{}, nil)
+		require.NoError(t, err)
+		got, err := h.Wait(ctx)
+		require.NoError(t, err)
+		require.Equal(t, saga.Stuck, got.Status)
+		require.ErrorContains(t, got.Err(), "NaN")
+		rec, err := e.Admin().Inspect(ctx, "o1")
+		require.NoError(t, err)
+		require.Equal(t, []saga.Mark{saga.Done, saga.Undone}, []saga.Mark{rec.Steps[0].Mark, rec.Steps[1].Mark})
+	})
+}
+
 func TestATopicThatNoStoreCouldKeepIsRefused(t *testing.T) {
 	alone(t, func(t *testing.T, store *saga.Memory) {
 		def := saga.MustDefine("order", 1, saga.Pivot("confirm", func(ctx context.Context, _ *order) error {

@@ -83,3 +83,41 @@ func TestAStepMayFailAsAStoreDoes(t *testing.T) {
 		})
 	}
 }
+
+// faulty is a store whose first commits of a compensation fail behind their work.
+type faulty struct {
+	*saga.Memory
+	fail int
+}
+
+func (s *faulty) SaveTx(ctx context.Context, w *saga.Write, work func(context.Context, any) error) error {
+	if !w.Record.Undoing {
+		return s.Memory.SaveTx(ctx, w, work)
+	}
+	if s.fail--; s.fail >= 0 {
+		return &saga.StoreError{Cause: errors.Join(work(ctx, &saga.MemoryTx{}), errors.New("the server is gone"))}
+	}
+	return s.Memory.SaveTx(ctx, w, work)
+}
+
+// The compensation works, and its commit fails; it is called again, and fails itself. It
+// has been rolled back twice, and is not done.
+func TestACompensationThatWasRolledBackIsNotDone(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		held, back := 0, &script{errs: []error{nil, errPlain, nil}}
+		def := saga.MustDefine("order", 1,
+			saga.StepTx("hold", func(_ context.Context, tx *saga.MemoryTx, _ *order) error {
+				tx.OnCommit(func() { held++ })
+				return nil
+			}).Undo(func(ctx context.Context, tx *saga.MemoryTx, o *order) error {
+				tx.OnCommit(func() { held-- })
+				return back.tx(ctx, tx, o)
+			}),
+			saga.Pivot("confirm", func(context.Context, *order) error { return errNo }))
+		_, h, stop := start(t, &faulty{store, 1}, def, saga.Options{})
+		require.Equal(t, saga.Compensated, wait(t, h).Status)
+		stop()
+		require.Zero(t, held)
+		require.Equal(t, 3, back.calls)
+	})
+}
