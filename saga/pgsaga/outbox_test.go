@@ -90,6 +90,23 @@ func TestOutboxOrderBySerialIDSkipsNoRows(t *testing.T) {
 	require.Equal(t, []string{"slow"}, f.relay(t, 10))
 }
 
+// The same while the others are published: what was not published is not removed.
+func TestAMessageThatIsCommittedMeanwhileStays(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	quick := next(f.create(t, "quick", "me"))
+	quick.Messages = []saga.Message{{Topic: "quick"}}
+	tx, err := f.pool.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), "INSERT INTO saga_outbox (created_at, saga_id, step, topic, key, payload) VALUES (now(), 'slow', '', 'slow', '', '')")
+	require.NoError(t, err)
+	require.NoError(t, f.save(t, quick))
+	n, err := f.Relay(t.Context(), 10, func(ctx context.Context, _ []saga.Message) error { return tx.Commit(ctx) })
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	require.Equal(t, []string{"slow"}, f.relay(t, 10))
+}
+
 // Many write and many relay at once: nothing is lost, and each saga's messages come in
 // the order of its steps.
 func TestRelayUnderLoad(t *testing.T) {
