@@ -472,6 +472,33 @@ func TestWhatAPersonHasMendedIsDue(t *testing.T) {
 	}
 }
 
+// An owner that was replaced does not hold the lease of the next one, which may be dead.
+func TestAnOldOwnerRenewsNothing(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	f.create(t, "1", "me")
+	f.expire(t)
+	require.Len(t, f.claim(t, "you", 1), 1)
+	f.expire(t)
+	old := &saga.Lease{ID: "1", Token: 1}
+	require.NoError(t, f.Renew(t.Context(), []*saga.Lease{old}, time.Hour))
+	require.ErrorIs(t, old.Err, saga.ErrFenced)
+	require.Len(t, f.claim(t, "another", 1), 1)
+}
+
+// There is room for so many signals, and for those of the engine.
+func TestSignalsAreBounded(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	f.create(t, "1", "me")
+	for n := range saga.MaxSignals {
+		require.NoError(t, f.Deliver(t.Context(), "1", fmt.Sprint(n), []byte("1")))
+	}
+	require.ErrorIs(t, f.Deliver(t.Context(), "1", "more", []byte("1")), saga.ErrTooManySignals)
+	require.NoError(t, f.Deliver(t.Context(), "1", "$cancel", []byte("1")))
+	require.ErrorIs(t, f.Deliver(t.Context(), "1", "more", []byte("1")), saga.ErrTooManySignals)
+}
+
 // Sixty-four owners fight for 200 sagas whose leases run out all the time. Every write
 // that was accepted adds one to the revision, so none was accepted twice.
 func TestOwnersFightForSagas(t *testing.T) {
