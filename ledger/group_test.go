@@ -210,6 +210,26 @@ func TestGroupDrains(t *testing.T) {
 	})
 }
 
+// Whoever closes the pool when Run has returned must not close it under a commit.
+func TestGroupRunReturnsAfterItsLastCommit(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		_, g := newGroup(t, &slow{Store: ledger.NewMemory(nil), takes: time.Second}, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		posted := make(chan time.Time, 1)
+		go func() {
+			if _, err := g.PostOne(t.Context(), pay("1")); err != nil {
+				t.Error(err)
+			}
+			posted <- time.Now()
+		}()
+		time.AfterFunc(time.Second/2, cancel) // the commit is under way
+		require.NoError(t, g.Run(ctx))
+		returned := time.Now()
+		require.False(t, returned.Before(<-posted))
+	})
+}
+
 // A store that hangs keeps neither callers nor Run for longer than the timeout.
 func TestGroupTimeout(t *testing.T) {
 	t.Parallel()
@@ -487,6 +507,10 @@ func TestNewGroupRefuses(t *testing.T) {
 	for _, field := range []string{"ledger is nil", "MaxBatch is not 1 to 8192", "AtOnce is neg", "Window is neg", "Timeout is neg"} {
 		require.ErrorContains(t, err, field)
 	}
+	l, err := ledger.New(ledger.NewMemory(nil), nil)
+	require.NoError(t, err)
+	_, err = ledger.NewGroup(l, &ledger.GroupOptions{MaxBatch: -1})
+	require.ErrorContains(t, err, "MaxBatch is not 1 to 8192")
 }
 
 func TestGroupBadCalls(t *testing.T) {

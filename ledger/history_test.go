@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/bits"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -230,12 +231,13 @@ func TestBalanceAtOfOneEntry(t *testing.T) {
 	}
 }
 
-// gap has lost one entry.
+// gap has lost the second entry: who asks for it is given the third.
 type gap struct{ ledger.Store }
 
 func (g gap) Lines(ctx context.Context, id ledger.AccountID, after int64, limit int) ([]ledger.Recorded, error) {
 	page, err := g.Store.Lines(ctx, id, after, limit+1)
-	return page[min(1, len(page)):], err
+	page = slices.DeleteFunc(page, func(r ledger.Recorded) bool { return r.Version == 2 })
+	return page[:min(limit, len(page))], err
 }
 
 func TestBalanceAtNamesTheEntryThatIsMissing(t *testing.T) {
@@ -247,8 +249,7 @@ func TestBalanceAtNamesTheEntryThatIsMissing(t *testing.T) {
 		require.NoError(t, err)
 	}
 	_, err := l.BalanceAt(t.Context(), "shop", now.Add(-time.Second))
-	require.ErrorContains(t, err, "entry 3")
-	require.ErrorContains(t, err, "is missing")
+	require.ErrorContains(t, err, `entry 2 of "shop" is missing`)
 }
 
 // forgetful has lost all entries.
