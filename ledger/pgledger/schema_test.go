@@ -122,6 +122,29 @@ func TestSchemaOfAnyName(t *testing.T) {
 	require.Zero(t, count(t, pool, "SELECT count(*) FROM pg_class WHERE relname LIKE 'ledger%' AND relnamespace = current_schema()::regnamespace"))
 }
 
+// What a connection knows of one schema's statements says nothing of those of another.
+func TestPostThatFailsInAnotherSchemaLeavesTheCallersTransactionUsable(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	schema := "other" + strings.ToLower(rand.Text()[:8])
+	t.Cleanup(func() {
+		_, err := f.pool.Exec(context.WithoutCancel(t.Context()), "DROP SCHEMA "+schema+" CASCADE")
+		require.NoError(t, err)
+	})
+	require.NoError(t, pgledger.Migrate(t.Context(), f.pool, &pgledger.MigrateOptions{Schema: schema}))
+	locker := begin(t, f, pgx.TxOptions{})
+	exec(t, locker, "LOCK TABLE "+schema+".ledger_accounts")
+	tx := begin(t, f, pgx.TxOptions{})
+	want(t, on(t, tx), ledger.Posted, move("1", "bank", "a", "1"))
+	exec(t, tx, "SET LOCAL lock_timeout = '50ms'")
+	l, err := ledger.New(pgledger.NewStore(tx, &pgledger.Options{Schema: schema}), nil)
+	require.NoError(t, err)
+	_, err = l.Post(t.Context(), []ledger.Transaction{move("1", "bank", "a", "1")})
+	require.ErrorContains(t, err, "lock timeout")
+	require.NoError(t, tx.Commit(t.Context()))
+	f.balance(t, "a", "1", 1)
+}
+
 // Whoever goes past this package still cannot write down money that is none.
 func TestConstraintsRefuseWhatGoRefuses(t *testing.T) {
 	t.Parallel()

@@ -72,7 +72,7 @@ WITH entries AS (
     UNION ALL SELECT '', '', 0, 'amounts held by ' || h.transaction_id || ', which is no hold', count(*), 0
               FROM {holds} h LEFT JOIN {transactions} t ON t.id = h.transaction_id AND t.kind = 1 WHERE t.id IS NULL GROUP BY h.transaction_id
     UNION ALL SELECT '', currency, max(scale), 'sum', sum(debits), sum(credits)
-              FROM checked WHERE id IS NOT NULL GROUP BY currency HAVING sum(debits) <> sum(credits)
+              FROM checked GROUP BY currency HAVING sum(debits) <> sum(credits)
 )
 (SELECT id, currency, scale::int, what, have::text, want::text, 0::bigint, 0::bigint, 0::bigint FROM breaks ORDER BY id, what COLLATE "C" LIMIT $1)
 UNION ALL

@@ -69,6 +69,20 @@ var tamperings = map[string]struct {
 		[]string{`UPDATE ledger_postings SET debit_balance = debit_balance - 1 WHERE transaction_id = '2'`},
 		[]string{`NGN balance of entry 2 of account "bank": 16.99, should be 17`},
 	},
+	"the first running balance": {
+		[]string{`UPDATE ledger_postings SET credit_balance = 900 WHERE transaction_id = '1'`},
+		[]string{`NGN balance of entry 1 of account "a": 9, should be 10`},
+	},
+	"the first posting is deleted": {
+		[]string{`DELETE FROM ledger_postings WHERE transaction_id = '1'`},
+		[]string{
+			"postings of transaction 1: 0, should be 1",
+			`NGN balance of entry 2 of account "a": 6, should be -4`, `NGN credits of account "a": 11, should be 1`,
+			`NGN entry of account "a": 2, should be 1`, `NGN version of account "a": 3, should be 2`,
+			`NGN balance of entry 2 of account "bank": 17, should be 7`, `NGN debits of account "bank": 17, should be 7`,
+			`NGN entry of account "bank": 2, should be 1`, `NGN version of account "bank": 2, should be 1`,
+		},
+	},
 	"a posting is deleted": {
 		[]string{`DELETE FROM ledger_postings` + ofThird},
 		[]string{
@@ -90,6 +104,10 @@ var tamperings = map[string]struct {
 	"a version of an account": {
 		[]string{`UPDATE ledger_accounts SET version = 9 WHERE id = 'bank'`},
 		[]string{`NGN version of account "bank": 9, should be 2`},
+	},
+	"an earlier version of an account": {
+		[]string{`UPDATE ledger_accounts SET version = 1 WHERE id = 'bank'`},
+		[]string{`NGN version of account "bank": 1, should be 2`},
 	},
 	"a transaction is deleted": {
 		[]string{`DELETE FROM ledger_transactions WHERE id = '3'`},
@@ -148,15 +166,20 @@ func TestVerifyFindsTamperingWithHoldsAndWhatClosesThem(t *testing.T) {
 		sql  string
 		want []string
 	}{
-		"what an account holds":   {`UPDATE ledger_accounts SET held_debits = held_debits - 100 WHERE id = 'a'`, []string{`NGN held debits of account "a": 1, should be 2`}},
-		"what it is to get":       {`UPDATE ledger_accounts SET held_credits = 0 WHERE id = 'b'`, []string{`NGN held credits of account "b": 0, should be 2`}},
-		"what is no hold holds":   {`INSERT INTO ledger_holds SELECT 'undone', 1, debit_no, credit_no, 300 FROM ledger_holds WHERE transaction_id = 'open'`, []string{"amounts held by undone, which is no hold: 1, should be 0"}},
-		"the amount of a hold":    {`UPDATE ledger_holds SET amount = 300 WHERE transaction_id = 'open'`, []string{`NGN held debits of account "a": 2, should be 3`, `NGN held credits of account "b": 2, should be 3`}},
-		"a hold is open again":    {`UPDATE ledger_transactions SET closed_by = NULL WHERE id = 'captured'`, []string{"transactions closed by capture: 0, should be 1", `NGN held debits of account "a": 2, should be 7`, `NGN held credits of account "b": 2, should be 7`}},
-		"a posting is not undone": {`UPDATE ledger_transactions SET closed_by = NULL WHERE id = 'undone'`, []string{"transactions closed by undo: 0, should be 1"}},
-		"a posting is undone":     {`UPDATE ledger_transactions SET closed_by = 'nobody' WHERE id = 'fund'`, []string{"transactions that close fund: 0, should be 1"}},
-		"by a refusal":            {`UPDATE ledger_transactions SET closed_by = 'refused' WHERE id = 'fund'`, []string{"transactions that close fund: 0, should be 1"}},
-		"undone by another":       {`UPDATE ledger_transactions SET target = 'fund' WHERE id = 'undo'`, []string{"transactions closed by undo: 0, should be 1", "transactions that close undone: 0, should be 1"}},
+		"what an account holds":    {`UPDATE ledger_accounts SET held_debits = held_debits - 100 WHERE id = 'a'`, []string{`NGN held debits of account "a": 1, should be 2`}},
+		"what it is to get":        {`UPDATE ledger_accounts SET held_credits = 0 WHERE id = 'b'`, []string{`NGN held credits of account "b": 0, should be 2`}},
+		"more than is held":        {`UPDATE ledger_accounts SET held_debits = held_debits + 100 WHERE id = 'a'`, []string{`NGN held debits of account "a": 3, should be 2`}},
+		"more than is to come":     {`UPDATE ledger_accounts SET held_credits = held_credits + 100 WHERE id = 'b'`, []string{`NGN held credits of account "b": 3, should be 2`}},
+		"where nothing is held":    {`UPDATE ledger_accounts SET held_debits = 100, held_credits = 200 WHERE id = 'bank'`, []string{`NGN held credits of account "bank": 2, should be 0`, `NGN held debits of account "bank": 1, should be 0`}},
+		"a hold is called refused": {`UPDATE ledger_transactions SET verdict = 12 WHERE id = 'open'`, []string{`NGN held debits of account "a": 2, should be 0`, `NGN held credits of account "b": 2, should be 0`}},
+		"what is no hold holds":    {`INSERT INTO ledger_holds SELECT 'undone', 1, debit_no, credit_no, 300 FROM ledger_holds WHERE transaction_id = 'open'`, []string{"amounts held by undone, which is no hold: 1, should be 0"}},
+		"the amount of a hold":     {`UPDATE ledger_holds SET amount = 300 WHERE transaction_id = 'open'`, []string{`NGN held debits of account "a": 2, should be 3`, `NGN held credits of account "b": 2, should be 3`}},
+		"a hold is open again":     {`UPDATE ledger_transactions SET closed_by = NULL WHERE id = 'captured'`, []string{"transactions closed by capture: 0, should be 1", `NGN held debits of account "a": 2, should be 7`, `NGN held credits of account "b": 2, should be 7`}},
+		"a posting is not undone":  {`UPDATE ledger_transactions SET closed_by = NULL WHERE id = 'undone'`, []string{"transactions closed by undo: 0, should be 1"}},
+		"a posting is undone":      {`UPDATE ledger_transactions SET closed_by = 'nobody' WHERE id = 'fund'`, []string{"transactions that close fund: 0, should be 1"}},
+		"by a refusal":             {`UPDATE ledger_transactions SET closed_by = 'refused' WHERE id = 'fund'`, []string{"transactions that close fund: 0, should be 1"}},
+		"closed by another":        {`UPDATE ledger_transactions SET closed_by = 'capture' WHERE id = 'undone'`, []string{"transactions closed by undo: 0, should be 1", "transactions that close undone: 0, should be 1"}},
+		"undone by another":        {`UPDATE ledger_transactions SET target = 'fund' WHERE id = 'undo'`, []string{"transactions closed by undo: 0, should be 1", "transactions that close undone: 0, should be 1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -173,6 +196,19 @@ func TestVerifyFindsTamperingWithHoldsAndWhatClosesThem(t *testing.T) {
 			require.Equal(t, c.want, changed(t, f, c.sql))
 		})
 	}
+}
+
+// Of an account that is gone there are entries only, with breaks of their own.
+func TestVerifyOfAnAccountThatIsGone(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	f.want(t, ledger.Posted, move("1", "bank", "a", "10"), move("2", "bank", "b", "7"), move("3", "a", "b", "4"), move("4", "b", "a", "1"))
+	breaks := changed(t, f, "DELETE FROM ledger_accounts WHERE id = 'b'", "DELETE FROM ledger_postings"+ofThird)
+	require.Contains(t, breaks, "entries without an account, number 2: 2, should be 0")
+	r, err := f.Verify(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 2, r.Accounts)
+	require.EqualValues(t, 6, r.Entries)
 }
 
 // A debit and a credit of one account cannot share a version by a constraint, since each has an index of its own.
