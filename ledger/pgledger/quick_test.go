@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -145,6 +146,27 @@ func TestHoldsAndFloorsOfOthersAreNoticed(t *testing.T) {
 			require.Equal(t, ledger.Posted, r[1].Verdict)
 			f.verify(t)
 		})
+	}
+}
+
+// A clock that is read before the wait for an account, as now() is, gives its entry a moment before that of the entry that was waited for.
+func TestTheClockIsReadBehindTheWait(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]*pgledger.Options{"quick": nil, "locked": {Cache: -1}} {
+		f, release := locked(t, func(*pgxpool.Config) {})
+		posted := make(chan error, 1)
+		var results []ledger.Result
+		go func() {
+			var err error
+			results, err = stores(t, f, 1, o)[0].Post(t.Context(), []ledger.Transaction{move("1", "bank", "a", "1")})
+			posted <- err
+		}()
+		waitForLock(t, f.pool, 1)
+		var waited time.Time
+		require.NoError(t, f.pool.QueryRow(t.Context(), "SELECT clock_timestamp()").Scan(&waited))
+		release()
+		require.NoError(t, <-posted)
+		require.True(t, results[0].At.After(waited), name)
 	}
 }
 
