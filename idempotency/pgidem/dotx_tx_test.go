@@ -419,6 +419,54 @@ func TestDoTxLeavesAClaimThatIsExtendedLate(t *testing.T) {
 	}
 }
 
+// A claim that is over was taken by another one before it is removed, which is over as well: a record goes on from the token of the last.
+func TestDoTxTakesOverTheLastClaim(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, testdb.Postgres(t), nil)
+	store := newStore(t, s.pool)
+	request := []idempotency.Request{{Key: txKey("a"), Fingerprint: idempotency.FingerprintOf([]byte("body")), Lease: time.Hour}}
+	claim := func() {
+		_, err := store.Claim(t.Context(), request)
+		require.NoError(t, err)
+		execTx(t, s.pool, "UPDATE idempotency_records SET held_until = clock_timestamp()")
+	}
+	claim()
+	const last = 1 << 60 // a clock that is ahead
+	config := s.pool.Config()
+	config.ConnConfig.Tracer = beforeDelete{sync.OnceFunc(func() {
+		claim()
+		execTx(t, s.pool, "UPDATE idempotency_records SET token = $1", int64(last))
+	})}
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	_, err = s.sellOn(t.Context(), newTxGuard(t, pool, nil), "a", "body", nil)
+	require.NoError(t, err)
+	require.EqualValues(t, last+1, queryTx[int64](t, s.pool, "SELECT token FROM idempotency_records"))
+}
+
+// A record is kept for its TTL from when the key was had, not from when its transaction began to wait for it.
+func TestDoTxReadsTheClockBehindTheWait(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, testdb.Postgres(t), nil)
+	enter, leave, done := make(chan struct{}), make(chan struct{}), make(chan error, 2)
+	go func() {
+		_, err := s.sell(t.Context(), "a", "", func(context.Context, pgx.Tx) error { close(enter); <-leave; return errors.ErrUnsupported })
+		done <- err
+	}()
+	<-enter
+	g := elsewhere(t, s)
+	go func() {
+		_, err := s.sellOn(t.Context(), g, "a", "", nil)
+		done <- err
+	}()
+	s.waiting(t, 1)
+	waited := queryTx[time.Time](t, s.pool, "SELECT clock_timestamp()")
+	close(leave)
+	require.NoError(t, errors.Join(slices.DeleteFunc([]error{<-done, <-done}, func(err error) bool { return errors.Is(err, errors.ErrUnsupported) })...))
+	require.True(t, queryTx[time.Time](t, s.pool, "SELECT claimed_at FROM idempotency_records").After(waited))
+}
+
 // pgError makes the work fail as PostgreSQL would, n times.
 func pgError(code string, n int32) func(context.Context, pgx.Tx) error {
 	var failed atomic.Int32
