@@ -154,11 +154,12 @@ func TestTheClockIsReadBehindTheWait(t *testing.T) {
 	t.Parallel()
 	for name, o := range map[string]*pgledger.Options{"quick": nil, "locked": {Cache: -1}} {
 		f, release := locked(t, func(*pgxpool.Config) {})
+		l := stores(t, f, 1, o)[0]
 		posted := make(chan error, 1)
 		var results []ledger.Result
 		go func() {
 			var err error
-			results, err = stores(t, f, 1, o)[0].Post(t.Context(), []ledger.Transaction{move("1", "bank", "a", "1")})
+			results, err = l.Post(t.Context(), []ledger.Transaction{move("1", "bank", "a", "1")})
 			posted <- err
 		}()
 		waitForLock(t, f.pool, 1)

@@ -3,11 +3,14 @@ package pgledger_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/safetill/safetill/internal/testdb"
@@ -144,6 +147,45 @@ func TestASealWaitsForWhoIsStillWriting(t *testing.T) {
 		return err
 	})
 	require.ErrorContains(t, err, "not within a transaction")
+}
+
+// secondLook calls then when a seal looks once more at who is still writing.
+type secondLook struct {
+	n    atomic.Int64
+	then func()
+}
+
+func (s *secondLook) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	if strings.Contains(data.SQL, "pg_snapshot_xmin") && s.n.Add(1) == 2 {
+		s.then()
+	}
+	return ctx
+}
+
+func (*secondLook) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// The end of a snapshot is below a transaction that began last and is not done. Not parallel: nobody else may be done after it began.
+func TestASealWaitsForWhoBeganLast(t *testing.T) {
+	f := open(t)
+	waits, over := make(chan struct{}), make(chan struct{})
+	l := on(t, newPool(t, f.pool.Config().ConnString(), func(c *pgxpool.Config) { c.ConnConfig.Tracer = &secondLook{then: func() { close(waits) }} }))
+	slow := begin(t, f, pgx.TxOptions{})
+	want(t, on(t, slow), ledger.Posted, move("slow", "bank", "a", "1"))
+	var seal ledger.Seal
+	var err error
+	go func() {
+		defer close(over)
+		seal, err = l.Seal(t.Context())
+	}()
+	select {
+	case <-waits:
+	case <-over:
+	}
+	require.NoError(t, slow.Commit(t.Context()))
+	<-over
+	require.NoError(t, err)
+	require.EqualValues(t, 1, seal.Transactions)
+	f.verify(t)
 }
 
 // Two seal and eight post at once: the chain is whole, and at the end nothing is left out of it.
