@@ -133,11 +133,7 @@ func TestALeaseBeginsWithTheCreateWhoseAnswerWasLost(t *testing.T) {
 		_, stop2 := second(t, store, def)
 		time.Sleep(1100 * time.Millisecond)
 		_, h, stop1 := start(t, slow, def, saga.Options{})
-		require.Equal(t, saga.Completed, wait(t, h).Status)
-		stop1()
-		stop2()
-		require.EqualValues(t, 1, w.charged.Load())
-		require.Zero(t, w.refunded.Load(), "refunded while it was charged")
+		completesOnce(t, &w, h, stop1, stop2)
 	})
 }
 
@@ -158,11 +154,7 @@ func TestALeaseBeginsWithTheStartWhoseAnswerWasLost(t *testing.T) {
 		require.ErrorIs(t, err, lostAnswer{})
 		h, err := def.Start(context.Background(), e, "o1", order{}, nil)
 		require.NoError(t, err)
-		require.Equal(t, saga.Completed, wait(t, h).Status)
-		stop1()
-		stop2()
-		require.EqualValues(t, 1, w.charged.Load())
-		require.Zero(t, w.refunded.Load(), "refunded while it was charged")
+		completesOnce(t, &w, h, stop1, stop2)
 	})
 }
 
@@ -207,12 +199,19 @@ func TestALeaseIsRenewedByWhenItBegan(t *testing.T) {
 		time.Sleep(3100 * time.Millisecond)
 		h, err := def.Start(context.Background(), e, "o1", order{}, nil)
 		require.NoError(t, err)
-		require.Equal(t, saga.Completed, wait(t, h).Status)
-		stop1()
-		stop2()
-		require.EqualValues(t, 1, w.charged.Load())
-		require.Zero(t, w.refunded.Load(), "refunded while it was charged")
+		completesOnce(t, &w, h, stop1, stop2)
 	})
+}
+
+// completesOnce waits for a saga, and stops its engines.
+func completesOnce(t *testing.T, w *world, h *saga.Handle[order], stops ...func()) {
+	t.Helper()
+	require.Equal(t, saga.Completed, wait(t, h).Status)
+	for _, stop := range stops {
+		stop()
+	}
+	require.EqualValues(t, 1, w.charged.Load())
+	require.Zero(t, w.refunded.Load(), "refunded while it was charged")
 }
 
 // slowCharge is a saga of a charge that takes a while.
