@@ -159,7 +159,7 @@ func TestALeaseBeginsWithTheStartWhoseAnswerWasLost(t *testing.T) {
 }
 
 // Who has lost an answer gives its name away when the leases of that time are over: what
-// it has started since then costs one write, as before.
+// it starts from then on is not renewed before it begins.
 func TestALostAnswerIsForgottenWhenItsLeaseIsOver(t *testing.T) {
 	alone(t, func(t *testing.T, store *saga.Memory) {
 		var w world
