@@ -134,8 +134,9 @@ func (e *Engine) beat(ctx context.Context) {
 	}
 }
 
-// renew leaves out those whose lease is younger than a beat, and those whose step has overrun its timeout by a lease: such a step does not heed its
-// context, so its saga goes to whoever claims it, and is in doubt.
+// renew leaves out those whose lease is younger than a beat, and those whose step has
+// overrun its timeout by a lease: such a step does not heed its context, so its saga
+// goes to whoever claims it, and is in doubt.
 func (e *Engine) renew(ctx context.Context) {
 	e.mu.Lock()
 	var leases []*Lease
