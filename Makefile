@@ -13,8 +13,9 @@ help: ## list the targets
 check: vet lint test fuzz curl clean-tree ## everything CI checks
 
 .PHONY: test
-test: ## the README's test command, under the race detector and in random order
+test: ## the README's test command, under the race detector and in random order; what it makes slow once more without
 	$(GO) test -race -shuffle=on -timeout 20m work
+	$(GO) test -timeout 5m ./idempotency ./ratelimit
 	cd internal/bench && GOWORK=off $(GO) test ./...
 
 .PHONY: vet

@@ -13,6 +13,8 @@ import (
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/safetill/safetill/internal/race"
 )
 
 // threadCPU is the CPU time of this thread. Unlike the wall clock it does not count what other programs take meanwhile.
@@ -37,8 +39,11 @@ func displaced(t *testing.T) int64 {
 // How long a sweep holds a lock at a time, with 10^7 records that expire at once where SAFETILL_PROOF=full. Not parallel.
 func TestSweepDoesNotStopTheWorld(t *testing.T) {
 	n, full := 300_000, os.Getenv("SAFETILL_PROOF") == "full"
-	if full {
+	switch {
+	case full:
 		n = 10_000_000
+	case race.Enabled:
+		n = 100_000
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/safetill/safetill/internal/race"
 	"github.com/safetill/safetill/ratelimit"
 )
 
@@ -285,8 +286,11 @@ func TestLimitsThatCannotBeAreRefused(t *testing.T) {
 // Millions of other keys neither fill the memory nor bring back what an exhausted key has used.
 func TestHostileKeysNeitherGrowNorReset(t *testing.T) { // alone: the heap is that of all tests that run beside it
 	hostile := 1_000_000
-	if proofOps() > 0 {
+	switch {
+	case proofOps() > 0:
 		hostile = 10_000_000
+	case race.Enabled:
+		hostile = 200_000
 	}
 	h := newHand()
 	store := ratelimit.NewMemory(&ratelimit.MemoryOptions{MaxKeys: 50_000, Now: h.now})

@@ -78,7 +78,7 @@ func TestClientsThatHangUpOpenNoBreaker(t *testing.T) {
 	p := startServer(t, "-migrate", "-postgres", testdb.PostgresURL(t), "-redis", testdb.RedisURL(t))
 	b := newBank(t, "hangs-up", p)
 	limit := make(chan struct{}, 50)
-	for i := range 1000 {
+	for i := range 500 {
 		limit <- struct{}{}
 		r := b.next()
 		b.paying.Go(func() {

@@ -43,7 +43,7 @@ func TestWorkersKilledEveryTwoSeconds(t *testing.T) {
 	args := []string{"-migrate", "-postgres", testdb.PostgresURL(t), "-redis", testdb.RedisURL(t)}
 	servers := []*program{startServer(t, args...), startServer(t, args...)}
 	b := newBank(t, "killed", servers...)
-	b.during(t, 400, func(ctx context.Context) error {
+	b.during(t, 200, func(ctx context.Context) error {
 		for i := range 4 {
 			if err := pause(ctx, 2*time.Second); err != nil {
 				return err
