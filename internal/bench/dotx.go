@@ -113,6 +113,7 @@ func (c *cashier) field() (field []*keyed) {
 		field = append(field, bare,
 			&keyed{name: w.name + ", DoTx", pay: c.oneCommit, work: w.work, base: bare},
 			&keyed{name: w.name + ", DoTx, optimistic", pay: c.optimistic, work: w.work, base: bare},
+			&keyed{name: w.name + ", an INSERT of key and response, no look-up", pay: c.insertOnly, work: w.work, base: bare},
 			&keyed{name: w.name + ", key first, response later in one commit", pay: c.keyFirst, work: w.work, base: bare},
 			&keyed{name: w.name + ", Do: a lease, two commits more", pay: c.leased, work: w.work, base: bare})
 	}
@@ -190,6 +191,27 @@ VALUES ($1, $2, $3, clock_timestamp(), clock_timestamp() + interval '1 day') ON 
 	}
 	b = &pgx.Batch{}
 	b.Queue("UPDATE idempotency_records SET completed = true, response = $2 WHERE key = $1", id, []byte("receipt of "+key))
+	b.Queue("COMMIT")
+	return conn.SendBatch(ctx, b).Close()
+}
+
+// insertOnly is the least that there is: one row more, in the batch of the COMMIT. A repeat is an error, and runs the work to find that out.
+func (c *cashier) insertOnly(ctx context.Context, key string, work payment) error {
+	conn, err := c.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	if err := work(ctx, tx, key); err != nil {
+		return errors.Join(err, tx.Rollback(ctx))
+	}
+	b := &pgx.Batch{}
+	b.Queue(`INSERT INTO idempotency_records (key, fingerprint, token, completed, claimed_at, held_until, response)
+VALUES ($1, $2, 1, true, now(), now() + interval '1 day', $3)`, []byte(keyOf(key).String()), request[:], []byte("receipt of "+key))
 	b.Queue("COMMIT")
 	return conn.SendBatch(ctx, b).Close()
 }

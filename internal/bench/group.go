@@ -61,7 +61,11 @@ func benchGroup(ctx context.Context, s *settings, w io.Writer) error {
 			&contestant{name: "one FOR UPDATE transaction each, 8 callers", hot: hot, run: forUpdateBy(8, wide)},
 			&contestant{name: "one FOR UPDATE transaction each, 64 callers", hot: hot, run: forUpdateBy(grouped, wide)},
 			&contestant{name: "ledger.Group, 64 callers", hot: hot, run: throughGroup(nil)},
+			&contestant{name: "bare UPDATEs in batches, no ledger, 64 callers", hot: hot, run: throughBare(wide)},
 		)
+	}
+	if _, err := wide.Exec(ctx, fmt.Sprintf(bareLedger, accounts)); err != nil {
+		return err
 	}
 	var open, alone, joined waits
 	err = rounds(ctx, s, db, server.Pid(), field, func() error { return latencies(ctx, db, s.span, &open, &alone, &joined) })
@@ -87,7 +91,7 @@ func printGroup(w io.Writer, s *settings, field []*contestant, open, alone, join
 		if c.hot {
 			load = "hot"
 		}
-		by8, by64 := field[i/3*3], field[i/3*3+1] // of the same load
+		by8, by64 := field[i/4*4], field[i/4*4+1] // of the same load
 		rate := median(c.rates)
 		fmt.Fprintf(w, "| %s: %s | %.0f | %.1f | %.1f | %.0f µs | %.1f %% |\n", load, c.name, rate, rate/median(by8.rates), rate/median(by64.rates),
 			median(c.cpu), 100*median(c.failed))

@@ -54,7 +54,9 @@ func benchRateLimitRedis(ctx context.Context, s *settings, w io.Writer) error {
 		return err
 	}
 	defer func() { _ = store.Close() }()
-	field, err := throttles(rdb, store)
+	count, stop := openBareCounts(rdb)
+	defer stop()
+	field, err := throttles(rdb, store, count)
 	if err != nil {
 		return err
 	}
@@ -69,7 +71,7 @@ func benchRateLimitRedis(ctx context.Context, s *settings, w io.Writer) error {
 	return nil
 }
 
-func throttles(rdb *redis.Client, store *redislimit.Store) (field []*throttle, err error) {
+func throttles(rdb *redis.Client, store *redislimit.Store, count func(context.Context, string) error) (field []*throttle, err error) {
 	limiter, err := ratelimit.New(store, ratelimit.PerSecond(limitRate), &ratelimit.Options{Timeout: time.Second, DenyCache: -1, Failures: -1})
 	if err != nil {
 		return nil, err
@@ -106,6 +108,7 @@ func throttles(rdb *redis.Client, store *redislimit.Store) (field []*throttle, e
 			}
 			return err
 		}},
+		{name: "a GET and a SET in joint scripts, no limiter", decide: count},
 	}
 	for _, load := range []struct{ callers, keys int }{{grouped, limitKeys}, {grouped, 1}, {1, limitKeys}} {
 		for _, way := range ways {
@@ -199,7 +202,7 @@ func printThrottles(w io.Writer, s *settings, field []*throttle) {
 		"connections for all; every call is admitted. A decision of one unit at a time, through each library's limiter.\n\n", s.rounds, s.span, grouped)
 	fmt.Fprintln(w, "| load | | decisions/s | × redis_rate | Redis CPU a decision | × | own CPU | allocations | decisions a script | errors | p50 | p99 |\n|---|---|---|---|---|---|---|---|---|---|---|---|")
 	for i, t := range field {
-		base := field[i/3*3]
+		base := field[i/4*4]
 		load := fmt.Sprintf("%d callers, %d keys", t.callers, t.keys)
 		joined, p50, p99 := "–", "", ""
 		if j := median(t.joined); j < 1e6 {

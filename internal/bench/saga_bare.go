@@ -7,7 +7,6 @@ import (
 	"sync"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // bareTable is a saga with nothing that an engine needs but the fence.
@@ -59,7 +58,7 @@ func openGrouped(ctx context.Context, db *sagaDB) (run func(context.Context, str
 	if err != nil {
 		return nil, nil, err
 	}
-	g := &bareGroup{pool: pool, wake: make(chan struct{}, 1)}
+	g := newBatches[*bareWrite]()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var writers sync.WaitGroup
 	stop = func() error {
@@ -81,7 +80,7 @@ func openGrouped(ctx context.Context, db *sagaDB) (run func(context.Context, str
 		}
 		writers.Go(func() {
 			defer conn.Release()
-			g.writer(ctx, conn.Conn())
+			g.serve(ctx, func(batch []*bareWrite) { writeAll(ctx, conn.Conn(), batch) })
 		})
 	}
 	run = func(_ context.Context, id string) error {
@@ -90,7 +89,8 @@ func openGrouped(ctx context.Context, db *sagaDB) (run func(context.Context, str
 			if w.revision > 0 {
 				db.step()
 			}
-			if err := g.write(w); err != nil {
+			g.put(w)
+			if err := <-w.done; err != nil {
 				return err
 			}
 		}
@@ -106,50 +106,17 @@ type bareWrite struct {
 	done     chan error
 }
 
-// bareGroup has the writes that wait.
-type bareGroup struct {
-	pool *pgxpool.Pool
-	wake chan struct{} // holds a token while something waits that no writer has been told of
-
-	mu    sync.Mutex
-	queue []*bareWrite
-}
-
-func (g *bareGroup) write(w *bareWrite) error {
-	g.mu.Lock()
-	g.queue = append(g.queue, w)
-	g.mu.Unlock()
-	select {
-	case g.wake <- struct{}{}:
-	default:
-	}
-	return <-w.done
-}
-
-func (g *bareGroup) writer(ctx context.Context, conn *pgx.Conn) {
-	var batch []*bareWrite
-	for {
-		select {
-		case <-g.wake:
-		case <-ctx.Done():
-			return
-		}
-		g.mu.Lock()
-		batch, g.queue = g.queue, batch[:0]
-		g.mu.Unlock()
-		if len(batch) == 0 {
-			continue
-		}
-		written, err := writeBare(ctx, conn, batch)
-		for _, w := range batch {
-			switch {
-			case err != nil:
-				w.done <- err
-			case w.revision > 0 && !written[w.id]:
-				w.done <- errFencedOff
-			default:
-				w.done <- nil
-			}
+// writeAll writes a batch and tells each saga what has become of it.
+func writeAll(ctx context.Context, conn *pgx.Conn, batch []*bareWrite) {
+	written, err := writeBare(ctx, conn, batch)
+	for _, w := range batch {
+		switch {
+		case err != nil:
+			w.done <- err
+		case w.revision > 0 && !written[w.id]:
+			w.done <- errFencedOff
+		default:
+			w.done <- nil
 		}
 	}
 }
