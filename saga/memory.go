@@ -215,19 +215,30 @@ func (m *Memory) Claim(ctx context.Context, c Claim) ([]Claimed, error) {
 		s.rec.Owner = c.Owner
 		s.rec.Token++
 		s.due = now.Add(c.Lease)
-		claimed = append(claimed, Claimed{Record: s.copied(false), Crashed: crashed, Now: now})
+		claimed = append(claimed, Claimed{Record: s.claimed(), Crashed: crashed, Now: now})
 	}
 	return claimed, nil
 }
 
-func (s *memorySaga) copied(events bool) *Record {
+// claimed is the record for its new owner, who replaces its data and its signals, and
+// does not change them.
+func (s *memorySaga) claimed() *Record {
 	r := s.rec
-	r.Steps, r.Signals = slices.Clone(r.Steps), maps.Clone(r.Signals)
-	r.Events = nil
+	r.Steps, r.Signals, r.Events = slices.Clone(r.Steps), maps.Clone(r.Signals), nil
+	return &r
+}
+
+// found is the record for somebody who may do with it what he likes.
+func (s *memorySaga) found(events bool) *Record {
+	r := s.claimed()
+	r.Plan, r.Data = slices.Clone(r.Plan), bytes.Clone(r.Data)
+	for name, payload := range r.Signals {
+		r.Signals[name] = bytes.Clone(payload)
+	}
 	if events {
 		r.Events = slices.Clone(s.rec.Events)
 	}
-	return &r
+	return r
 }
 
 // Renew implements [Store].
@@ -341,7 +352,7 @@ func (m *Memory) matching(f Filter) []*Record {
 	}
 	records := make([]*Record, len(ids))
 	for i, id := range ids {
-		records[i] = m.find(id).copied(f.Events)
+		records[i] = m.find(id).found(f.Events)
 	}
 	return records
 }

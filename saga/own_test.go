@@ -61,3 +61,14 @@ func TestAChildHasItsDataForItself(t *testing.T) {
 		require.Equal(t, []string{"lamp"}, got.Data.Seen)
 	})
 }
+
+// Who shows a plan in another order, or without its last step, does not change what the
+// next saga does.
+func TestAPlanIsTheCallersOwn(t *testing.T) {
+	t.Parallel()
+	def := five()
+	plan := def.Plan()
+	plan[0].Name, plan[1].Undo = "z", false
+	require.Equal(t, "a", def.Plan()[0].Name)
+	require.True(t, def.Plan()[1].Undo)
+}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"time"
 )
 
@@ -45,7 +46,7 @@ func (p *program) Name() string { return p.name }
 func (p *program) Version() int { return p.version }
 
 // Plan returns the definition's steps, in order.
-func (p *program) Plan() Plan { return p.plan }
+func (p *program) Plan() Plan { return slices.Clone(p.plan) }
 
 // below is how many bytes the longest id among a saga's children has beyond its own.
 func (p *program) below() (n int) {

@@ -194,6 +194,22 @@ func findSelects(s *suite) {
 	s.equal("after that", len(s.find(saga.Filter{})), 5)
 }
 
+// whatIsFoundIsTheReaders: who masks a card number in what he shows, or cuts a plan short,
+// does not change the saga.
+func whatIsFoundIsTheReaders(s *suite) {
+	w := next(s.owned("a", "w", long))
+	w.Events = []saga.Event{{Kind: saga.EventRetry, Text: "no"}}
+	want := s.saved(w)
+	s.ok(s.store.Deliver(s.ctx, s.id("a"), "go", []byte(`"yes"`)))
+	got := s.one("a")
+	got.Plan[0].Name, got.Steps[0].Mark, got.Data[0], got.Events[0].Text = "changed", saga.Done, 'x', "changed"
+	got.Signals["go"][0] = 'x'
+	got.Signals["more"] = []byte("1")
+	again := s.one("a")
+	s.same(again, want)
+	s.equal("signals, events", []any{len(again.Signals), string(again.Signals["go"]), again.Events[0].Text}, []any{1, `"yes"`, "no"})
+}
+
 func findOnManyPages(s *suite) {
 	const n = 1200
 	records := make([]*saga.Record, n)

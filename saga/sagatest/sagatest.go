@@ -60,6 +60,7 @@ func Run(t *testing.T, open func(testing.TB) saga.Store) {
 		{"RenewHoldsALease", renewHoldsALease},
 		{"DeliverAnswers", deliverAnswers},
 		{"FindSelects", findSelects},
+		{"WhatIsFoundIsTheReaders", whatIsFoundIsTheReaders},
 		{"FindOnManyPages", findOnManyPages},
 		{"EndedContextIsAnError", endedContextIsAnError},
 		{"ManyClaimDisjointSets", manyClaimDisjointSets},
