@@ -293,7 +293,7 @@ func TestStartTxIsThereWithTheCommit(t *testing.T) {
 		time.Sleep(time.Minute)
 		_, err = e.Admin().Inspect(ctx, "o1")
 		require.ErrorIs(t, err, saga.ErrNotFound)
-		store.Commit(tx)
+		require.NoError(t, store.Commit(tx))
 		require.Equal(t, saga.Completed, wait(t, h).Status)
 		_, err = def.StartTx(ctx, e, "no transaction", "o2", order{}, nil)
 		require.ErrorContains(t, err, "not string")

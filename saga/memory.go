@@ -399,7 +399,10 @@ func (m *Memory) Relay(ctx context.Context, limit int, publish func(context.Cont
 }
 
 // MemoryTx is the transaction of a [Memory].
-type MemoryTx struct{ commit []func() }
+type MemoryTx struct {
+	commit  []func()
+	creates []*Create
+}
 
 // OnCommit calls f if the transaction is committed, at the moment it is. The store is
 // locked meanwhile: f must not call it.
@@ -429,10 +432,11 @@ func (m *Memory) SaveTx(ctx context.Context, w *Write, work func(ctx context.Con
 	if s = m.fence(w); s == nil { // it was lost meanwhile: nothing is committed
 		return w.Err
 	}
-	m.save(s, w, m.o.Now())
-	for _, f := range tx.commit {
-		f()
+	if err := m.fits(tx); err != nil { // the work is called again, and told so by CreateTx
+		return &StoreError{err}
 	}
+	m.save(s, w, m.o.Now())
+	m.commit(tx)
 	return nil
 }
 
@@ -448,25 +452,63 @@ func (m *Memory) CreateTx(ctx context.Context, tx any, sagas []*Create) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, c := range sagas {
-		c.Err = nil
-		if s := m.find(c.Record.ID); s != nil && s.rec.Fingerprint != c.Record.Fingerprint {
-			c.Err = ErrConflict
-			continue
+		if c.Err = m.free(c, t.creates); c.Err == nil {
+			t.creates = append(t.creates, c)
 		}
-		t.OnCommit(func() { m.create(c, m.o.Now()) }) // with m.mu held, by Commit or SaveTx
 	}
 	return nil
+}
+
+// free returns [ErrConflict] if another saga has the id of c, in the store or before it in
+// its transaction.
+func (m *Memory) free(c *Create, before []*Create) error {
+	if s := m.find(c.Record.ID); s != nil && s.rec.Fingerprint != c.Record.Fingerprint {
+		return ErrConflict
+	}
+	for _, b := range before {
+		if b.Record.ID == c.Record.ID && b.Record.Fingerprint != c.Record.Fingerprint {
+			return ErrConflict
+		}
+	}
+	return nil
+}
+
+// fits asks at the commit what CreateTx has asked before:
+//
+//	two transactions start a saga by the same id, for different orders, and neither sees
+//	the other's; both are committed; the second order is there, and has no saga.
+func (m *Memory) fits(tx *MemoryTx) error {
+	for _, c := range tx.creates {
+		if err := m.free(c, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Memory) commit(tx *MemoryTx) {
+	now := m.o.Now()
+	for _, c := range tx.creates {
+		m.create(c, now)
+	}
+	for _, f := range tx.commit {
+		f()
+	}
+	*tx = MemoryTx{}
 }
 
 // Begin returns a transaction of the caller's own, to be ended by [Memory.Commit].
 func (m *Memory) Begin() *MemoryTx { return &MemoryTx{} }
 
-// Commit ends a transaction that Begin has returned.
-func (m *Memory) Commit(tx *MemoryTx) {
+// Commit ends a transaction that Begin has returned. Its error is [ErrConflict] where a
+// saga that was created in tx has met another with its id, which was committed since:
+// nothing is done then.
+func (m *Memory) Commit(tx *MemoryTx) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, f := range tx.commit {
-		f()
+	if err := m.fits(tx); err != nil {
+		return err
 	}
-	tx.commit = nil
+	m.commit(tx)
+	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -119,5 +121,59 @@ func TestACompensationThatWasRolledBackIsNotDone(t *testing.T) {
 		stop()
 		require.Zero(t, held)
 		require.Equal(t, 3, back.calls)
+	})
+}
+
+// Two transactions start a saga by the same id, for different orders, before either is
+// committed. The second is told, and its order is not there either: what is acknowledged
+// with a saga has one.
+func TestTwoTransactionsDoNotBothStartASaga(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		def := five()
+		e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+		require.NoError(t, err)
+		var written []string
+		begin := func(customer string) *saga.MemoryTx {
+			tx := store.Begin()
+			_, err := def.StartTx(t.Context(), e, tx, "o1", order{Customer: customer}, nil)
+			require.NoError(t, err)
+			tx.OnCommit(func() { written = append(written, customer) })
+			return tx
+		}
+		ada, obi, again := begin("ada"), begin("obi"), begin("ada")
+		_, err = def.StartTx(t.Context(), e, obi, "o1", order{Customer: "eve"}, nil)
+		require.ErrorIs(t, err, saga.ErrConflict, "nor in one transaction")
+		require.NoError(t, store.Commit(ada))
+		require.NoError(t, store.Commit(ada), "there is nothing left to commit")
+		require.ErrorIs(t, store.Commit(obi), saga.ErrConflict)
+		require.NoError(t, store.Commit(again), "the same saga is no other")
+		require.Equal(t, []string{"ada", "ada"}, written)
+	})
+}
+
+// The same where it is a step that starts the saga: its work is done again, and hears that
+// the id is taken.
+func TestAStepDoesNotStartASagaThatIsAnothers(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		other := five()
+		var heard []error
+		starts, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{other}}) // in the transactions of others
+		require.NoError(t, err)
+		def := saga.MustDefine("order", 1, saga.PivotTx("ship", func(ctx context.Context, tx *saga.MemoryTx, _ *order) error {
+			_, err := other.StartTx(ctx, starts, tx, "parcel", order{Customer: "ada"}, nil)
+			heard = append(heard, err)
+			time.Sleep(time.Second) // meanwhile somebody else starts it
+			return err
+		}).Retry(once))
+		e, h, stop := start(t, store, def, saga.Options{Definitions: []saga.Registered{other}})
+		synctest.Wait()
+		_, err = other.Start(t.Context(), e, "parcel", order{Customer: "obi"}, nil)
+		require.NoError(t, err)
+		got := wait(t, h)
+		stop()
+		require.Len(t, heard, 2)
+		require.NoError(t, heard[0])
+		require.ErrorIs(t, heard[1], saga.ErrConflict)
+		require.Equal(t, saga.Compensated, got.Status)
 	})
 }

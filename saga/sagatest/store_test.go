@@ -37,8 +37,7 @@ func (c *counted) InTx(_ context.Context, work func(tx any) error) error {
 	if err := work(tx); err != nil {
 		return err
 	}
-	c.Commit(tx)
-	return nil
+	return c.Commit(tx)
 }
 
 func TestMemory(t *testing.T) {
