@@ -3,6 +3,7 @@ package saga
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -23,22 +24,24 @@ func (r *run) child(i int) bool {
 		}, r.data)
 		if err != nil {
 			err = r.rewind(err)
-			switch there, fault := r.hasChild(i); {
-			case fault != nil: // nobody knows whether there is one
-				s.Mark = Maybe
-				s.Attempts--
-				return r.pause(p.retry.First)
-			case !there:
+			switch _, fault := r.findChild(i); {
+			case errors.Is(fault, ErrNotFound):
 				if judge(err) == unknown {
 					s.Mark = Maybe // it may be on its way
 				}
 				return r.childFailed(i, err)
+			case fault != nil && !errors.Is(fault, ErrConflict): // nobody knows whether there is one
+				s.Mark = Maybe
+				s.Attempts--
+				return r.pause(p.retry.First)
 			}
 		}
 		s.Mark = Waiting
 	}
-	rec, err := r.e.find(r.e.limited(), childID(r.rec, p.name))
+	rec, err := r.findChild(i)
 	switch {
+	case errors.Is(err, ErrConflict):
+		return r.childFailed(i, Reject(err)) // what has its id keeps it from coming
 	case errors.Is(err, ErrNotFound):
 		s.Mark = Open // it was removed by hand
 		return r.pause(p.retry.First)
@@ -55,21 +58,23 @@ func (r *run) child(i int) bool {
 	return r.applied(i, nil)
 }
 
-// hasChild reports whether step i has started its child, as far as the store knows,
-// when it has failed to do so:
+// findChild reads the child of step i. What the step would give it now does not matter:
 //
 //	the child is started, and the answer lost; what it would be given now has another
 //	time in it, and is refused as another saga; the step is given up, and undone; the
 //	child goes on, and pays.
-func (r *run) hasChild(i int) (bool, error) {
-	rec, err := r.e.find(r.e.limited(), childID(r.rec, r.parts[i].name))
-	switch {
-	case errors.Is(err, ErrNotFound):
-		return false, nil
-	case err != nil:
-		return false, err
+//
+// A saga of its id that is somebody else's is an [ErrConflict], whatever its data:
+//
+//	somebody starts the saga "o1/inner" and pays; "o1" starts its child, and hears that it
+//	is there; it is cancelled: it refunds what somebody else has paid.
+func (r *run) findChild(i int) (*Record, error) {
+	id := childID(r.rec, r.parts[i].name)
+	rec, err := r.e.find(r.e.limited(), id)
+	if err == nil && rec.Parent != r.rec.ID {
+		return nil, fmt.Errorf("%w: %s is no child of this saga", ErrConflict, id)
 	}
-	return rec.Parent == r.rec.ID, nil
+	return rec, err
 }
 
 // cancelChild cancels the child that step i waits for, and reports whether there is
@@ -88,12 +93,16 @@ func (r *run) cancelChild(i int) (bool, error) {
 	if p.start == nil || s.Mark != Waiting && s.Mark != Maybe {
 		return false, nil
 	}
-	if s.Mark == Maybe {
-		if there, fault := r.hasChild(i); !there || fault != nil {
-			return false, fault
-		}
-		s.Mark = Waiting
+	switch _, fault := r.findChild(i); {
+	case errors.Is(fault, ErrConflict):
+		s.Mark = NotApplied
+		return false, nil
+	case errors.Is(fault, ErrNotFound) && s.Mark == Maybe:
+		return false, nil
+	case fault != nil && !errors.Is(fault, ErrNotFound):
+		return false, fault
 	}
+	s.Mark = Waiting
 	_ = r.e.deliver(r.e.limited(), childID(r.rec, p.name), cancelSignal, []byte("{}")) // it is over, or is told again at the next look
 	return true, nil
 }

@@ -303,3 +303,50 @@ func TestAParentIsToldOfItsChildsEnd(t *testing.T) {
 		require.Equal(t, []string{"o1/inner STUCK", "o1/inner COMPLETED", "o1 COMPLETED"}, over)
 	})
 }
+
+// Somebody has started a saga of his own, by the id that a child would have, and with the
+// same data. It is not the parent's: not to be waited for, nor taken for what the parent
+// has bought, nor cancelled or undone with it.
+func TestASagaOfSomebodyElsesIsNoChild(t *testing.T) {
+	for name, c := range map[string]struct {
+		given  order
+		times  int // that the store cannot be asked for it
+		reason string
+	}{
+		"the same data":                      {reason: "id is taken"},
+		"other data":                         {given: order{Customer: "obi"}, reason: "id is taken"},
+		"it is cancelled before it is known": {times: 1, reason: "it was cancelled"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				paid, undone := 0, 0
+				inner := saga.MustDefine("inner", 1,
+					saga.Sleep("pause", func(*order) time.Duration { return time.Hour }),
+					saga.Pivot("pay", func(context.Context, *order) error { paid++; return nil }))
+				def := saga.MustDefine("order", 1,
+					saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
+						func(_ *order, r saga.Result[order]) error { return saga.Reject(r.Err()) }).
+						Undo(func(context.Context, *order) error { undone++; return nil }),
+					saga.Pivot("confirm", noop))
+				e, err := saga.New(&blind{dyingParent: &dyingParent{Memory: store, died: true}, times: c.times}, &saga.Options{Definitions: []saga.Registered{def, inner}})
+				require.NoError(t, err)
+				ctx, stop := runs(t, e)
+				own, err := inner.Start(ctx, e, "o1/inner", c.given, nil)
+				require.NoError(t, err)
+				h, err := def.Start(ctx, e, "o1", order{}, nil)
+				require.NoError(t, err)
+				time.Sleep(time.Second)
+				if err := e.Cancel(ctx, "o1"); err != nil {
+					require.ErrorIs(t, err, saga.ErrOver)
+				}
+				got := wait(t, h)
+				require.Equal(t, saga.Compensated, got.Status)
+				require.ErrorContains(t, got.Err(), c.reason)
+				require.Zero(t, undone, "what somebody else has paid")
+				require.Equal(t, saga.Completed, wait(t, own).Status)
+				stop()
+				require.Equal(t, 1, paid)
+			})
+		})
+	}
+}

@@ -295,7 +295,8 @@ func (s *AwaitPart[T]) Otherwise(f func(data *T) error) *AwaitPart[T] {
 }
 
 // Child starts a saga of another definition and waits for its end. Its id is the
-// parent's, a slash and name. input makes its data; ended gets its result and says
+// parent's, a slash and name; where somebody else has a saga of that id, the step is
+// refused, and that saga left alone. input makes its data; ended gets its result and says
 // whether the step has succeeded: a child that is [Compensated] has had no effect,
 // and ended then returns [Reject] of something, or nil. A child that is [Stuck] is
 // waited for until a person has helped it. It stands before the pivot, and must have
