@@ -82,7 +82,8 @@ type Admin struct {
 }
 
 // NewAdmin returns an Admin on a store, for a tool that executes no sagas itself.
-// What it brings back is taken up by the engines' next poll.
+// What it brings back is taken up by the engines' next poll. Where store is nil, every
+// call says so.
 func NewAdmin(store Store) *Admin { return &Admin{store: store, nudge: func(string) {}} }
 
 // Admin returns an Admin on the engine's store. What it brings back is taken up
@@ -92,15 +93,20 @@ func (e *Engine) Admin() *Admin { return &Admin{store: e.store, nudge: e.nudge} 
 // List yields sagas by their ids, such as those with Filter.Status [Stuck]. It ends
 // with an error, if one occurs.
 func (a *Admin) List(ctx context.Context, f Filter) iter.Seq2[*Record, error] {
+	if a.store == nil {
+		return func(yield func(*Record, error) bool) { yield(nil, errNoStore) }
+	}
 	return a.store.Find(ctx, f)
 }
+
+var errNoStore = errors.New("saga: the store is nil")
 
 // Inspect returns a saga with its history, or [ErrNotFound]. Cost: a read.
 func (a *Admin) Inspect(ctx context.Context, id string) (*Record, error) {
 	if err := checkID("id", id); err != nil {
 		return nil, err
 	}
-	for rec, err := range a.store.Find(ctx, Filter{IDs: []string{id}, Limit: 1, Events: true}) {
+	for rec, err := range a.List(ctx, Filter{IDs: []string{id}, Limit: 1, Events: true}) {
 		return rec, err
 	}
 	return nil, fmt.Errorf("%w: %s", ErrNotFound, id)

@@ -315,6 +315,21 @@ func TestResolveTellsThatTheStoreFailed(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
+// As it is left by who does not look at the error of what makes the store.
+func TestAnAdminWithoutAStoreSaysSo(t *testing.T) {
+	t.Parallel()
+	admin := saga.NewAdmin(nil)
+	_, err := admin.Inspect(within(t), "o1")
+	require.ErrorContains(t, err, "store is nil")
+	_, err = admin.Resolve(within(t), "o1", saga.ActionSkip, saga.Audit{Actor: "ada", Reason: "r", ExpectRevision: 1})
+	require.ErrorContains(t, err, "store is nil")
+	for rec, err := range admin.List(within(t), saga.Filter{}) {
+		require.Nil(t, rec)
+		require.ErrorContains(t, err, "store is nil")
+	}
+	require.Contains(t, problem(t, ask(t, saga.Handler(admin, nil), "GET", "/sagas/o1", ""), 500).Detail, "an error of the server")
+}
+
 func TestListIsByStatus(t *testing.T) {
 	t.Parallel()
 	s := &shop{}

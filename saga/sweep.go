@@ -15,7 +15,7 @@ const (
 func (e *Engine) sweep(ctx context.Context) {
 	store := e.store.(Sweeper)
 	for {
-		n, err := store.Sweep(ctx, e.o.Keep, sweepBatch)
+		n, err := e.sweepOnce(ctx, store)
 		if err != nil && ctx.Err() == nil {
 			e.log.Warn("old sagas could not be removed", slog.Any("error", err))
 		}
@@ -29,4 +29,14 @@ func (e *Engine) sweep(ctx context.Context) {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// sweepOnce does not wait for ever:
+//
+//	a server is unplugged, and its connection does not hear so; the next one takes over,
+//	and no saga is ever removed from there.
+func (e *Engine) sweepOnce(ctx context.Context, store Sweeper) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeLimit)
+	defer cancel()
+	return store.Sweep(ctx, e.o.Keep, sweepBatch)
 }
