@@ -152,6 +152,9 @@ func eachRecord(rows pgx.Rows, f func(*saga.Record, claim)) error {
 		var err error
 		r.Signals, err = readSignals(signals)
 		err = firstError(err, r.Plan.UnmarshalText([]byte(plan)), r.Status.UnmarshalText([]byte(status)), r.Steps.UnmarshalText([]byte(progress)))
+		if err == nil && len(r.Steps) != len(r.Plan) { // who goes through the one would look for the other
+			err = fmt.Errorf("progress of %d steps, and a plan of %d", len(r.Steps), len(r.Plan))
+		}
 		if err != nil {
 			odd = errors.Join(odd, fmt.Errorf("%s: %w", r.ID, err))
 			continue
