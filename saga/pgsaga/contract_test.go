@@ -460,15 +460,23 @@ func TestNothingStaysOfWhatWasWrong(t *testing.T) {
 func TestWhatAPersonHasMendedIsDue(t *testing.T) {
 	t.Parallel()
 	for _, ids := range [][]string{{"alone"}, {"a", "b"}} {
-		f := open(t)
-		var writes []*saga.Write
-		for _, id := range ids {
-			writes = append(writes, next(f.create(t, id, "")))
+		for name, change := range map[string]func(*saga.Write){
+			"well":             func(*saga.Write) {},
+			"not well":         func(w *saga.Write) { w.Record.Error = "no" },
+			"with its history": func(w *saga.Write) { w.Events = []saga.Event{{Kind: saga.EventResolved}} },
+		} {
+			f := open(t)
+			var writes []*saga.Write
+			for _, id := range ids {
+				w := next(f.create(t, id, ""))
+				change(w)
+				writes = append(writes, w)
+			}
+			f.exec(t, "UPDATE sagas SET due_at = now() + interval '1 hour'")
+			require.Empty(t, f.claim(t, "you", 9))
+			require.NoError(t, f.Save(t.Context(), writes))
+			require.Len(t, f.claim(t, "you", 9), len(ids), name)
 		}
-		f.exec(t, "UPDATE sagas SET due_at = now() + interval '1 hour'")
-		require.Empty(t, f.claim(t, "you", 9))
-		require.NoError(t, f.Save(t.Context(), writes))
-		require.Len(t, f.claim(t, "you", 9), len(ids))
 	}
 }
 

@@ -100,6 +100,13 @@ func TestHistoryAndOutboxAreInOrderWithoutAnIndex(t *testing.T) {
 	}
 	require.Equal(t, want, got)
 	require.Equal(t, want, append(f.relay(t, 4), f.relay(t, 9)...))
+
+	w := next(r) // of a step in its transaction
+	for _, topic := range want {
+		w.Messages = append(w.Messages, saga.Message{Topic: topic})
+	}
+	require.NoError(t, f.SaveTx(t.Context(), w, func(context.Context, any) error { return nil }))
+	require.Equal(t, want, f.relay(t, 9))
 }
 
 // Each table has a relay of its own: one that is slow to publish keeps no other waiting.
