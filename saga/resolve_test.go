@@ -1,6 +1,7 @@
 package saga
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -163,6 +164,42 @@ func TestResolve(t *testing.T) {
 			plan: "a:su1 b:r1", steps: "M*3 D2", failed: "a",
 			want: map[Action]string{ActionForceNotApplied: "cannot go back any more", ActionCancel: "cannot go back any more"},
 		},
+		"the first of a group that decides": {
+			plan: "a:su b:r1 c:r1", steps: "D1 M*3 D2", failed: "b",
+			want: map[Action]string{ActionForceNotApplied: "RUNNING  D1 O D2"},
+		},
+		"a group of which the others are open": {
+			plan: groupPlan, steps: "D1 M2*3 O O", failed: "b",
+			want: map[Action]string{ActionForceApplied: "RUNNING  D1 D5000 O O", ActionSkip: "RUNNING  D1 S5000 O O"},
+		},
+		"a pure step that failed": {
+			plan: orderPlan, steps: "O*3 O O O O", failed: "validate",
+			want: map[Action]string{ActionRetry: "RUNNING  O O O O O", ActionForceApplied: "RUNNING  D5000 O O O O"},
+		},
+		"pure steps only": {
+			plan: "a:p b:p", steps: "O*3 O", failed: "a",
+			want: map[Action]string{ActionSkip: "RUNNING  S5000 O"},
+		},
+		"data of a pure step that could not be kept": {
+			plan: "a:p b:v", steps: "D1*1 O", failed: "a",
+			want: map[Action]string{ActionRetry: "RUNNING  O O"},
+		},
+		"data that could not be kept behind a sleep": {
+			plan: "a:z b:v", steps: "D1 O", failed: "a",
+			want: map[Action]string{ActionRetry: "RUNNING  W1 O"},
+		},
+		"data that could not be kept of a signal": {
+			plan: "a:a b:v", steps: "D1 O", failed: "a",
+			want: map[Action]string{ActionRetry: "RUNNING  W1 O"},
+		},
+		"a sleep that did not begin": {
+			plan: "a:z b:v", steps: "O O", failed: "a",
+			want: map[Action]string{ActionRetry: "RUNNING  O O"},
+		},
+		"the first of two, by its name": {
+			plan: groupPlan, steps: "D1 M2*3 M3*3 O", failed: "b", step: "b",
+			want: map[Action]string{ActionForceApplied: "STUCK c D1 D5000 M3*3 O"},
+		},
 		"no such step": {
 			plan: orderPlan, steps: "D1 D2 M*3 O O", failed: "charge", step: "reserve",
 			want: map[Action]string{ActionSkip: `step "reserve" is not in its way`},
@@ -205,12 +242,20 @@ func TestResolve(t *testing.T) {
 					rec.Status = c.status
 				}
 				before := *rec
+				before.Steps = slices.Clone(rec.Steps)
+				meant := c.step
+				if names := rec.Blocked(); meant == "" && len(names) > 0 {
+					meant = names[0]
+				}
 				next, ev, err := resolved(rec, do, Audit{Actor: "ada", Reason: "because", Step: c.step})
 				require.Equal(t, before, *rec)
 				if err != nil {
 					refused, ok := err.(*ActionError) //nolint:errorlint // it is not wrapped
 					require.True(t, ok)
 					require.Contains(t, refused.Reason, want, do)
+					if !slices.Contains(rec.Blocked(), meant) {
+						require.Empty(t, refused.Step)
+					}
 					continue
 				}
 				text, err := next.Steps.AppendText(nil)
@@ -220,6 +265,7 @@ func TestResolve(t *testing.T) {
 				require.Zero(t, next.Crashes)
 				require.Equal(t, EventResolved, ev.Kind)
 				require.Equal(t, "ada", ev.Actor)
+				require.Equal(t, meant, ev.Step, do)
 				require.Equal(t, string(do)+": because", ev.Text)
 			}
 		})
@@ -240,6 +286,8 @@ func TestBlocked(t *testing.T) {
 	require.Equal(t, []string{"c", "b"}, rec.Blocked())
 	rec.Status = Running
 	require.Nil(t, rec.Blocked())
+	require.Equal(t, []string{"b"}, stuck(t, "a:v b:r c:r d:r", "D1 F*20 O O", "b", false).Blocked(), "those behind it are not in the way")
+	require.Equal(t, []string{"b", "c"}, stuck(t, "a:v b:r1 c:r1 d:r2 e:r2", "D1 F*20 O O O", "b", false).Blocked(), "nor is the next group")
 	rec = stuck(t, "a:su b:su c:su", "D1 X2 X3", "c", true)
 	require.Equal(t, []string{"a", "c", "b"}, rec.Blocked())
 	require.Nil(t, stuck(t, "a:su", "D1", "", false).Blocked())
@@ -257,5 +305,20 @@ func TestAResolutionOfASagaThatEndsBeforeItBegins(t *testing.T) {
 		require.NoError(t, err)
 		var steps Progress
 		require.NoError(t, steps.UnmarshalText(text), "%s", text)
+		require.Zero(t, steps[2].At)
 	}
+	rec.Updated = rec.Created.Add(1<<63 - 1) // nor is one that was set far ahead
+	next, _, err := resolved(rec, ActionSkip, Audit{Actor: "ada", Reason: "why", ExpectRevision: 7})
+	require.NoError(t, err)
+	require.Equal(t, maxAt, next.Steps[2].At)
+}
+
+// The owner of a saga that waits is at it: the refusal is about no step.
+func TestARefusalNamesNoStepOfASagaThatIsAtWork(t *testing.T) {
+	t.Parallel()
+	rec := stuck(t, "a:su b:a c:v", "D1 W900 O", "", false)
+	rec.Status, rec.Owner = Suspended, "somebody"
+	_, _, err := resolved(rec, ActionRetry, Audit{Actor: "ada", Reason: "why", ExpectRevision: 7})
+	require.ErrorContains(t, err, "a process is at work on it")
+	require.Empty(t, err.(*ActionError).Step) //nolint:errorlint // it is not wrapped
 }
