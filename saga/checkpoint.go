@@ -55,11 +55,24 @@ func (r *run) persist(write func(context.Context) error) bool {
 			r.e.log.Error("a checkpoint was refused", slog.String("saga", r.rec.ID), slog.Any("error", refused))
 			return false
 		}
-		r.e.log.Warn("a checkpoint failed, and is repeated", slog.String("saga", r.rec.ID), slog.Any("error", err))
+		r.e.log.LogAttrs(context.Background(), urgency(err), "a checkpoint failed, and is repeated", slog.String("saga", r.rec.ID), slog.Any("error", err))
 		if !r.e.rest(wait) {
 			return false
 		}
 	}
+}
+
+// urgency is how loudly it is told that a checkpoint failed. A store that is away comes
+// back by itself. What it refuses is repeated too, as it knows what has happened, and
+// nobody else does; but it takes a person to make room for it:
+//
+//	an operator adds a CHECK to the table; a step charges, and its checkpoint violates
+//	that; it is repeated until the CHECK is gone.
+func urgency(err error) slog.Level {
+	if r, ok := errors.AsType[retrier](err); ok && !r.Retryable() {
+		return slog.LevelError
+	}
+	return slog.LevelWarn
 }
 
 // persistOnce calls write, or else saves r.write. The engine's end does not cut it

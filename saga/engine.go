@@ -356,11 +356,14 @@ func (e *Engine) create(ctx context.Context, c []*Create) (first, last time.Time
 	return first, last, err
 }
 
+// retrier is an error that says whether the same call may well succeed later.
+type retrier interface {
+	error
+	Retryable() bool
+}
+
 func retryable(err error) bool {
-	r, ok := errors.AsType[interface {
-		error
-		Retryable() bool
-	}](err)
+	r, ok := errors.AsType[retrier](err)
 	return ok && r.Retryable()
 }
 

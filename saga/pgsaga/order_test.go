@@ -50,6 +50,7 @@ func TestTheOldestAreClaimedFirstWithoutAnIndex(t *testing.T) {
 func TestPagesAreInOrderWithoutAnIndex(t *testing.T) {
 	t.Parallel()
 	f := unordered(t)
+	f.exec(t, "DROP INDEX sagas_business") // which is taken all the same
 	var want []string
 	for n := range 7 {
 		r := begun(fmt.Sprint(9-n), "me") // the last is the first in the table
@@ -61,7 +62,7 @@ func TestPagesAreInOrderWithoutAnIndex(t *testing.T) {
 	for name, filter := range map[string]saga.Filter{"all": {}, "by an index": {BusinessID: "order"}} {
 		filter.Limit = 2
 		var got []string
-		for more := true; more; {
+		for more := true; more && len(got) < 20; {
 			more = false
 			for r, err := range f.Find(t.Context(), filter) {
 				require.NoError(t, err)
@@ -77,6 +78,7 @@ func TestPagesAreInOrderWithoutAnIndex(t *testing.T) {
 func TestHistoryAndOutboxAreInOrderWithoutAnIndex(t *testing.T) {
 	t.Parallel()
 	f := unordered(t)
+	f.exec(t, "ALTER TABLE saga_events DROP CONSTRAINT saga_events_pkey") // which is taken all the same
 	r := f.create(t, "1", "me")
 	var want []string
 	for n := range 3 {
