@@ -119,6 +119,80 @@ func TestSealsNameTheFirstThatWasTamperedWith(t *testing.T) {
 	f.verify(t)
 }
 
+// Ids are whatever a client chose, digits and spaces too. Each pair of logs has one text but for the lengths in it: who has sealed the first could
+// show the second, with a payment that was never made.
+func TestTwoLogsHaveNoSealInCommon(t *testing.T) {
+	t.Parallel()
+	pool := testdb.Postgres(t)
+	f := openOn(t, pool)
+	zeros := strings.Repeat("0", 32)
+	decided := func(id string, seq int64, kind int, target string) string {
+		return fmt.Sprintf(`INSERT INTO ledger_transactions (id, seq, fingerprint, verdict, posting, at, kind, target)
+			VALUES ('%s', %d, decode('%s', 'hex'), 0, 0, to_timestamp(0), %d, nullif('%s', ''))`, id, seq, zeros, kind, target)
+	}
+	posted := func(id string, seq int64, posting int) string {
+		return fmt.Sprintf(`INSERT INTO ledger_postings (seq, posting, debit_no, credit_no, debit_version, credit_version, at, amount, debit_balance,
+			credit_balance, transaction_id) VALUES (%d, %d, 1, 2, %d, %[3]d, to_timestamp(0), 5, 5, 5, '%[4]s')`, seq, posting, seq+int64(posting), id)
+	}
+	for name, logs := range map[string]func(x string, seq int64) [2][]string{
+		"an id": func(x string, seq int64) [2][]string {
+			other := fmt.Sprintf("%d %s 0 0 0.000000 0 0 ", seq, zeros)
+			return [2][]string{
+				{decided(x, seq, 3, other)},
+				{decided(fmt.Sprintf("%s %d %s 0 0 0.000000 3 %d", x, seq, zeros, len(other)), seq, 0, "")},
+			}
+		},
+		"a target": func(x string, seq int64) [2][]string {
+			return [2][]string{
+				{decided(x, seq, 3, fmt.Sprintf("z 0 0 1 2 %d %[1]d 0.000000 5 5 5 8 t", seq))},
+				{decided(x, seq, 3, "z"), posted("t 0 none", seq, 0)},
+			}
+		},
+		"a posting's transaction": func(x string, seq int64) [2][]string {
+			return [2][]string{
+				{decided(x, seq, 0, ""), posted(fmt.Sprintf("t 1 1 2 %d %[1]d 0.000000 5 5 5 t", seq+1), seq, 0)},
+				{decided(x, seq, 0, ""), posted("t", seq, 0), posted("t", seq, 1)},
+			}
+		},
+	} {
+		var seq int64
+		require.NoError(t, pool.QueryRow(t.Context(), "SELECT nextval('ledger_transaction_seq')").Scan(&seq))
+		log := logs(fmt.Sprint("x", seq), seq)
+		for _, sql := range log[0] {
+			exec(t, pool, sql)
+		}
+		seal, err := f.Seal(t.Context())
+		require.NoError(t, err)
+		require.EqualValues(t, 1, seal.Transactions, name)
+		tx := begin(t, f, pgx.TxOptions{})
+		for _, sql := range []string{"DELETE FROM ledger_transactions", "DELETE FROM ledger_postings"} {
+			exec(t, tx, sql+fmt.Sprintf(" WHERE seq = %d", seq))
+		}
+		for _, sql := range log[1] {
+			exec(t, tx, sql)
+		}
+		report, err := on(t, tx).Verify(t.Context())
+		require.NoError(t, err)
+		require.NotNil(t, report.Broken, name)
+		require.Equal(t, seal.Number, report.Broken.Number, name)
+		require.NoError(t, tx.Rollback(t.Context()))
+	}
+}
+
+// A seal is over 10,000 batches at most. What was decided since the last one may be more.
+func TestASealThatIsAskedForIsOverAllThatIsDecided(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	f.want(t, ledger.Posted, move("1", "bank", "a", "1"))
+	exec(t, f.pool, "SELECT count(nextval('ledger_transaction_seq')) FROM generate_series(1, 10000)")
+	f.want(t, ledger.Posted, move("2", "bank", "a", "1"))
+	seal, err := f.Seal(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 2, seal.Number)
+	require.Equal(t, 2, count(t, f.pool, "SELECT sum(transactions)::int FROM ledger_seals"))
+	f.verify(t)
+}
+
 // A transaction that has drawn its number and is not committed must not be
 // passed by: a seal without it could never be verified again.
 func TestASealWaitsForWhoIsStillWriting(t *testing.T) {
