@@ -158,6 +158,27 @@ func TestReadAfterTheClockWasSetBack(t *testing.T) {
 	}
 }
 
+// Beancount refuses a posting to an account that is not open yet, and with it the file.
+func TestBeancountHasNoPostingBeforeItsAccountIsOpen(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 2, 1, 0, 0, 10, 0, time.UTC)
+	l, err := ledger.New(ledger.NewMemory(&ledger.MemoryOptions{Now: func() time.Time { return now }}), nil)
+	require.NoError(t, err)
+	for _, id := range []ledger.AccountID{"a", "b", "c"} {
+		require.NoError(t, l.Open(t.Context(), ledger.Account{ID: id, Currency: "NGN", Normal: ledger.Debit}))
+	}
+	post(t, l, ledger.Transaction{ID: "after midnight", Postings: []ledger.Posting{move("a", "b", "1", "NGN")}})
+	now = now.Add(-time.Minute)
+	post(t, l, ledger.Transaction{ID: "before", Postings: []ledger.Posting{move("a", "c", "2", "NGN")}})
+	var b bytes.Buffer
+	require.NoError(t, journal.WriteBeancount(&b, journal.Read(t.Context(), l, "a", "b", "c"), nil))
+	require.Contains(t, b.String(), "\n2026-02-01 open Assets:A\n")
+	require.Contains(t, b.String(), "\n2026-02-01 * \"before\"\n  time: \"2026-01-31T23:59:10Z\"\n")
+	b.Reset()
+	require.NoError(t, journal.WriteHledger(&b, journal.Read(t.Context(), l, "a", "b", "c"), nil))
+	require.Contains(t, b.String(), "\n2026-01-31 * (before)", "hledger opens no accounts")
+}
+
 // Postings that arrive while a journal is read would tear a transaction apart.
 func TestReadIsOfOneMoment(t *testing.T) {
 	t.Parallel()
