@@ -71,6 +71,8 @@ WITH entries AS (
               WHERE t.id IS NULL OR c.id IS NULL
     UNION ALL SELECT '', '', 0, 'amounts held by ' || h.transaction_id || ', which is no hold', count(*), 0
               FROM {holds} h LEFT JOIN {transactions} t ON t.id = h.transaction_id AND t.kind = 1 WHERE t.id IS NULL GROUP BY h.transaction_id
+    UNION ALL SELECT '', '', 0, 'amounts held by ' || t.id, 0, 1
+              FROM {transactions} t WHERE t.kind = 1 AND t.verdict = 0 AND NOT EXISTS (SELECT FROM {holds} h WHERE h.transaction_id = t.id)
     UNION ALL SELECT '', currency, max(scale), 'sum', sum(debits), sum(credits)
               FROM checked GROUP BY currency HAVING sum(debits) <> sum(credits)
 )

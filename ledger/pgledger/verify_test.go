@@ -198,6 +198,23 @@ func TestVerifyFindsTamperingWithHoldsAndWhatClosesThem(t *testing.T) {
 	}
 }
 
+// What a hold reserves is gone together with what its accounts say of it: all sums agree, and to capture it would pay nothing.
+func TestVerifyFindsAHoldThatHoldsNothing(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	hold := func(id string) ledger.Transaction {
+		tx := move(id, "a", "b", "5")
+		tx.Kind = ledger.KindHold
+		return tx
+	}
+	f.want(t, ledger.Posted, move("fund", "bank", "a", "20"), hold("open"), hold("given up"), ledger.Transaction{ID: "release", Kind: ledger.KindRelease, Of: "given up"})
+	refused := hold("refused")
+	refused.Postings[0].Amount = decimal.New(100, 0)
+	f.want(t, ledger.InsufficientFunds, refused)
+	require.Equal(t, []string{"amounts held by given up: 0, should be 1", "amounts held by open: 0, should be 1"}, changed(t, f,
+		"DELETE FROM ledger_holds", "UPDATE ledger_accounts SET held_debits = 0, held_credits = 0"))
+}
+
 // Of an account that is gone there are entries only, with breaks of their own.
 func TestVerifyOfAnAccountThatIsGone(t *testing.T) {
 	t.Parallel()
