@@ -33,7 +33,7 @@ type Options struct {
 	// Default: 30 seconds.
 	Lease time.Duration
 	// NoHeartbeat leaves the lease as it is. The context of the work then ends with the lease, since from then on
-	// another may run it.
+	// another may run it. It is always so on a store with a method Concurrent() bool that says no, as in a transaction.
 	// Default: false.
 	NoHeartbeat bool
 	// TTL is how long a result is replayed, and steps are kept.
@@ -74,7 +74,7 @@ func New(store Store, opts *Options) (*Guard, error) {
 		logger:       o.Logger,
 		jitter:       halfJitter,
 	}
-	if !o.NoHeartbeat {
+	if !o.NoHeartbeat && concurrent(store) {
 		g.beat = g.lease / 3
 	}
 	if g.maxResponse == 0 {
@@ -112,6 +112,16 @@ func orDefault(d, fallback time.Duration) time.Duration {
 		return fallback
 	}
 	return d
+}
+
+// concurrent tells whether a lease may be extended beside the work. A store in a transaction of the caller's may not be asked
+// by two goroutines at once:
+//
+//	the work takes longer than a third of the lease, and writes through the transaction that its claim is in;
+//	the heartbeat sends on the same connection: one of the two finds it busy, or both write into the driver's maps.
+func concurrent(store Store) bool {
+	c, ok := store.(interface{ Concurrent() bool })
+	return !ok || c.Concurrent()
 }
 
 // clock is the monotonic clock. It costs half of time.Now, which a replay would notice.

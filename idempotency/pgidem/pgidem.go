@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/safetill/safetill/idempotency"
 	"github.com/safetill/safetill/internal/pg"
@@ -52,11 +53,22 @@ func NewStore(db DB, opts *Options) (*Store, error) {
 }
 
 // In returns the same store on another DB, such as the caller's transaction: what is claimed and completed there holds if,
-// and only if, that transaction commits.
+// and only if, that transaction commits. An idempotency.Guard on it does not extend its lease, which has to be as long as the
+// work: see [Store.Concurrent].
 func (s *Store) In(db DB) *Store {
 	bound := *s
 	bound.db = given(db)
 	return &bound
+}
+
+// Concurrent tells whether the store can do several things at once, as over a pool. Over a transaction or a single connection
+// it cannot, since that is the work's too.
+func (s *Store) Concurrent() bool {
+	switch s.db.(type) {
+	case pgx.Tx, *pgx.Conn, *pgxpool.Conn:
+		return false
+	}
+	return true
 }
 
 // given is db, or one that says of itself that it is nil.

@@ -174,6 +174,58 @@ func TestJoinsTheCallersTransaction(t *testing.T) {
 	require.Equal(t, "receipt", string(records[0].Response))
 }
 
+// watched is a transaction that tells of what is sent.
+type watched struct {
+	pgx.Tx
+	sent chan struct{}
+}
+
+func (w watched) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	w.sent <- struct{}{}
+	return w.Tx.SendBatch(ctx, b)
+}
+
+// A transaction is for one goroutine: a heartbeat would come between two statements of the work, or into one.
+func TestALeaseIsNotExtendedInTheTransactionOfTheWork(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
+	w := watched{Tx: tx, sent: make(chan struct{}, 100)}
+	key := requests(1)[0].Key
+	do := func(store *pgidem.Store, work func(context.Context) error) (idempotency.Result[string], error) {
+		guard, err := idempotency.New(store, &idempotency.Options{Lease: 100 * time.Millisecond})
+		require.NoError(t, err)
+		return idempotency.Do(t.Context(), guard, key, idempotency.FingerprintOf(nil), func(ctx context.Context, _ *idempotency.Run) (string, error) {
+			return "receipt", work(ctx)
+		})
+	}
+	_, err = do(newStore(t, pool).In(w), func(ctx context.Context) error {
+		<-w.sent // the claim
+		select {
+		case <-ctx.Done():
+			require.ErrorIs(t, context.Cause(ctx), idempotency.ErrLost)
+		case <-w.sent:
+			t.Error("something was sent beside the work")
+		}
+		return nil // it had done its part by then, and nobody else can have the key
+	})
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit(t.Context()))
+	result, err := do(newStore(t, pool), func(context.Context) error { panic("must not run") })
+	require.NoError(t, err)
+	require.Equal(t, idempotency.Result[string]{Value: "receipt", Replayed: true}, result)
+
+	conn, err := pool.Acquire(t.Context())
+	require.NoError(t, err)
+	defer conn.Release()
+	for _, db := range []pgidem.DB{conn, conn.Conn(), w} {
+		require.False(t, newStore(t, db).Concurrent(), "%T", db)
+	}
+	require.True(t, newStore(t, pool).Concurrent())
+}
+
 // A's transaction has inserted the key when B's statement begins and commits while B waits for its row: the row is not
 // in B's snapshot, and B has to look again to answer.
 func TestLostRaceLooksAgain(t *testing.T) {
