@@ -267,6 +267,50 @@ func TestLostRaceLooksAgain(t *testing.T) {
 	require.EqualValues(t, 2, db.calls.Load())
 }
 
+// A's lease is over, and B takes the key while A comes back: A's statement meets the row as it was before, and waits for it. What A then does to it
+// is done to B: B's result would be A's, or a third one would run beside B.
+func TestALateOwnerThatWaitsForTheNextOneHasLost(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	store := newStore(t, pool)
+	for name, late := range map[string]func(idempotency.Key, idempotency.Token) ([]error, error){
+		"complete": func(key idempotency.Key, token idempotency.Token) ([]error, error) {
+			return store.Complete(t.Context(), []idempotency.Completion{{Key: key, Token: token, Response: []byte("late"), TTL: time.Hour}})
+		},
+		"release": func(key idempotency.Key, token idempotency.Token) ([]error, error) {
+			return store.Release(t.Context(), []idempotency.Claim{{Key: key, Token: token}})
+		},
+		"extend": func(key idempotency.Key, token idempotency.Token) ([]error, error) {
+			return store.Extend(t.Context(), []idempotency.Extension{{Key: key, Token: token, Lease: time.Hour}})
+		},
+	} {
+		batch := requests(1)
+		key := batch[0].Key
+		a, err := store.Claim(t.Context(), batch)
+		require.NoError(t, err)
+		_, err = pool.Exec(t.Context(), "UPDATE idempotency_records SET held_until = clock_timestamp() WHERE key = $1", []byte(key.String()))
+		require.NoError(t, err)
+		tx, err := pool.Begin(t.Context())
+		require.NoError(t, err)
+		defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
+		b, err := newStore(t, tx).Claim(t.Context(), batch)
+		require.NoError(t, err)
+		require.Equal(t, idempotency.Won, b[0].Outcome)
+		answer := make(chan error, 1)
+		go func() {
+			items, err := late(key, a[0].Token)
+			answer <- errors.Join(append(items, err)...)
+		}()
+		awaitWaiter(t, pool, tx)
+		require.NoError(t, tx.Commit(t.Context()))
+		require.ErrorIs(t, <-answer, idempotency.ErrLost, name)
+		c, err := store.Claim(t.Context(), batch)
+		require.NoError(t, err)
+		require.Equal(t, idempotency.InFlight, c[0].Outcome, name)
+		require.LessOrEqual(t, c[0].Remaining, batch[0].Lease, name)
+	}
+}
+
 // A's transaction has recorded a step and released the key while B, with another payload, waits for its row: what B could
 // not see when its statement began still holds the key to A's payload.
 func TestLostRaceToAStepIsAMismatch(t *testing.T) {
