@@ -53,7 +53,8 @@ type TxOptions struct {
 	Attempts int
 	// CommitTimeout bounds the COMMIT, which goes on after the caller's context has ended, and once more the search for
 	// what became of it when its answer was lost. A COMMIT that waits for a standby (synchronous replication) is made when
-	// it ends, on the primary alone, and found there.
+	// it ends, on the primary alone, and found there. As long, on top of what is left of Wait, may it take to get a connection
+	// and, with that, to look the key up.
 	// Default: 5 seconds.
 	CommitTimeout time.Duration
 	// MaxResponse is how many bytes an encoded result may have. See [idempotency.TooLargeError]. At most 64 MiB.
@@ -171,7 +172,7 @@ func (g *TxGuard) CheckSchema(ctx context.Context) error {
 //   - [ErrUnknown]: the work may or may not have been committed.
 //   - any other error of fn, as it is: it was rolled back, and the key is free. A panic of fn, or runtime.Goexit, does that too and
 //     goes on.
-//   - anything else: PostgreSQL failed. Nothing was committed. Its method Retryable() bool says whether to begin again may help.
+//   - anything else: PostgreSQL failed, or had no connection in time. Nothing was committed. Its method Retryable() bool says whether to begin again may help.
 //
 // A ctx that ends before the COMMIT is sent rolls back; one that ends later does not keep the COMMIT from being made and heard of.
 //

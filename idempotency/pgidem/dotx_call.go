@@ -134,7 +134,9 @@ func (c *txCall) again(err error) bool {
 
 // attempt runs the work in one transaction. Only errors of the work come as they are.
 func (c *txCall) attempt(ctx context.Context, work txWork) (*txResult, error) {
-	u, err := c.g.acquire(ctx)
+	limited, cancel := c.limited(ctx)
+	u, err := c.g.acquire(limited)
+	cancel()
 	if err != nil {
 		return nil, pg.Classify(fmt.Errorf("pgidem: %w", err))
 	}
@@ -162,8 +164,16 @@ func (c *txCall) attempt(ctx context.Context, work txWork) (*txResult, error) {
 	return c.finish(ctx, u, &result)
 }
 
+// limited bounds what comes before the work. The caller's context may have no deadline, as those of net/http have none, and a
+// pool whose connections are all taken, or a server that is frozen, would hold each request for as long as its client stays.
+func (c *txCall) limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, max(0, time.Until(c.patience))+c.g.commitTimeout)
+}
+
 // enter begins, locks the key and looks it up. neither: the key is ours, and there is no record of it.
 func (c *txCall) enter(ctx context.Context, u *txUnit) (*txResult, error) {
+	ctx, cancel := c.limited(ctx)
+	defer cancel()
 	var f txFound
 	err := u.begin(ctx, c.g.db, func(b *pgx.Batch) { f.enter(b, c.g.sql.enter, c) })
 	for range looks {
@@ -244,7 +254,7 @@ func (c *txCall) finish(ctx context.Context, u *txUnit, result *txResult) (*txRe
 			return nil, errTaken
 		}
 		if constraint, ok := pg.IsUniqueViolation(err); ok && constraint == "idempotency_records_pkey" {
-			return nil, c.taken(ctx, u, err)
+			return nil, c.taken(limited, u, err)
 		}
 		return nil, pg.Classify(fail("commit", err))
 	default:

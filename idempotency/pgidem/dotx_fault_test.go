@@ -382,6 +382,45 @@ func TestDoTxHangUpWhileWaiting(t *testing.T) {
 	require.EqualValues(t, 1, s.runs.Load())
 }
 
+// A request that nobody bounds must not wait for as long as its client does: all connections are taken, or the server hangs.
+func TestDoTxThatCannotBeginGivesUp(t *testing.T) {
+	t.Parallel()
+	bothWays(t, func(t *testing.T, o pgidem.TxOptions) {
+		conf := testdb.Postgres(t).Config()
+		conf.MaxConns = 2
+		pool, err := pgxpool.NewWithConfig(t.Context(), conf)
+		require.NoError(t, err)
+		t.Cleanup(pool.Close)
+		o.Wait, o.CommitTimeout = -1, 100*time.Millisecond
+		s := newShop(t, pool, &o)
+		_, err = s.sell(t.Context(), "known", "", nil)
+		require.NoError(t, err)
+		s.runs.Store(0)
+		ctx, cancel := context.WithTimeout(t.Context(), txPatience)
+		defer cancel()
+		givesUp := func(g *pgidem.TxGuard, what string) {
+			t.Helper()
+			_, err := s.sellOn(ctx, g, what, "", nil)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.NoError(t, ctx.Err(), "the caller would have waited")
+			require.Zero(t, s.runs.Load())
+		}
+		first := beginTx(t, pool, "")
+		if !o.Optimistic { // which looks only at the end
+			execTx(t, first, "LOCK TABLE idempotency_records")
+			givesUp(s.guard, "known")
+			givesUp(s.guard, "new")
+			require.NoError(t, first.Rollback(t.Context()))
+			first = beginTx(t, pool, "")
+		}
+		second := beginTx(t, pool, "")
+		givesUp(s.guard, "known")
+		givesUp(s.guard, "new")
+		require.NoError(t, errors.Join(first.Rollback(t.Context()), second.Rollback(t.Context())))
+		s.sold(t, "new", 0)
+	})
+}
+
 // brokenTx fails every batch.
 type brokenTx struct{ pgx.Tx }
 

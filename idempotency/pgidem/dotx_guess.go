@@ -18,7 +18,10 @@ import (
 // account with "insufficient funds" would have it made again, elsewhere.
 func (c *txCall) guess(ctx context.Context, u *txUnit, work txWork) (answer *txResult, failure, err error) {
 	c.guessed = true
-	if err := u.beginBare(ctx, c.g.db); err != nil {
+	limited, cancel := c.limited(ctx)
+	err = u.beginBare(limited, c.g.db)
+	cancel()
+	if err != nil {
 		return nil, nil, pg.Classify(fmt.Errorf("pgidem: begin: %w", err))
 	}
 	result, failure := u.run(ctx, work)

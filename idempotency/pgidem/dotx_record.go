@@ -116,24 +116,26 @@ func (c *txCall) judge(r *txRecord) (*txResult, error) {
 
 // look answers from the record that there is, in one round trip, in which nothing is locked. neither: it takes more than that.
 func (c *txCall) look(ctx context.Context) (*txResult, error) {
+	limited, cancel := c.limited(ctx)
+	defer cancel()
 	var f txFound
 	switch db := c.g.db.(type) {
 	case pgx.Tx:
 		u := &txUnit{tx: db, callers: true, release: func() {}}
 		defer u.end(ctx)
-		err := u.begin(ctx, db, func(b *pgx.Batch) {
+		err := u.begin(limited, db, func(b *pgx.Batch) {
 			f.enter(b, txLookSQL, c)
 			b.Queue(releaseSavepointSQL)
 		})
 		if err == nil {
 			u.open = false
-			err = u.restore(ctx, &f)
+			err = u.restore(limited, &f)
 		}
 		if err != nil {
 			return nil, nil
 		}
 	case pg.Batcher: // a statement's transaction ends, and its settings with it
-		if f.look(ctx, db, c) != nil {
+		if f.look(limited, db, c) != nil {
 			return nil, nil
 		}
 	}
