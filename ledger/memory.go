@@ -101,7 +101,7 @@ func (m *Memory) Post(ctx context.Context, drafts []Draft) ([]Outcome, error) {
 	before := func(i int) bool {
 		was, ok := m.decided[drafts[i].ID]
 		if ok {
-			outcomes[i] = Again(&drafts[i], was.fingerprint, was.outcome)
+			outcomes[i] = book.Again(&drafts[i], was.fingerprint, was.outcome)
 		}
 		return ok
 	}
@@ -187,6 +187,20 @@ func Again(d *Draft, first Fingerprint, o Outcome) Outcome {
 	}
 	o.Duplicate = true
 	return o
+}
+
+// Again is [Again] of a draft whose accounts are in the book. A fingerprint is of minor units, and does not say whose:
+//
+//	accounts are opened in GOLD with 2 decimal places, and 1.00 GOLD is posted: 100 units;
+//	a process that was told 3 posts 0.100 GOLD by the same id, which are 100 units to it, and would hear that it is posted.
+func (b *Book) Again(d *Draft, first Fingerprint, o Outcome) Outcome {
+	for i := range d.Postings {
+		p := &d.Postings[i]
+		if s := b.Accounts[p.Debit]; o.Verdict == Posted && s != nil && s.Scale != p.Scale {
+			return Outcome{Verdict: Conflict}
+		}
+	}
+	return Again(d, first, o)
 }
 
 func (m *Memory) write(id TransactionID, posting int, l *Line, now time.Time) {

@@ -230,7 +230,7 @@ func (p *posting) name() {
 	p.ids, p.names = ids, slices.Compact(accounts)
 }
 
-// readDecided reads the first outcome of the ids that have one.
+// readDecided reads the first outcome of the ids that have one, with the accounts read.
 func (p *posting) readDecided(rows pgx.Rows) error {
 	defer rows.Close()
 	before := map[ledger.TransactionID]known{}
@@ -257,9 +257,10 @@ func (p *posting) readDecided(rows pgx.Rows) error {
 			t.Closed = closed
 		}
 	}
+	book := ledger.Book{Accounts: p.accounts}
 	for i := range p.drafts {
 		if k, ok := before[p.drafts[i].ID]; ok {
-			p.outcomes[i] = ledger.Again(&p.drafts[i], k.fingerprint, k.outcome)
+			p.outcomes[i] = book.Again(&p.drafts[i], k.fingerprint, k.outcome)
 			p.decided[i] = true
 		}
 	}
