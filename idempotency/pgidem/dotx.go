@@ -149,8 +149,9 @@ func (g *TxGuard) CheckSchema(ctx context.Context) error {
 // fn may run more than once, each time in a new transaction after the last one was rolled back: when PostgreSQL asks for
 // it (serialization failures, deadlocks), [TxOptions.Attempts] times at most. So what it does other than through tx must
 // be harmless to repeat. It uses tx, of which it may begin nested ones, until it returns, and closes the rows that it
-// reads, or the COMMIT finds the connection busy; it cannot commit it or roll it back. Values are encoded like those of
-// [idempotency.Do], and each of the two replays what the other has stored.
+// reads, or the COMMIT finds the connection busy. Its methods do not commit it or roll it back. SQL that does is not kept
+// from it: DoTx then returns an error that says so, but does not notice where another transaction has been begun behind it, as
+// by COMMIT AND CHAIN. Values are encoded like those of [idempotency.Do], and each of the two replays what the other has stored.
 //
 // A [*idempotency.PermanentError] of fn is committed as the key's result, without what fn has written. Duplicates that were
 // waiting by then may run fn before it is stored; the answer that is stored first is everybody's.
