@@ -3,6 +3,7 @@ package journal_test
 import (
 	"bytes"
 	"context"
+	"encoding/csv"
 	"errors"
 	"flag"
 	"io"
@@ -177,6 +178,56 @@ func TestBeancountHasNoPostingBeforeItsAccountIsOpen(t *testing.T) {
 	b.Reset()
 	require.NoError(t, journal.WriteHledger(&b, journal.Read(t.Context(), l, "a", "b", "c"), nil))
 	require.Contains(t, b.String(), "\n2026-01-31 * (before)", "hledger opens no accounts")
+
+	post(t, l, ledger.Transaction{ID: "to b", Postings: []ledger.Posting{move("c", "b", "3", "NGN")}})
+	b.Reset()
+	require.NoError(t, journal.WriteBeancount(&b, journal.Read(t.Context(), l, "b"), nil))
+	require.Contains(t, b.String(), "\n2026-02-01 * \"to b\"\n")
+}
+
+// one yields a transaction that was never in a ledger.
+func one(tx journal.Transaction) iter.Seq2[journal.Transaction, error] {
+	return func(yield func(journal.Transaction, error) bool) { yield(tx, nil) }
+}
+
+// An id may be what a customer chose, to be run by who opens the file.
+func TestCSVHasNoFormulas(t *testing.T) {
+	t.Parallel()
+	for _, id := range []string{"=1", "+1", "-1", "@x", "＝1", "＋1", "－1", "＠x", " =1", "\u00a0=1", "\u3000＝1", "'1", " '1"} {
+		var b bytes.Buffer
+		require.NoError(t, journal.WriteCSV(&b, one(journal.Transaction{
+			ID: ledger.TransactionID(id), At: time.Date(2026, 1, 31, 1, 0, 0, 0, time.FixedZone("", 3600)),
+			Postings: []journal.Posting{{Debit: journal.Account{ID: "a"}, Credit: journal.Account{ID: ledger.AccountID(id)}, Amount: decimal.New(5, 0), Currency: "JPY"}},
+		}), nil))
+		rows, err := csv.NewReader(&b).ReadAll()
+		require.NoError(t, err)
+		require.Equal(t, []string{"2026-01-31T00:00:00Z", "'" + id, "0", "a", "'" + id, "5", "JPY"}, rows[1])
+	}
+}
+
+// What is small fits into a buffer, and fails when that is written.
+func TestADiskThatIsFullIsToldOf(t *testing.T) {
+	t.Parallel()
+	for name, f := range formats {
+		require.ErrorIs(t, f.write(full{}, one(journal.Transaction{ID: "small"})), errFull, name)
+	}
+}
+
+func TestReadBeginsWithTheEarliest(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	for _, id := range []ledger.AccountID{"a", "b", "c", "d", "e"} {
+		require.NoError(t, l.Open(t.Context(), ledger.Account{ID: id, Currency: "NGN", Normal: ledger.Debit}))
+	}
+	post(t, l, ledger.Transaction{ID: "2", Postings: []ledger.Posting{move("d", "e", "1", "NGN")}})
+	post(t, l, ledger.Transaction{ID: "1", Postings: []ledger.Posting{move("b", "c", "1", "NGN")}})
+	post(t, l, ledger.Transaction{ID: "0", Postings: []ledger.Posting{move("a", "c", "1", "NGN")}})
+	var ids []string
+	for tx, err := range journal.Read(t.Context(), l, "a", "b", "d") {
+		require.NoError(t, err)
+		ids = append(ids, string(tx.ID))
+	}
+	require.Equal(t, []string{"2", "1", "0"}, ids)
 }
 
 // Postings that arrive while a journal is read would tear a transaction apart.
