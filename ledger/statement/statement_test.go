@@ -165,6 +165,24 @@ func TestPage(t *testing.T) {
 	}
 }
 
+// A period in which nothing happened is drawn, where it has two ends. Days are told with the last one included.
+func TestPageOfAPeriodWithoutEntries(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t, time.Hour, "ada", "new")
+	pay(t, l, "1", "ada", 100)
+	later := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	for _, account := range []ledger.AccountID{"ada", "new"} {
+		page := render(t, l, account, &statement.Options{From: later, To: later.AddDate(0, 1, 0)}, nil)
+		require.Contains(t, page, "Entries from 1 March 2026 to the end of 31 March 2026;")
+		require.Contains(t, page, "<svg")
+		page = render(t, l, account, &statement.Options{From: later}, nil)
+		require.Contains(t, page, "Entries from 1 March 2026;")
+		require.NotContains(t, page, "<svg")
+		page = render(t, l, account, &statement.Options{From: later, To: later.Add(36 * time.Hour)}, nil)
+		require.Contains(t, page, "Entries from 1 March 2026 until 2 March 2026 12:00:00;")
+	}
+}
+
 func TestIDsAreTextInThePage(t *testing.T) {
 	t.Parallel()
 	const evil = `</title><script>alert(1)</script>"'&`
