@@ -102,7 +102,6 @@ func wellFormed(t *testing.T, doc []byte) {
 	}
 }
 
-// A plan comes from a store, which may have been written by anybody.
 // The engine takes the saga for older than the store does, by the time that the store
 // has taken to answer; what is retried is told when that is written.
 func TestATimelineIsInTheOrderOfWhatHasHappened(t *testing.T) {
@@ -144,6 +143,44 @@ func TestATimelineIsInTheOrderOfWhatHasHappened(t *testing.T) {
 `, lines)
 }
 
+// What was done before a step failed is told before it, also where it is not undone; and
+// what fails on the way back comes after.
+func TestATimelineOfASagaThatGoesBack(t *testing.T) {
+	t.Parallel()
+	created := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	rec := &saga.Record{
+		ID: "o1", Definition: "order", Version: 1, Status: saga.Compensating, Created: created, Updated: created.Add(15 * time.Millisecond), Revision: 4,
+		Undoing: true, Failed: "confirm", Error: "no",
+		Plan: saga.Plan{
+			{Name: "validate", Kind: saga.KindPure},
+			{Name: "reserve", Kind: saga.KindStep, Undo: true},
+			{Name: "charge", Kind: saga.KindStep, Undo: true},
+			{Name: "confirm", Kind: saga.KindPivot},
+		},
+		Steps: saga.Progress{
+			{Mark: saga.Done, At: 9 * time.Millisecond, Attempts: 1},
+			{Mark: saga.Done, At: 8 * time.Millisecond, Attempts: 1},
+			{Mark: saga.Undone, At: 12 * time.Millisecond, Attempts: 1},
+			{Mark: saga.NotApplied, Attempts: 1},
+		},
+		Events: []saga.Event{
+			{At: created.Add(7 * time.Millisecond), Kind: saga.EventFailed, Step: "confirm", Attempt: 1, Text: "no"},
+			{At: created.Add(14 * time.Millisecond), Kind: saga.EventRetry, Step: "reserve", Attempt: 1, Text: "502"},
+		},
+	}
+	var text strings.Builder
+	require.NoError(t, saga.WriteTimeline(&text, rec))
+	_, lines, _ := strings.Cut(text.String(), "confirm: no\n")
+	require.Equal(t, `      +7ms  validate  done
+      +7ms  reserve   done
+      +7ms  confirm     failed     attempt 1: no
+     +12ms  charge    undone
+     +14ms  reserve     retry      attempt 1: 502
+         -  confirm   not applied
+`, lines)
+}
+
+// A plan comes from a store, which may have been written by anybody.
 func TestPicturesOfHostileNames(t *testing.T) {
 	t.Parallel()
 	rec := &saga.Record{ID: "\"]\n<script>", Plan: saga.Plan{{Name: "\"]<script>alert(1)</script>\x1b", Kind: saga.KindStep, Undo: true}}, Steps: saga.Progress{{Mark: '?'}}}

@@ -102,7 +102,8 @@ func timeline(rec *Record) []line {
 //	the store's:        notify, which stands behind it, is tried again after 13 ms
 //
 // So a step is done when what has happened to it has, and before anything happens to
-// those behind it.
+// those behind it. Of a saga that goes back only the latter holds: what has happened
+// to a step may be of its compensation.
 func doneAt(rec *Record) []time.Duration {
 	times := make([]time.Duration, len(rec.Steps))
 	first, last := map[string]time.Duration{}, map[string]time.Duration{} // events of each step
@@ -119,8 +120,11 @@ func doneAt(rec *Record) []time.Duration {
 		for _, i := range stage {
 			name, s := rec.Plan[i].Name, rec.Steps[i]
 			times[i] = s.At
-			if s.Mark == Done && !rec.Undoing {
-				times[i] = min(max(s.At, last[name]), behind-1)
+			if s.Mark == Done {
+				if !rec.Undoing {
+					times[i] = max(s.At, last[name])
+				}
+				times[i] = min(times[i], behind-1)
 				begun = min(begun, times[i])
 			}
 			if at, ok := first[name]; ok {
