@@ -42,7 +42,8 @@ type Service struct {
 	Log *slog.Logger
 }
 
-// Run serves until ctx ends or something fails, and returns when all has stopped.
+// Run serves until ctx ends or something fails, and returns when all has stopped,
+// with all that has failed by then.
 // It logs "serving" with both addresses.
 func Run(ctx context.Context, s Service) error {
 	if os.Getenv("GOGC") == "" {
@@ -67,6 +68,7 @@ func Run(ctx context.Context, s Service) error {
 
 	select {
 	case err = <-failed:
+		s.Unready()
 	case <-ctx.Done():
 		s.Unready()
 		s.Log.Info("stopping")
@@ -85,6 +87,12 @@ func Run(ctx context.Context, s Service) error {
 		err = errors.Join(err, servers[1].Close())
 	}
 	serving.Wait()
+	close(failed) // by now all have returned that write to it
+	for late := range failed {
+		if !errors.Is(late, http.ErrServerClosed) {
+			err = errors.Join(err, late)
+		}
+	}
 	s.Log.Info("stopped")
 	return err
 }

@@ -127,7 +127,7 @@ func TestAStageThatFailsStopsTheRest(t *testing.T) {
 	broken := errors.New("broken")
 	err := Run(t.Context(), Service{
 		Addr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0", Public: http.NotFoundHandler(), Admin: http.NotFoundHandler(),
-		Unready: func() {},
+		Unready: func() { n.add("unready") },
 		Stages: []func(context.Context) error{
 			stage(&n, "first"),
 			func(context.Context) error { return broken },
@@ -135,7 +135,31 @@ func TestAStageThatFailsStopsTheRest(t *testing.T) {
 		Log: slog.New(slog.DiscardHandler),
 	})
 	require.ErrorIs(t, err, broken)
-	require.Equal(t, []string{"first stops", "first is done"}, n.all())
+	require.Equal(t, []string{"unready", "first stops", "first is done"}, n.all())
+}
+
+// A stage that could not finish what it had says so when it is stopped: the program that
+// ends as if all were well would not be looked at.
+func TestAStageThatFailsAtTheStopIsTold(t *testing.T) {
+	t.Parallel()
+	first, second := errors.New("first"), errors.New("second")
+	failing := func(err error) func(context.Context) error {
+		return func(ctx context.Context) error {
+			<-ctx.Done()
+			return err
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := Run(ctx, Service{
+		Addr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0", Public: http.NotFoundHandler(), Admin: http.NotFoundHandler(),
+		Unready: func() {},
+		Stages:  []func(context.Context) error{failing(first), failing(nil), failing(second)},
+		Log:     slog.New(slog.DiscardHandler),
+	})
+	require.ErrorIs(t, err, first)
+	require.ErrorIs(t, err, second)
+	require.NotErrorIs(t, err, http.ErrServerClosed)
 }
 
 func TestAnAddressInUseIsAnErrorAndStartsNothing(t *testing.T) {
