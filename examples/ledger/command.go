@@ -72,15 +72,16 @@ func (a *app) command(ctx context.Context, line []string) error {
 	return nil
 }
 
-// misplaced finds a flag among the arguments. An account that is named like one
-// stands behind --.
+// misplaced finds a flag among the arguments, where it would be an account, and an
+// account be opened without a floor. One that is named like a flag stands behind --,
+// which ends the flags.
 func misplaced(f *flag.FlagSet, line []string) error {
-	if slices.Contains(line, "--") {
+	if end := len(line) - f.NArg() - 1; end >= 0 && line[end] == "--" {
 		return nil
 	}
 	for _, arg := range f.Args() {
-		if name := strings.TrimLeft(arg, "-"); name != arg && f.Lookup(name) != nil {
-			return fmt.Errorf("%s: flags stand before the arguments", arg)
+		if strings.HasPrefix(arg, "-") && !number.MatchString(arg) {
+			return fmt.Errorf("%s: flags stand before the arguments, and an account that is named like one behind --", arg)
 		}
 	}
 	return nil

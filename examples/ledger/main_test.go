@@ -1,15 +1,18 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"flag"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -64,6 +67,7 @@ func TestScriptInMemory(t *testing.T) {
 	out, _, err := start(t.Context(), `
 open -currency NGN -normal debit 'the bank'   # with a blank
 open -currency NGN -normal credit -floor -10.50 "q\"uote" obi
+open -currency NGN -normal debit -- -1 -odd
 post -id 1 -currency NGN "the bank" obi 100
 post -id 1 -currency NGN "the bank" obi 101
 hold -id h -currency NGN obi "the bank" 60
@@ -77,11 +81,11 @@ verify
 `)
 	require.NoError(t, err)
 	for _, want := range []string{
-		"the bank: open\nq\"uote: open\nobi: open\n1: posted\n1: refused, conflict\nh: held\nr: released\nc: refused, target_closed\nback: reversed\n",
+		"the bank: open\nq\"uote: open\nobi: open\n-1: open\n-odd: open\n1: posted\n1: refused, conflict\nh: held\nr: released\nc: refused, target_closed\nback: reversed\n",
 		"obi      NGN         0.00        0\n",
 		"obi      NGN         0.00       0.00        2\n",
 		"1 accounts written to",
-		"3 accounts, 5 transactions, 4 entries\nthe ledger adds up\n",
+		"5 accounts, 5 transactions, 4 entries\nthe ledger adds up\n",
 	} {
 		require.Contains(t, out, want)
 	}
@@ -132,6 +136,9 @@ func TestBadCommands(t *testing.T) {
 		"post -id 1 -currency NGN bank ada NaN":         {`AMOUNT "NaN" is not an amount`},
 		"post -id 1 -currency NGN bank ada 1e5":         {`AMOUNT "1e5" is not an amount`},
 		"post -id 1 bank ada 5 -currency NGN":           {"-currency: flags stand before the arguments"},
+		"open -currency NGN -normal credit x -floor=0":  {"-floor=0: flags stand before the arguments"},
+		"open -currency NGN -normal credit x --flor=0":  {"--flor=0: flags stand before the arguments"},
+		"open -currency NGN -normal credit x -- -floor": {"--: flags stand before the arguments"},
 		"hold -id 1 -currency NGN -expires x a b 1":     {"-expires"},
 		"capture -id 1":                                 {"-of is missing"},
 		"capture -id 1 -of 2 bank ada 1":                {"-currency is missing"},
@@ -202,6 +209,33 @@ func TestBrokenPipes(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.ErrorIs(t, run(ctx, nil, strings.NewReader(script), broken{}, broken{}), context.Canceled)
+}
+
+// Who types hears that the program is told to stop, also before the next line is there.
+func TestItEndsWhileItWaitsForALine(t *testing.T) {
+	t.Parallel()
+	keyboard, typing := io.Pipe()
+	t.Cleanup(func() { _ = typing.Close() })
+	screen, shown := io.Pipe()
+	t.Cleanup(func() { _ = screen.Close() })
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- run(ctx, nil, keyboard, shown, io.Discard) }()
+	_, err := typing.Write([]byte("verify\n"))
+	require.NoError(t, err)
+	answer := bufio.NewScanner(screen)
+	for range 2 {
+		require.True(t, answer.Scan())
+	}
+	require.Equal(t, "the ledger adds up", answer.Text())
+	cancel()
+	select {
+	case err := <-ended:
+		require.ErrorIs(t, err, context.Canceled)
+	case <-time.After(10 * time.Second):
+		require.Fail(t, "it waits for a line that does not come")
+	}
 }
 
 // Quoted words come back as they were.

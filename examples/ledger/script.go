@@ -25,7 +25,7 @@ func (a *app) demo(ctx context.Context) error { return a.script(ctx, strings.New
 func (a *app) script(ctx context.Context, r io.Reader, echo bool) error {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 1<<20)
-	for n := 1; lines.Scan(); n++ {
+	for n := 1; scan(ctx, lines); n++ {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -47,10 +47,26 @@ func (a *app) script(ctx context.Context, r io.Reader, echo bool) error {
 			return fmt.Errorf("line %d: %w", n, err)
 		}
 	}
+	if err := ctx.Err(); err != nil { // the lines may be read yet
+		return err
+	}
 	if err := lines.Err(); err != nil {
 		return fmt.Errorf("standard input: %w", err)
 	}
 	return nil
+}
+
+// scan is lines.Scan until ctx ends. Nothing interrupts who waits for a line of a
+// terminal or of another program: it is left behind, and ends with this program.
+func scan(ctx context.Context, lines *bufio.Scanner) bool {
+	found := make(chan bool, 1)
+	go func() { found <- lines.Scan() }()
+	select {
+	case more := <-found:
+		return more
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // split splits a line into words at blanks. Quotes keep blanks: all between '…' is
