@@ -551,6 +551,22 @@ func TestPGStoreFindsWhatIsReceived(t *testing.T) {
 	require.Equal(t, []string{"A-2", "A-3", "A-4"}, got)
 }
 
+// A server whose clock is an hour ahead takes a payment while the database is down, the
+// message of it is lost, and an hour goes by in which nobody posts it.
+func TestPGStoreFindsWhatWasReceivedByAClockThatIsAhead(t *testing.T) {
+	t.Parallel()
+	s := storeKinds["postgres"](t)
+	_, err := seed(t.Context(), s, 1)
+	require.NoError(t, err)
+	_, err = s.accept(t.Context(), []*payment{storeSpilled(storePayment("ahead", bankComplete, "10"), -time.Hour)}, true)
+	require.NoError(t, err)
+	for _, age := range []time.Duration{0, sweepAge} {
+		got, err := s.received(t.Context(), age, 10)
+		require.NoError(t, err)
+		require.Equal(t, []string{"ahead"}, got)
+	}
+}
+
 // A payment whose customer's account is closed to it is not in the way of others.
 func TestPGStorePostsBesideARejectedOne(t *testing.T) {
 	t.Parallel()
