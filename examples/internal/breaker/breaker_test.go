@@ -42,6 +42,35 @@ func TestOpensOnExactlyTheFifthFailureInARow(t *testing.T) {
 	})
 }
 
+// While one call tries whether the server is back, others are not made, and told as when
+// the breaker was open: they have somewhere else to go. If the one hangs up, the next tries.
+func TestOneCallTriesWhetherTheServerIsBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := New("test", time.Second, isDown)
+		for range Trips {
+			_ = b.Do(t.Context(), down)
+		}
+		time.Sleep(Pause + time.Millisecond)
+		for _, end := range []error{context.Canceled, nil} {
+			tries, answer := make(chan struct{}), make(chan error)
+			tried := make(chan error, 1)
+			go func() {
+				tried <- b.Do(t.Context(), func(context.Context) error { close(tries); return <-answer })
+			}()
+			<-tries
+			err := b.Do(t.Context(), func(context.Context) error { t.Error("called beside the one that tries"); return nil })
+			require.Error(t, err)
+			require.True(t, b.Unavailable(err))
+			require.Equal(t, "half-open", b.State())
+			require.False(t, b.Closed())
+			answer <- end
+			require.ErrorIs(t, <-tried, end)
+		}
+		require.True(t, b.Closed())
+	})
+}
+
 func TestAClientThatHangsUpIsNoFailure(t *testing.T) {
 	t.Parallel()
 	b := New("test", time.Second, func(err error) bool { return err != nil })

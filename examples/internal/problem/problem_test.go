@@ -80,7 +80,7 @@ func TestEngineAnswersWithProblems(t *testing.T) {
 	r := Engine(slog.New(slog.DiscardHandler), func(error) bool { return false })
 	counting := Counted(r, func(status int) { seen = append(seen, status) })
 	r.GET("/fine", func(c *gin.Context) { c.Status(http.StatusNoContent) })
-	r.GET("/panics", func(*gin.Context) { panic("at the disco") })
+	r.GET("/panics", func(*gin.Context) { panic("at the disco") }, func(*gin.Context) { t.Error("goes on after a panic") })
 	serve := func(method, path string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
 		counting.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, path, nil))
@@ -133,6 +133,34 @@ func TestEngineAnswersWhatHandlersReturn(t *testing.T) {
 	require.NotContains(t, read(t, serve("/broken", errors.New("secret")), http.StatusInternalServerError).Detail, "secret")
 	require.Contains(t, log.String(), "secret")
 	require.Equal(t, []int{409, 503, 503, 499, 500}, seen)
+}
+
+// The status that counts is the first one that ends the request, as for the client.
+func TestCountedSeesTheStatusOfTheAnswer(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		handler http.HandlerFunc
+		want    int
+	}{
+		"nothing said": {func(http.ResponseWriter, *http.Request) {}, http.StatusOK},
+		"a body alone": {func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = w.Write([]byte("x"))
+			w.WriteHeader(http.StatusTeapot)
+		}, http.StatusOK},
+		"a hint before": {func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusEarlyHints)
+			w.WriteHeader(http.StatusTeapot)
+		}, http.StatusTeapot},
+		"a second status": {func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusTeapot)
+			w.WriteHeader(http.StatusOK)
+		}, http.StatusTeapot},
+	} {
+		var seen []int
+		h := Counted(c.handler, func(status int) { seen = append(seen, status) })
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
+		require.Equal(t, []int{c.want}, seen, name)
+	}
 }
 
 // hungUp is the connection of a client that has gone.
