@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/iotest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/shopspring/decimal"
 	"github.com/stretchr/testify/require"
@@ -132,6 +135,13 @@ func TestDepthIsBounded(t *testing.T) {
 	require.NoError(t, err)
 	_, err = decode(nested(strictjson.MaxDepth + 1))
 	require.ErrorContains(t, err, "child.child: more than 32 levels deep")
+	deepest, err := decode(strings.Replace(nested(strictjson.MaxDepth), "{}", `{"customer_id":"a"}`, 1))
+	require.NoError(t, err, "what nests no deeper is taken")
+	d := &deepest
+	for d.Child != nil {
+		d = d.Child
+	}
+	require.Equal(t, "a", d.CustomerID)
 	_, err = decode(`{"items":` + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + "}")
 	require.ErrorContains(t, err, "exceeded max depth")
 }
@@ -147,11 +157,43 @@ func TestLimit(t *testing.T) {
 	require.EqualError(t, err, "body is larger than 26 bytes")
 	_, err = decode(`{"` + strings.Repeat("é", 30_000) + `":1}`)
 	require.Less(t, len(err.Error()), 100, "the client's key is not echoed whole")
+	_, err = decode(`{"a` + strings.Repeat("é", 40) + `":1}`)
+	require.True(t, utf8.ValidString(err.Error()), "nor is half a character of it")
 }
 
 type neverEnds struct{}
 
 func (neverEnds) Read(p []byte) (int, error) { return copy(p, " "), nil }
+
+// A field that is none of JSON's is not to be set by a client, whatever the key.
+func TestAFieldThatIsHiddenIsNotSet(t *testing.T) {
+	t.Parallel()
+	for _, key := range []string{"-", "Secret", "hidden"} {
+		var d struct {
+			Secret string `json:"-"`
+			hidden string
+		}
+		err := strictjson.Decode(strings.NewReader(`{"`+key+`":"x"}`), limit, &d)
+		require.ErrorContains(t, err, "unknown key", key)
+		require.Empty(t, d.Secret+d.hidden)
+	}
+}
+
+// Which keys have been there is kept in 64 bits.
+func TestAsManyFieldsAsCanBeToldApart(t *testing.T) {
+	t.Parallel()
+	decode := func(fields int) error {
+		all := make([]reflect.StructField, fields)
+		for i := range all {
+			all[i] = reflect.StructField{Name: fmt.Sprint("F", i), Type: reflect.TypeFor[string]()}
+		}
+		last := all[fields-1].Name
+		body := fmt.Sprintf(`{%q:"x",%q:"y"}`, last, last)
+		return strictjson.Decode(strings.NewReader(body), limit, reflect.New(reflect.StructOf(all)).Interface())
+	}
+	require.ErrorContains(t, decode(64), "key appears twice")
+	require.ErrorContains(t, decode(65), "more than 64 fields are not supported")
+}
 
 func TestFaultsThatAreNotTheClients(t *testing.T) {
 	t.Parallel()
