@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"regexp"
 	"slices"
@@ -387,4 +388,30 @@ func FuzzPaymentBody(f *testing.F) {
 		require.Equal(t, p.BankStatus == "COMPLETE", p.posts())
 		require.True(t, p.AcceptedAt.IsZero() && p.PostedAt.IsZero() && p.Reason == "")
 	})
+}
+
+// What the command line must not say is refused before anything is opened, all at once.
+func TestBadInputCommandLines(t *testing.T) {
+	t.Parallel()
+	for line, wants := range map[string][]string{
+		"-data d -postgres u":             {"-data brings its own servers"},
+		"-data d -redis u":                {"-data brings its own servers"},
+		"-redis u":                        {"-redis needs -postgres"},
+		"-workers 0 -pg-conns 0 -seed -1": {"-workers 0: must be in 1..1000", "-pg-conns 0: must be in 1..1000", "-seed -1: must be in 0..100000"},
+		"-workers 1001 -pg-conns 1001 -seed 100001": {
+			"-workers 1001: must be", "-pg-conns 1001: must be", "-seed 100001: must be",
+		},
+		"-bank-trouble -0.1": {"-bank-trouble -0.1: must be in 0..0.9"},
+		"-bank-trouble 0.91": {"-bank-trouble 0.91: must be"},
+		"-bank-trouble NaN":  {"-bank-trouble NaN: must be"},
+		"-limit-ip -1":       {"-limit-ip -1: must be"},
+		"serve":              {`unexpected argument "serve"`},
+	} {
+		_, err := parseOptions(append([]string{"-postgres=", "-redis="}, strings.Fields(line)...), io.Discard)
+		for _, want := range wants {
+			require.ErrorContains(t, err, want, line)
+		}
+	}
+	_, err := parseOptions(strings.Fields("-postgres u -redis u -workers 1000 -pg-conns 1000 -seed 100000 -bank-trouble 0.9"), io.Discard)
+	require.NoError(t, err)
 }

@@ -174,6 +174,16 @@ func TestAnAddressInUseIsAnErrorAndStartsNothing(t *testing.T) {
 		s.Stages = []func(context.Context) error{func(context.Context) error { t.Error("started"); return nil }}
 		require.ErrorContains(t, Run(t.Context(), s), "address already in use")
 	}
+	// Nor does it keep the other address from who comes next.
+	listen := func(addr string) net.Listener {
+		free, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", addr)
+		require.NoError(t, err)
+		return free
+	}
+	free := listen("127.0.0.1:0")
+	require.NoError(t, free.Close())
+	require.Error(t, Run(t.Context(), Service{Addr: free.Addr().String(), AdminAddr: taken.Addr().String()}))
+	require.NoError(t, listen(free.Addr().String()).Close())
 }
 
 func TestTogetherEndsWhenOneFails(t *testing.T) {
