@@ -31,6 +31,13 @@ func newQueue(t *testing.T) queue.Queue {
 	return q
 }
 
+// silent is a queue that does not say how long it is.
+type silent struct{ queue.Queue }
+
+func (silent) Stats(context.Context) (queue.Stats, error) {
+	return queue.Stats{}, errors.New("no Redis")
+}
+
 // A payment that the drain has in hand was acknowledged, and is not in the database yet.
 func TestAPaymentThatIsBeingDrainedIsNotUnknown(t *testing.T) {
 	t.Parallel()
@@ -41,6 +48,10 @@ func TestAPaymentThatIsBeingDrainedIsNotUnknown(t *testing.T) {
 		_, err := s.payment(ctx, "reference", "R")
 		return err
 	}
+	spill := s.spill
+	s.spill = silent{spill}
+	require.ErrorIs(t, look(), errUnavailable, "nobody knows what is on the list")
+	s.spill = spill
 	require.NoError(t, s.spill.Push(ctx, strictjson.Encode(storePayment("R", bankComplete, "10"))))
 	require.ErrorIs(t, look(), errUnavailable)
 	msgs, err := s.spill.Claim(ctx, "w", 1)
@@ -80,6 +91,17 @@ func TestAPaymentThatIsDrainedMeanwhileIsNotUnknown(t *testing.T) {
 	require.True(t, ok && p.Status == http.StatusNotFound, err)
 }
 
+// keeping is a store that notes whether what it is offered was acknowledged.
+type keeping struct {
+	store
+	acknowledged []bool
+}
+
+func (k *keeping) accept(ctx context.Context, payments []*payment, acknowledged bool) ([]acceptance, error) {
+	k.acknowledged = append(k.acknowledged, acknowledged)
+	return k.store.accept(ctx, payments, acknowledged)
+}
+
 // What was acknowledged and cannot be posted is told to a person, and nothing else is.
 func TestADrainedPaymentThatIsRefusedIsTold(t *testing.T) {
 	t.Parallel()
@@ -93,7 +115,10 @@ func TestADrainedPaymentThatIsRefusedIsTold(t *testing.T) {
 	for _, p := range []*payment{storePayment("C", bankComplete, "10"), nobodys, storePayment("P", bankPending, "10"), storePayment("C", bankComplete, "11")} {
 		msgs = append(msgs, queue.Message{Body: strictjson.Encode(p)})
 	}
+	offered := &keeping{store: s.store}
+	s.store = offered
 	require.NoError(t, s.drain(ctx, msgs))
+	require.Equal(t, []bool{true, true}, offered.acknowledged, "a customer's that is unknown is kept")
 	require.Equal(t, 2, strings.Count(log.String(), "a spilled payment was refused"), log.String())
 	require.Contains(t, log.String(), "reference=N")
 	require.Contains(t, log.String(), "reference=C")
@@ -106,6 +131,28 @@ func TestADrainedPaymentThatIsRefusedIsTold(t *testing.T) {
 	require.Error(t, s.drain(ctx, []queue.Message{{Body: []byte("{")}}), "what cannot be read stays on the list")
 	s.store = &failing{store: s.store}
 	require.Error(t, s.drain(ctx, msgs), "and so does what is not recorded")
+}
+
+// A payment that the ledger refuses is seen by nobody but who reads the log or the metrics.
+func TestAPaymentThatIsRejectedIsTold(t *testing.T) {
+	t.Parallel()
+	s := newMemoryServer(t)
+	var log strings.Builder
+	s.log = slog.New(slog.NewTextHandler(&log, nil))
+	books := s.store.(*memoryStore)
+	books.ids = append(books.ids, "GIG99999") // who has no account
+	good, nobodys := storePayment("G", bankComplete, "10"), storePayment("N", bankComplete, "10")
+	nobodys.CustomerID = "GIG99999"
+	_, err := s.store.accept(t.Context(), []*payment{good, nobodys}, false)
+	require.NoError(t, err)
+	n, err := s.post(t.Context(), []string{"G", "N"})
+	require.NoError(t, err)
+	require.Equal(t, 2, n)
+	require.Equal(t, 1, strings.Count(log.String(), "rejected by the ledger"), log.String())
+	require.Contains(t, log.String(), "reference=N reason=unknown_account")
+	for _, state := range []string{statePosted, stateRejected} {
+		require.Contains(t, s.metrics(t), `paymentserver_payments_posted_total{state="`+state+`"} 1`)
+	}
 }
 
 // stuckStore and stuckCache hang until their caller has had enough.
