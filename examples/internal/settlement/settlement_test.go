@@ -123,6 +123,11 @@ func TestMoreThanThereIsIsNotHeld(t *testing.T) {
 	require.Equal(t, saga.Compensated, settled(t, s, "s1").Status)
 	_, times := bank.Paid()
 	require.Zero(t, times)
+	rec, err := s.Admin().Inspect(t.Context(), "s1")
+	require.NoError(t, err)
+	for _, ev := range rec.Events {
+		require.NotEqual(t, saga.EventRetry, ev.Kind, "the ledger's no is not asked for again")
+	}
 }
 
 func TestRoutes(t *testing.T) {
