@@ -95,17 +95,33 @@ func (p *plan) charge(b bucket, now, n int64) (bucket, Outcome) {
 	return p.due(now, after), o
 }
 
-// giveBack makes the bucket fuller by n units, never more than full.
-func (p *plan) giveBack(b bucket, now, n int64) (bucket, Outcome) {
+// giveBack makes the bucket fuller by n units, never more than full. due is when the bucket was to be full after they were taken, 0 if that is not told.
+func (p *plan) giveBack(b bucket, now, n, due int64) (bucket, Outcome) {
 	debt, _ := p.debt(b, now)
-	if n = min(n, 2*p.Burst); p.span(n).after(debt) {
-		debt = moment{}
-	} else {
-		debt = p.sub(debt, p.span(n))
+	back := p.span(min(n, 2*p.Burst))
+	if due > 0 {
+		back = earlier(back, p.before(debt, due-now))
 	}
+	debt = p.sub(debt, earlier(back, debt))
 	o := Outcome{Allowed: true, At: now}
 	p.show(&o, debt)
 	return p.due(now, debt), o
+}
+
+// before is how much of a debt may be given back of what was taken when the bucket was to be full after so many µs. What comes back until those behind
+// have all used what is theirs is not part of it:
+//
+//	A takes all there is, and B as much ahead, to be used when it has come back
+//	A gives back what he has not used; while B waits the bucket fills
+//	B uses what is his, and in the same instant another takes a full bucket
+func (p *plan) before(debt moment, left int64) moment {
+	behind := max(0, debt.up()-left)
+	before := earlier(debt, p.refill)
+	if before.us < behind {
+		return moment{}
+	}
+	before.us -= behind
+	return before
 }
 
 func (p *plan) due(now int64, debt moment) bucket {

@@ -235,7 +235,7 @@ func (s *shard) bucket(p *plan, d uint64, now int64, op *Op) (o Outcome) {
 	case Charge:
 		b, o = p.charge(b, now, op.N)
 	case Return:
-		b, o = p.giveBack(b, now, op.N)
+		b, o = p.giveBack(b, now, op.N, op.due())
 	case Reset:
 		t.delete(d)
 		return p.unused(now)

@@ -64,6 +64,13 @@ func (p *plan) sub(a, b moment) moment {
 
 func (a moment) after(b moment) bool { return a.us > b.us || a.us == b.us && a.frac > b.frac }
 
+func earlier(a, b moment) moment {
+	if a.after(b) {
+		return b
+	}
+	return a
+}
+
 // up rounds up to a microsecond.
 func (a moment) up() int64 {
 	if a.frac > 0 {

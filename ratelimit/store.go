@@ -66,7 +66,8 @@ type Op struct {
 	// Min, of a Take, makes it take as much as there is, at least Min and at most N. 0 means all of N.
 	Min int64
 	// Ahead, of a Take from a bucket, lets it use what comes back within this time; Outcome.Wait is when that will be. At most the time
-	// that an empty bucket takes to fill is of use.
+	// that an empty bucket takes to fill is of use. Of a Return to a bucket it is the Outcome.Reset of the Take, or 0: then only so much is given back as
+	// leaves those who have taken ahead since, and wait, a bucket that is empty but for what is theirs.
 	Ahead time.Duration
 	// At, of a Return, is the Outcome.At of the Take.
 	At int64
@@ -90,6 +91,14 @@ type Outcome struct {
 	Reset time.Duration
 	// At is when it was decided, in microseconds since the Unix epoch by the store's clock.
 	At int64
+}
+
+// due is when a bucket to which is returned was to be full, in µs since the Unix epoch; 0 if that is not told.
+func (o *Op) due() int64 {
+	if o.Ahead == 0 {
+		return 0
+	}
+	return min(max(o.At, 0), maxExact) + o.Ahead.Microseconds()
 }
 
 // Never is the wait for what can never be.

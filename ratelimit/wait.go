@@ -89,6 +89,9 @@ func (l *Limiter) reserve(ctx context.Context, p *plan, op Op) (*Reservation, er
 	default: // it was counted nowhere
 	}
 	op.Kind, op.At, op.Min, op.Ahead = Return, o.At, 0, 0
+	if p.Algorithm.bucket() {
+		op.Ahead = o.Reset
+	}
 	r.op = op
 	r.forget = func() { l.denied.forget(p, op.Key) }
 	full := begun.Add(o.Reset)
@@ -110,7 +113,7 @@ func outstanding(limit Limit, n int64, left time.Duration) int64 {
 }
 
 // Cancel gives the units back: of a window as long as that counts, of a bucket those that have not come back by themselves, by the clock of
-// [Options.Now]; what was taken last comes back last. Once is enough; a second time does nothing. It asks the store, within ctx, or within
+// [Options.Now]; what was taken last comes back last, and what others have taken ahead since, and wait for, is left whole. Once is enough; a second time does nothing. It asks the store, within ctx, or within
 // [Options.Timeout] where that has no deadline.
 func (r *Reservation) Cancel(ctx context.Context) error {
 	if r.store == nil {

@@ -180,6 +180,31 @@ func TestUnitsThatHaveComeBackAreNotGivenBackAgain(t *testing.T) {
 	})
 }
 
+// Units are given back by whom others stand behind, who have taken ahead what comes back later: they and whoever comes then are not two bursts.
+func TestGivingBackMakesNoSecondBurstOfThoseBehind(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ first, behind int64 }{{10, 10}, {5, 10}, {10, 4}, {4, 6}, {1, 9}, {1, 10}} {
+		synctest.Test(t, func(t *testing.T) {
+			l, _ := limiterOn(t, ratelimit.PerSecond(10), nil)
+			reserve := func(n int64) *ratelimit.Reservation {
+				r, err := l.Reserve(t.Context(), "k", n, time.Minute)
+				require.NoError(t, err)
+				require.True(t, r.Result.Allowed)
+				return r
+			}
+			first := reserve(test.first)
+			behind := reserve(test.behind)
+			require.NoError(t, first.Cancel(t.Context()))
+			time.Sleep(behind.Delay)
+			admitted := test.behind // they are used now
+			for allow(t, l, "k").Allowed {
+				admitted++
+			}
+			require.EqualValues(t, 10, admitted, "in one instant, of %+v", test)
+		})
+	}
+}
+
 func TestReserveAhead(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -100,6 +100,22 @@ func testNothingWritten(t *testing.T, open Open) {
 	}
 }
 
+// testGivenBackBehind gives back what others stand behind, who have taken ahead.
+func testGivenBackBehind(t *testing.T, open Open) {
+	s := open(t, newClock().now)
+	l := ratelimit.PerSecond(10)
+	take := ratelimit.Op{Limit: l, Key: "k", N: 10, Ahead: time.Minute}
+	first, second := one(t, s, take), one(t, s, take)
+	equal(t, time.Second, second.Wait, "who takes ahead")
+	back := func(n int64, o ratelimit.Outcome) int64 {
+		return one(t, s, ratelimit.Op{Kind: ratelimit.Return, Limit: l, Key: "k", N: n, At: o.At, Ahead: o.Reset}).Remaining
+	}
+	equal(t, int64(-10), back(10, first), "what is left while another waits for a whole bucket")
+	equal(t, int64(-4), back(6, second), "what is left, when he needs less himself")
+	equal(t, int64(2), back(6, first), "what is left, when what is before him is given back")
+	equal(t, int64(6), back(4, second), "what is left, when all of his is given back")
+}
+
 func testCounters(t *testing.T, open Open) {
 	s := open(t, newClock().now)
 	for _, l := range limits(2) {

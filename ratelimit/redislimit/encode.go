@@ -136,7 +136,11 @@ func (f *form) appendOp(b []byte, op *ratelimit.Op) []byte {
 		b = u32(b, cost.frac)
 		b = u32(b, n)
 		b = u32(b, least)
-		return u64(b, int64(min(op.Ahead/time.Microsecond, exact)))
+		ahead := int64(min(op.Ahead/time.Microsecond, exact))
+		if op.Kind == ratelimit.Return && ahead > 0 {
+			ahead = min(min(max(op.At, 0), exact)+ahead, exact) // when the bucket was to be full
+		}
+		return u64(b, ahead)
 	case holdersClass:
 		b = u32(b, n)
 		return text(b, op.Holder)

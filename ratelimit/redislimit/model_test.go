@@ -40,6 +40,13 @@ func rat(n int64) *big.Rat         { return new(big.Rat).SetInt64(n) }
 func sum(a, b *big.Rat) *big.Rat   { return new(big.Rat).Add(a, b) }
 func minus(a, b *big.Rat) *big.Rat { return new(big.Rat).Sub(a, b) }
 
+func least(a, b *big.Rat) *big.Rat {
+	if a.Cmp(b) < 0 {
+		return a
+	}
+	return b
+}
+
 // ceil rounds up.
 func ceil(r *big.Rat) int64 {
 	q, m := new(big.Int).DivMod(r.Num(), r.Denom(), new(big.Int))
@@ -128,8 +135,13 @@ func (m *model) bucket(now int64, key string, op ratelimit.Op) ratelimit.Outcome
 		o.Remaining = l.Burst
 		return o
 	case ratelimit.Return:
-		if after = minus(debt, takes(l, min(n, 2*l.Burst))); after.Sign() < 0 {
-			after = rat(0)
+		back := takes(l, min(n, 2*l.Burst))
+		if op.Ahead > 0 { // what was taken behind is left alone, and those who wait find the bucket empty but for theirs
+			behind := max(0, now+ceil(debt)-op.At-op.Ahead.Microseconds())
+			back = least(back, minus(least(debt, full), rat(behind)))
+		}
+		if back.Sign() > 0 {
+			after = minus(debt, least(debt, back))
 		}
 	case ratelimit.Charge:
 		o.Charged = min(n, max(0, 2*l.Burst-unitsOf(l, debt)))

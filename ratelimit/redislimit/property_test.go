@@ -89,6 +89,9 @@ func someOp(r *rand.Rand, l ratelimit.Limit, key string, at []int64) ratelimit.O
 	case 5, 6:
 		op.Kind = ratelimit.Return
 		op.At = at[r.IntN(len(at))]
+		if l.Algorithm <= ratelimit.GCRA && r.IntN(2) == 0 {
+			op.Ahead = time.Duration(1+r.Int64N(2*(l.Per.Microseconds()/l.Rate*l.Capacity()+1))) * time.Microsecond
+		}
 	case 7:
 		if r.IntN(4) == 0 {
 			op.Kind = ratelimit.Reset

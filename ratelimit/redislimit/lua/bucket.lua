@@ -74,6 +74,18 @@ return function(key, kind)
     end
   end
   if kind == 3 then -- Return
+    if ahead > 0 then -- when the bucket was to be full: see plan.before
+      local behind = max(0, now + us + (frac > 0 and 1 or 0) - ahead)
+      local most, mostfrac = us, frac
+      if us > full or us == full and frac > fullfrac then
+        most, mostfrac = full, fullfrac
+      end
+      if most < behind then
+        cost, costfrac = 0, 0
+      elseif cost > most - behind or cost == most - behind and costfrac > mostfrac then
+        cost, costfrac = most - behind, mostfrac
+      end
+    end
     us, frac, n = us - cost, frac - costfrac, 0
     if frac < 0 then
       us, frac = us - 1, frac + rate
