@@ -23,6 +23,7 @@ type Limiter struct {
 	timeout *deadline.Pool
 	breaker breaker
 	denied  denyCache
+	resets  resets
 	stand   *Memory // in for the store under FailLocal
 }
 
@@ -109,6 +110,7 @@ func (l *Limiter) Reset(ctx context.Context, key string) error {
 		return err
 	}
 	_, err = l.must(ctx, Op{Kind: Reset, Limit: p.Limit, Key: key})
+	l.resets.note(p, key)
 	l.denied.forget(p, key) // afterwards, or who is refused meanwhile would be remembered; also of an answer that was lost
 	return err
 }

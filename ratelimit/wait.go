@@ -62,7 +62,7 @@ func (l *Limiter) reserveFor(ctx context.Context, p *plan, key string, n int64, 
 // reserve carries out a take by itself, so that it can be given back.
 func (l *Limiter) reserve(ctx context.Context, p *plan, op Op) (*Reservation, error) {
 	call := Call{Ops: []Op{op}}
-	forgets, source := l.denied.forgets.Load(), FromStore
+	forgets, resets, source := l.denied.forgets.Load(), l.resets.count(), FromStore
 	begun := l.o.Now()
 	outcomes, err := l.question(ctx, call)
 	if err != nil {
@@ -95,7 +95,12 @@ func (l *Limiter) reserve(ctx context.Context, p *plan, op Op) (*Reservation, er
 	r.op = op
 	r.forget = func() { l.denied.forget(p, op.Key) }
 	full := begun.Add(o.Reset)
-	r.out = func() int64 { return outstanding(op.Limit, op.N, full.Sub(l.o.Now())) }
+	r.out = func() int64 {
+		if source == FromStore && l.resets.since(p, op.Key, resets) {
+			return 0
+		}
+		return outstanding(op.Limit, op.N, full.Sub(l.o.Now()))
+	}
 	return r, nil
 }
 
@@ -113,7 +118,8 @@ func outstanding(limit Limit, n int64, left time.Duration) int64 {
 }
 
 // Cancel gives the units back: of a window as long as that counts, of a bucket those that have not come back by themselves, by the clock of
-// [Options.Now]; what was taken last comes back last, and what others have taken ahead since, and wait for, is left whole. Once is enough; a second time does nothing. It asks the store, within ctx, or within
+// [Options.Now]; what was taken last comes back last, and what others have taken ahead since, and wait for, is left whole. Of a counter that this limiter
+// has reset meanwhile nothing is given back: others may have used it. Once is enough; a second time does nothing. It asks the store, within ctx, or within
 // [Options.Timeout] where that has no deadline.
 func (r *Reservation) Cancel(ctx context.Context) error {
 	if r.store == nil {

@@ -2,6 +2,7 @@ package ratelimit_test
 
 import (
 	"context"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -178,6 +179,62 @@ func TestUnitsThatHaveComeBackAreNotGivenBackAgain(t *testing.T) {
 		require.False(t, r.Allowed)
 		require.EqualValues(t, 2, r.Remaining, "what has not")
 	})
+}
+
+// A counter is reset while somebody holds units of it, and others use it up: who then gives back makes no room for more.
+func TestWhatWasResetIsNotGivenBack(t *testing.T) {
+	t.Parallel()
+	for _, a := range []ratelimit.Algorithm{ratelimit.TokenBucket, ratelimit.SlidingLog, ratelimit.FixedWindow, ratelimit.SlidingCounter} {
+		synctest.Test(t, func(t *testing.T) {
+			l, _ := limiterOn(t, ratelimit.PerHour(10).As(a), nil)
+			left := func(key string) int64 {
+				r, err := l.Peek(t.Context(), key)
+				require.NoError(t, err)
+				return r.Remaining
+			}
+			reserve := func(key string) *ratelimit.Reservation {
+				r, err := l.Reserve(t.Context(), key, 5, 0)
+				require.NoError(t, err)
+				require.True(t, r.Result.Allowed)
+				return r
+			}
+			old, other := reserve("k"), reserve("other")
+			require.NoError(t, l.Reset(t.Context(), "k"))
+			fresh := reserve("k")
+			_, err := l.AllowN(t.Context(), "k", 5)
+			require.NoError(t, err)
+			require.NoError(t, old.Cancel(t.Context()))
+			require.Zero(t, left("k"), "%v", a)
+			require.NoError(t, fresh.Cancel(t.Context()))
+			require.EqualValues(t, 5, left("k"), "%v: what was taken after the reset is there again", a)
+			require.NoError(t, other.Cancel(t.Context()))
+			require.EqualValues(t, 10, left("other"), "%v: of which nothing was reset", a)
+		})
+	}
+}
+
+// Resets of very many keys fill no memory: of what was taken before those that are known it is not known whether it was reset.
+func TestResetsThatAreRememberedAreBounded(t *testing.T) {
+	t.Parallel()
+	l, err := ratelimit.New(ratelimit.NewMemory(nil), ratelimit.PerHour(10), nil)
+	require.NoError(t, err)
+	reserve := func() *ratelimit.Reservation {
+		r, err := l.Reserve(t.Context(), "k", 5, 0)
+		require.NoError(t, err)
+		return r
+	}
+	old := reserve()
+	require.NoError(t, l.Reset(t.Context(), "k"))
+	for i := range 3000 {
+		require.NoError(t, l.Reset(t.Context(), strconv.Itoa(i)))
+	}
+	fresh := reserve()
+	_, err = l.AllowN(t.Context(), "k", 5)
+	require.NoError(t, err)
+	require.NoError(t, old.Cancel(t.Context()))
+	require.Zero(t, allow(t, l, "k").Remaining)
+	require.NoError(t, fresh.Cancel(t.Context()))
+	require.EqualValues(t, 4, allow(t, l, "k").Remaining)
 }
 
 // Units are given back by whom others stand behind, who have taken ahead what comes back later: they and whoever comes then are not two bursts.
