@@ -276,3 +276,34 @@ func TestNoPartialCharges(t *testing.T) {
 	t.Run("cluster", func(t *testing.T) { run(t, testdb.RedisCluster(t)) })
 	t.Run("ring", func(t *testing.T) { run(t, openRing(t)) })
 }
+
+// A client dies, and nobody comes to its counters until nothing of what it has reserved can count any more: then nobody looks up its decision, which may be
+// on a server that is down, or gives back what others have taken since.
+func TestReservationOfWhichNothingCountsIsForgotten(t *testing.T) {
+	t.Parallel()
+	rdb := testdb.RedisCluster(t)
+	for _, l := range allAlgorithms(10, time.Minute) {
+		t.Run(l.Name, func(t *testing.T) {
+			t.Parallel()
+			now := int64(1_800_000_000_000_000)
+			o := redislimit.Options{Prefix: rand.Text() + ":"}
+			victim, heir := openStore(t, rdb, o), openStore(t, rdb, o)
+			victim.SetClock(func() int64 { return now })
+			heir.SetClock(func() int64 { return now })
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			victim.Die("reserved", cancel)
+			_ = victim.Decide(ctx, []ratelimit.Call{{Ops: spread(l)}})
+			require.NoError(t, victim.Close())
+			require.EqualValues(t, 8, left(t, heir, l, "ip"), "it counts")
+			now += 4 * l.Per.Microseconds()
+			for _, key := range []string{"user", "ip", "everybody"} {
+				require.EqualValues(t, 8, decide(t, heir, take(l, key, 2))[0].Remaining)
+			}
+			require.NoError(t, rdb.ForEachMaster(t.Context(), func(ctx context.Context, node *redis.Client) error {
+				require.Empty(t, node.Keys(ctx, o.Prefix+"*d:*").Val(), "no decision was looked up")
+				return nil
+			}))
+		})
+	}
+}
