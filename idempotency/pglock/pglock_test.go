@@ -173,6 +173,17 @@ func TestTokensOutgrowARestore(t *testing.T) {
 	require.Greater(t, token(t, l), before)
 }
 
+// The row is of an earlier holder, as after a failover to a replica that had not heard of the last one: the token comes from the clock.
+func TestTokenOutgrowsAHolderWhoWasNotReplicated(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	last := idempotency.Token(time.Now().Add(-time.Second).UnixMicro()) // the one that was lost
+	inTx(t, pool, func(tx pgx.Tx) {
+		require.NoError(t, pglock.NewFence(nil).Pass(t.Context(), tx, t.Name(), "a", last-60_000_000))
+	})
+	require.Greater(t, token(t, newLocker(t, pool, pglock.Options{})), last)
+}
+
 func token(tb testing.TB, l *pglock.Locker) (got idempotency.Token) {
 	tb.Helper()
 	require.NoError(tb, l.Do(tb.Context(), tb.Name(), "a", func(_ context.Context, held lock.Held) error {
