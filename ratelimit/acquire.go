@@ -46,7 +46,8 @@ func (l *Limiter) Acquire(ctx context.Context, key string, n int64) (*Permit, er
 }
 
 // Extend begins the lease anew. False: it was over, and there is no room any more, or the places were released; the work has to end. The error is the
-// store's: whether the lease is extended is not known. It may be called beside Release.
+// store's: whether the lease is extended is not known. It may be called beside Release. One that was not answered may get to the store after the Release,
+// and then holds the places until its lease is over.
 //
 // What it has taken after Release it gives back, or nobody would:
 //

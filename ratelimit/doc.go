@@ -36,8 +36,8 @@
 //   - A process remembers 16,384 limits that differ. What is used under others may be lost when they change, and is the first to be forgotten by a full memory
 //     store, exhausted or not.
 //   - A refusal that is remembered here ([Options.DenyCache]) is good until its wait is over, though another process has reset the key meanwhile.
-//   - What was taken before another process has reset the key is given back all the same when it is cancelled afterwards, to those who have used the key
-//     since. Resets by the same limiter are known, of the last 1,024 keys; of others it gives back nothing.
+//   - A limiter gives nothing back of what it has reset itself. Of a Reset by another process it does not know: what was taken before and is cancelled
+//     afterwards makes room once more for those who have used the key since.
 //   - A memory store is one process': N of them admit N times the limit. It knows keys by 64 bits of a hash with a seed of the process.
 //
 // # When the memory store is full

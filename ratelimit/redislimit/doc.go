@@ -40,7 +40,8 @@
 //     older than Options.ReserveLease sets the decision to "aborted" unless it has been made, and carries out there what it is: two round trips more, for
 //     that caller. If the client commits later it finds that it is aborted, gives back what is left, and has an error.
 //   - Never is more admitted than a limit allows: a reservation counts from the start. For as long as it does, others can be refused by a call that is
-//     refused itself in the end: for about a round trip, or after a client's death until the lease is over.
+//     refused itself in the end: for about a round trip, or after a client's death until the lease is over; where refusals are remembered
+//     (ratelimit.Options.DenyCache, Hybrid, Leased), until the wait is over that they were told.
 //   - It is not isolated: a Peek can see one counter charged and another not yet.
 //   - Where the decision's node is down, a lapsed reservation counts as charged until the node is back, or until nothing of it would count any more.
 //   - A place of a Concurrency limit that its holder extends in a call that is refused keeps the extension.
