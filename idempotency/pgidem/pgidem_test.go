@@ -379,6 +379,24 @@ func TestTokenGrowsWhenTheClockWasSetBack(t *testing.T) {
 	require.EqualValues(t, ahead+1, records[0].Token)
 }
 
+// A replica is promoted that has heard of an earlier owner, and not of the last one: the next token is above that one's too, since it is the clock's.
+func TestTokenOutgrowsAnOwnerWhoWasNotReplicated(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	store, batch := newStore(t, pool), requests(1)
+	first, err := store.Claim(t.Context(), batch)
+	require.NoError(t, err)
+	_, err = store.Release(t.Context(), []idempotency.Claim{{Key: batch[0].Key, Token: first[0].Token}})
+	require.NoError(t, err)
+	last := int64(first[0].Token) // as if it was lost, with its release
+	_, err = pool.Exec(t.Context(), "UPDATE idempotency_records SET token = $1 WHERE key = $2", last-60_000_000, []byte(batch[0].Key.String()))
+	require.NoError(t, err)
+	records, err := store.Claim(t.Context(), batch)
+	require.NoError(t, err)
+	require.Equal(t, idempotency.Won, records[0].Outcome)
+	require.Greater(t, int64(records[0].Token), last)
+}
+
 // A claim may have waited for another's lock before it won: its lease does not begin before.
 func TestLeaseBeginsWhenTheKeyIsWon(t *testing.T) {
 	t.Parallel()
