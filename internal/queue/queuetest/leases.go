@@ -61,3 +61,19 @@ func testStaleAck(t *testing.T, open Open) {
 	h.ack("a", same...)
 	h.stats(0, 1)
 }
+
+// A stalls, its lease runs out, B gets its message and finishes it. A wakes up and gives the message back, or goes on under its name until its next lease
+// runs out: what is finished does not come again.
+func testStaleReturn(t *testing.T, open Open) {
+	h := start(t, open, short)
+	h.push("1")
+	a := h.expect("a", 1, "1")
+	h.reap(1, nil)
+	h.ack("b", h.expect("b", 1, "1")...)
+	h.giveBack("a", a...)
+	h.stats(0, 0)
+	h.push("2")
+	h.expect("a", 1, "2")
+	h.reap(1, nil)
+	h.expect("b", 2, "2")
+}

@@ -38,6 +38,7 @@ func Run(t *testing.T, open Open) {
 		{"ReapAfterLease", testReap},
 		{"ReapSparesTheLiving", testReapSparesTheLiving},
 		{"StaleAckIsHarmless", testStaleAck},
+		{"StaleReturnIsHarmless", testStaleReturn},
 		{"OddBodies", testOddBodies},
 		{"OddWorkerNames", testOddWorkers},
 		{"BodiesAreCopied", testBodiesAreCopied},

@@ -221,3 +221,98 @@ func TestStatsMissNoMessageThatMoves(t *testing.T) {
 		require.Positive(t, st.Ready+st.Claimed)
 	}
 }
+
+// A worker is late, and renews its lease when a reaper has found that it has run out and not yet taken its messages: it keeps them, and is the only one
+// to work on them.
+func TestWorkerWhoIsFoundDeadAndIsNotKeepsItsMessages(t *testing.T) {
+	t.Parallel()
+	url := testdb.NewRedis(t).URL()
+	short, err := redisqueue.New(dial(t, url), "q", &redisqueue.Options{Lease: time.Millisecond})
+	require.NoError(t, err)
+	worker, err := redisqueue.New(dial(t, url), "q", &redisqueue.Options{Lease: time.Hour})
+	require.NoError(t, err)
+	rdb := dial(t, url)
+	var late beforeReap
+	rdb.AddHook(&late)
+	reaper, err := redisqueue.New(rdb, "q", nil)
+	require.NoError(t, err)
+
+	require.NoError(t, short.Push(t.Context(), []byte("a")))
+	msgs, err := short.Claim(t.Context(), "w", 1)
+	require.NoError(t, err)
+	require.Len(t, msgs, 1)
+	late.renew = func() {
+		_, err := worker.Claim(t.Context(), "w", 0)
+		require.NoError(t, err)
+	}
+	require.Eventually(t, func() bool {
+		n, err := reaper.Reap(t.Context())
+		require.NoError(t, err)
+		require.Zero(t, n)
+		return late.renewed
+	}, 30*time.Second, time.Millisecond)
+	s, err := reaper.Stats(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, queue.Stats{Claimed: 1}, s)
+	require.NoError(t, worker.Ack(t.Context(), "w", msgs...))
+	s, err = reaper.Stats(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, s)
+}
+
+// beforeReap lets a worker renew its lease before the script that gives back what it holds.
+type beforeReap struct {
+	renew   func()
+	renewed bool
+}
+
+func (h *beforeReap) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (h *beforeReap) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if args := cmd.Args(); len(args) == 7 && args[6] == "w" && !h.renewed { // three keys, and the worker
+			h.renewed = true
+			h.renew()
+		}
+		return next(ctx, cmd)
+	}
+}
+
+func (h *beforeReap) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+// A lease lasts as long as was promised, to the millisecond.
+func TestLeaseDoesNotEndEarly(t *testing.T) {
+	t.Parallel()
+	rdb := dial(t, testdb.NewRedis(t).URL())
+	q, err := redisqueue.New(rdb, "q", &redisqueue.Options{Lease: time.Hour})
+	require.NoError(t, err)
+	require.NoError(t, q.Push(t.Context(), []byte("a")))
+	before := rdb.Time(t.Context()).Val()
+	_, err = q.Claim(t.Context(), "w", 1)
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, int64(rdb.ZScore(t.Context(), "queue:{q}:leases", "w").Val()), before.Add(time.Hour).UnixMilli())
+}
+
+// The dead leave nothing behind: a reaper looks at a hundred of them at a time, and would never get to those who come after a hundred that stay.
+func TestReapedWorkersAreForgotten(t *testing.T) {
+	t.Parallel()
+	rdb := dial(t, testdb.NewRedis(t).URL())
+	q, err := redisqueue.New(rdb, "q", &redisqueue.Options{Lease: time.Millisecond})
+	require.NoError(t, err)
+	const workers = 250
+	for i := range workers {
+		require.NoError(t, q.Push(t.Context(), []byte("a")))
+		_, err := q.Claim(t.Context(), fmt.Sprint("w", i), 1)
+		require.NoError(t, err)
+	}
+	reaped := 0
+	require.Eventually(t, func() bool {
+		n, err := q.Reap(t.Context())
+		require.NoError(t, err)
+		reaped += n
+		return reaped == workers
+	}, 30*time.Second, time.Millisecond)
+	require.ElementsMatch(t, []string{"queue:{q}:back", "queue:{q}:seq"}, rdb.Keys(t.Context(), "*").Val())
+}
