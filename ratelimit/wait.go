@@ -96,7 +96,7 @@ func (l *Limiter) reserve(ctx context.Context, p *plan, op Op) (*Reservation, er
 	r.forget = func() { l.denied.forget(p, op.Key) }
 	full := begun.Add(o.Reset)
 	r.out = func() int64 {
-		if source == FromStore && l.resets.since(p, op.Key, resets) {
+		if l.resets.since(p, op.Key, resets) {
 			return 0
 		}
 		return outstanding(op.Limit, op.N, full.Sub(l.o.Now()))

@@ -2,7 +2,6 @@ package ratelimit_test
 
 import (
 	"context"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -211,30 +210,6 @@ func TestWhatWasResetIsNotGivenBack(t *testing.T) {
 			require.EqualValues(t, 10, left("other"), "%v: of which nothing was reset", a)
 		})
 	}
-}
-
-// Resets of very many keys fill no memory: of what was taken before those that are known it is not known whether it was reset.
-func TestResetsThatAreRememberedAreBounded(t *testing.T) {
-	t.Parallel()
-	l, err := ratelimit.New(ratelimit.NewMemory(nil), ratelimit.PerHour(10), nil)
-	require.NoError(t, err)
-	reserve := func() *ratelimit.Reservation {
-		r, err := l.Reserve(t.Context(), "k", 5, 0)
-		require.NoError(t, err)
-		return r
-	}
-	old := reserve()
-	require.NoError(t, l.Reset(t.Context(), "k"))
-	for i := range 3000 {
-		require.NoError(t, l.Reset(t.Context(), strconv.Itoa(i)))
-	}
-	fresh := reserve()
-	_, err = l.AllowN(t.Context(), "k", 5)
-	require.NoError(t, err)
-	require.NoError(t, old.Cancel(t.Context()))
-	require.Zero(t, allow(t, l, "k").Remaining)
-	require.NoError(t, fresh.Cancel(t.Context()))
-	require.EqualValues(t, 4, allow(t, l, "k").Remaining)
 }
 
 // Units are given back by whom others stand behind, who have taken ahead what comes back later: they and whoever comes then are not two bursts.

@@ -114,6 +114,15 @@ func testGivenBackBehind(t *testing.T, open Open) {
 	equal(t, int64(-4), back(6, second), "what is left, when he needs less himself")
 	equal(t, int64(2), back(6, first), "what is left, when what is before him is given back")
 	equal(t, int64(6), back(4, second), "what is left, when all of his is given back")
+
+	line := take
+	line.Key, line.N = "line", 5
+	first = one(t, s, line)
+	for _, line.N = range []int64{10, 5} {
+		equal(t, true, one(t, s, line).Allowed, "those behind")
+	}
+	o := one(t, s, ratelimit.Op{Kind: ratelimit.Return, Limit: l, Key: "line", N: 5, At: first.At, Ahead: first.Reset})
+	equal(t, int64(-10), o.Remaining, "what is left while more than a whole bucket is waited for")
 }
 
 func testCounters(t *testing.T, open Open) {
