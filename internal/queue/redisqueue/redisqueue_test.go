@@ -303,7 +303,7 @@ func TestReapedWorkersAreForgotten(t *testing.T) {
 	require.NoError(t, err)
 	const workers = 250
 	for i := range workers {
-		require.NoError(t, q.Push(t.Context(), []byte("a")))
+		require.NoError(t, q.Push(t.Context(), []byte(fmt.Sprint(i))))
 		_, err := q.Claim(t.Context(), fmt.Sprint("w", i), 1)
 		require.NoError(t, err)
 	}
@@ -315,4 +315,9 @@ func TestReapedWorkersAreForgotten(t *testing.T) {
 		return reaped == workers
 	}, 30*time.Second, time.Millisecond)
 	require.ElementsMatch(t, []string{"queue:{q}:back", "queue:{q}:seq"}, rdb.Keys(t.Context(), "*").Val())
+	msgs, err := q.Claim(t.Context(), "w", workers)
+	require.NoError(t, err)
+	for i, m := range msgs {
+		require.Equal(t, fmt.Sprint(i), string(m.Body), "in their old order")
+	}
 }
