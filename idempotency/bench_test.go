@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/safetill/safetill/idempotency"
-	"github.com/safetill/safetill/internal/race"
 )
 
 type receipt struct {
@@ -144,9 +143,6 @@ func fillMany(tb testing.TB, store idempotency.Store, n int, response []byte, tt
 func liveKeys() int {
 	if os.Getenv("SAFETILL_PROOF") == "full" {
 		return 10_000_000
-	}
-	if race.Enabled {
-		return 100_000
 	}
 	return 300_000
 }
