@@ -55,17 +55,20 @@ func benchGroup(ctx context.Context, s *settings, w io.Writer) error {
 	}
 	defer wide.Close()
 
+	bare, shut, err := openBareLedger(ctx, wide)
+	defer shut()
+	if err != nil {
+		return err
+	}
+
 	var field []*contestant
 	for _, hot := range []bool{false, true} {
 		field = append(field,
 			&contestant{name: "one FOR UPDATE transaction each, 8 callers", hot: hot, run: forUpdateBy(8, wide)},
 			&contestant{name: "one FOR UPDATE transaction each, 64 callers", hot: hot, run: forUpdateBy(grouped, wide)},
 			&contestant{name: "ledger.Group, 64 callers", hot: hot, run: throughGroup(nil)},
-			&contestant{name: "bare UPDATEs in batches, no ledger, 64 callers", hot: hot, run: throughBare(wide)},
+			&contestant{name: "bare UPDATEs in batches, no ledger, 64 callers", hot: hot, run: throughBare(bare)},
 		)
-	}
-	if _, err := wide.Exec(ctx, fmt.Sprintf(bareLedger, accounts)); err != nil {
-		return err
 	}
 	var open, alone, joined waits
 	err = rounds(ctx, s, db, server.Pid(), field, func() error { return latencies(ctx, db, s.span, &open, &alone, &joined) })

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"sync"
@@ -46,40 +47,49 @@ type bareSum struct {
 // bareBatches is a ledger in batches with nothing that a ledger needs, and the ceiling of those that have it: the sums are in memory, a batch is
 // one statement on one of two connections, and nobody waits for company.
 type bareBatches struct {
-	wake chan struct{} // holds a token while something may be there for a writer
+	*batches[*bareTransfer] // whose mu guards sums too
 
-	mu    sync.Mutex
-	queue []*bareTransfer
-	sums  []bareSum
+	sums []bareSum
+}
+
+// openBareLedger makes the tables and two connections, which are closed by the end of all rounds: the CPU of one that is gone would not be counted.
+func openBareLedger(ctx context.Context, pool *pgxpool.Pool) (conns []*pgx.Conn, shut func(), err error) {
+	shut = func() {
+		for _, conn := range conns {
+			_ = conn.Close(context.WithoutCancel(ctx))
+		}
+	}
+	config := pool.Config().ConnConfig
+	config.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
+	for range 2 {
+		conn, err := pgx.ConnectConfig(ctx, config)
+		if err != nil {
+			return nil, shut, err
+		}
+		conns = append(conns, conn)
+	}
+	_, err = pool.Exec(ctx, fmt.Sprintf(bareLedger, accounts))
+	return conns, shut, err
 }
 
 // throughBare runs callers of one transfer each over bareBatches. They begin with what the database holds.
-func throughBare(pool *pgxpool.Pool) func(context.Context, *bank, bool, *atomic.Int64) error {
+func throughBare(conns []*pgx.Conn) func(context.Context, *bank, bool, *atomic.Int64) error {
 	return func(ctx context.Context, db *bank, hot bool, posted *atomic.Int64) error {
-		g := &bareBatches{wake: make(chan struct{}, 1), sums: make([]bareSum, accounts+1)}
-		if err := g.load(ctx, pool); err != nil {
+		g := &bareBatches{newBatches[*bareTransfer](), make([]bareSum, accounts+1)}
+		if err := g.load(ctx, conns[0]); err != nil {
 			return err
 		}
-		config := pool.Config().ConnConfig
-		config.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
 		running, stop := context.WithCancel(context.WithoutCancel(ctx))
 		var writers sync.WaitGroup
 		defer writers.Wait()
 		defer stop()
-		for range 2 {
-			conn, err := pgx.ConnectConfig(running, config)
-			if err != nil {
-				return err
-			}
-			writers.Go(func() {
-				defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-				g.writer(running, conn)
-			})
+		for _, conn := range conns {
+			writers.Go(func() { g.writer(running, conn) })
 		}
 		return callers(ctx, grouped, func(context.Context) error {
 			debit, credit := pair(hot)
 			t := &bareTransfer{id: "b" + strconv.FormatInt(db.nextID.Add(1), 10), debit: int64(debit), credit: int64(credit), amount: 100, done: make(chan error, 1)}
-			g.post(t)
+			g.put(t)
 			err := <-t.done
 			if err == nil {
 				posted.Add(1)
@@ -89,8 +99,8 @@ func throughBare(pool *pgxpool.Pool) func(context.Context, *bank, bool, *atomic.
 	}
 }
 
-func (g *bareBatches) load(ctx context.Context, pool *pgxpool.Pool) error {
-	rows, err := pool.Query(ctx, "SELECT no, balance, version FROM bare_accounts")
+func (g *bareBatches) load(ctx context.Context, conn *pgx.Conn) error {
+	rows, err := conn.Query(ctx, "SELECT no, balance, version FROM bare_accounts")
 	if err != nil {
 		return err
 	}
@@ -100,20 +110,6 @@ func (g *bareBatches) load(ctx context.Context, pool *pgxpool.Pool) error {
 		return nil
 	})
 	return err
-}
-
-func (g *bareBatches) post(t *bareTransfer) {
-	g.mu.Lock()
-	g.queue = append(g.queue, t)
-	g.mu.Unlock()
-	g.rouse()
-}
-
-func (g *bareBatches) rouse() {
-	select {
-	case g.wake <- struct{}{}:
-	default:
-	}
 }
 
 func (g *bareBatches) writer(ctx context.Context, conn *pgx.Conn) {
