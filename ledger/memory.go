@@ -179,28 +179,24 @@ func Made(lines []Line) []DraftPosting {
 	return made
 }
 
-// Again returns the outcome of a draft whose id was decided on before: the
-// first outcome, or [Conflict] where the content was another.
-func Again(d *Draft, first Fingerprint, o Outcome) Outcome {
-	if d.Fingerprint != first {
-		return Outcome{Verdict: Conflict}
-	}
-	o.Duplicate = true
-	return o
-}
-
-// Again is [Again] of a draft whose accounts are in the book. A fingerprint is of minor units, and does not say whose:
+// Again returns the outcome of a draft whose id was decided on before: the first
+// outcome, or [Conflict] where the content was another. Its accounts are in the book, as
+// a fingerprint is of minor units, and does not say whose:
 //
 //	accounts are opened in GOLD with 2 decimal places, and 1.00 GOLD is posted: 100 units;
 //	a process that was told 3 posts 0.100 GOLD by the same id, which are 100 units to it, and would hear that it is posted.
 func (b *Book) Again(d *Draft, first Fingerprint, o Outcome) Outcome {
+	if d.Fingerprint != first {
+		return Outcome{Verdict: Conflict}
+	}
 	for i := range d.Postings {
 		p := &d.Postings[i]
 		if s := b.Accounts[p.Debit]; o.Verdict == Posted && s != nil && s.Scale != p.Scale {
 			return Outcome{Verdict: Conflict}
 		}
 	}
-	return Again(d, first, o)
+	o.Duplicate = true
+	return o
 }
 
 func (m *Memory) write(id TransactionID, posting int, l *Line, now time.Time) {

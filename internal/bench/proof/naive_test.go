@@ -86,7 +86,7 @@ func (s *naive) post(ctx context.Context, tx pgx.Tx, d *ledger.Draft) (o ledger.
 	err = tx.QueryRow(ctx, "SELECT fingerprint, verdict, posting, at FROM decided WHERE id = $1", string(d.ID)).
 		Scan(&fingerprint, &o.Verdict, &o.Posting, &o.At)
 	if err == nil {
-		return ledger.Again(d, ledger.Fingerprint(fingerprint), o), nil
+		return new(ledger.Book).Again(d, ledger.Fingerprint(fingerprint), o), nil
 	}
 	if !errors.Is(err, pgx.ErrNoRows) {
 		return o, err

@@ -145,7 +145,7 @@ func (s *sloppy) chain(drafts []ledger.Draft, now time.Time) []ledger.Outcome {
 	for i := range drafts {
 		was, ok := s.decided[drafts[i].ID]
 		if known[i] = ok; ok {
-			outcomes[i] = ledger.Again(&drafts[i], was.fingerprint, was.outcome)
+			outcomes[i] = book.Again(&drafts[i], was.fingerprint, was.outcome)
 		}
 	}
 	if s.flaw == noLock {
