@@ -106,18 +106,16 @@ WHERE t.id = ANY($1) ORDER BY t.id, p.posting`
 	// Most batches have posts only.
 	insertPlainSQL = `
 INSERT INTO {transactions} (id, seq, fingerprint, verdict, posting, at, kind)
-SELECT u.id, u.seq, u.fingerprint, u.verdict, u.posting, $6, 0
-FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::smallint[], $5::smallint[]) AS u(id, seq, fingerprint, verdict, posting)`
+SELECT unnest($1::text[]), unnest($2::bigint[]), unnest($3::bytea[]), unnest($4::smallint[]), unnest($5::smallint[]), $6, 0`
 
 	insertDecidedSQL = `
 INSERT INTO {transactions} (id, seq, fingerprint, verdict, posting, at, kind, target, expires_at)
-SELECT u.id, u.seq, u.fingerprint, u.verdict, u.posting, $9, u.kind, u.target, u.expires_at
-FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::smallint[], $5::smallint[], $6::smallint[], $7::text[], $8::timestamptz[])
-AS u(id, seq, fingerprint, verdict, posting, kind, target, expires_at)`
+SELECT unnest($1::text[]), unnest($2::bigint[]), unnest($3::bytea[]), unnest($4::smallint[]), unnest($5::smallint[]), $9,
+unnest($6::smallint[]), unnest($7::text[]), unnest($8::timestamptz[])`
 
 	holdSQL = `
 INSERT INTO {holds} (transaction_id, posting, debit_no, credit_no, amount)
-SELECT * FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::bigint[], $5::numeric[])`
+SELECT unnest($1::text[]), unnest($2::smallint[]), unnest($3::bigint[]), unnest($4::bigint[]), unnest($5::numeric[])`
 
 	closeSQL = `
 UPDATE {transactions} t SET closed_by = u.closed_by FROM unnest($1::text[], $2::text[]) AS u(id, closed_by) WHERE t.id = u.id`
@@ -127,13 +125,15 @@ UPDATE {transactions} t SET closed_by = u.closed_by FROM unnest($1::text[], $2::
 	// holds reserve is no part of a version, and the constraint on the floor sees only
 	// what a batch leaves. The number and the clock are read when all locks are held.
 	// "no + 0" and the comparison of ids are so for the planner, which is not to go by
-	// the index on either.
+	// the index on either. The arrays are unnested in a list of columns, as all that are
+	// written here: in FROM, each one's elements would go through a store of their own,
+	// which costs a batch of 30 a twentieth more.
 	postSQL = `
 WITH moved AS (
     UPDATE {accounts} a SET debits = u.debits, credits = u.credits, version = u.version
-    FROM unnest($1::bigint[], $2::bigint[], $3::numeric[], $4::numeric[], $5::numeric[], $6::bigint[], $7::numeric[], $8::numeric[], $22::tid[],
-                $23::text[], $24::numeric[], $25::numeric[])
-    AS u(no, before, held_debits, held_credits, floor, version, debits, credits, place, id, debits_before, credits_before)
+    FROM (SELECT unnest($1::bigint[]) AS no, unnest($2::bigint[]) AS before, unnest($3::numeric[]) AS held_debits, unnest($4::numeric[]) AS held_credits,
+                 unnest($5::numeric[]) AS floor, unnest($6::bigint[]) AS version, unnest($7::numeric[]) AS debits, unnest($8::numeric[]) AS credits,
+                 unnest($22::tid[]) AS place, unnest($23::text[]) AS id, unnest($24::numeric[]) AS debits_before, unnest($25::numeric[]) AS credits_before) u
     WHERE a.ctid = coalesce(u.place, (SELECT ctid FROM {accounts} WHERE no = u.no))
     AND a.no + 0 = u.no AND a.version = u.before AND a.held_debits = u.held_debits AND a.held_credits = u.held_credits
     AND a.debits = u.debits_before AND a.credits = u.credits_before
@@ -146,32 +146,30 @@ WITH moved AS (
 ), t AS (
     INSERT INTO {transactions} (id, seq, fingerprint, verdict, posting, at, kind)
     SELECT u.id, c.seq + u.n, u.fingerprint, 0, 0, c.at, 0
-    FROM c, unnest($19::text[], $20::bigint[], $21::bytea[]) AS u(id, n, fingerprint)
+    FROM c, (SELECT unnest($19::text[]) AS id, unnest($20::bigint[]) AS n, unnest($21::bytea[]) AS fingerprint) u
 ), p AS (
     INSERT INTO {postings} (seq, posting, debit_no, credit_no, debit_version, credit_version, at, amount, debit_balance, credit_balance, transaction_id)
     SELECT c.seq + u.n, u.posting, u.debit_no, u.credit_no, u.debit_version, u.credit_version, c.at, u.amount, u.debit_balance, u.credit_balance, u.transaction_id
-    FROM c, unnest($9::bigint[], $10::smallint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[],
-                   $15::numeric[], $16::numeric[], $17::numeric[], $18::text[])
-    AS u(n, posting, debit_no, credit_no, debit_version, credit_version, amount, debit_balance, credit_balance, transaction_id)
+    FROM c, (SELECT unnest($9::bigint[]) AS n, unnest($10::smallint[]) AS posting, unnest($11::bigint[]) AS debit_no, unnest($12::bigint[]) AS credit_no,
+                    unnest($13::bigint[]) AS debit_version, unnest($14::bigint[]) AS credit_version,
+                    unnest($15::numeric[]) AS amount, unnest($16::numeric[]) AS debit_balance, unnest($17::numeric[]) AS credit_balance, unnest($18::text[]) AS transaction_id) u
 )
 SELECT at, places FROM c`
 
 	// Most batches hold and free nothing.
 	updateSQL = `
 UPDATE {accounts} a SET debits = u.debits, credits = u.credits, version = u.version
-FROM unnest($1::bigint[], $2::bigint[], $3::numeric[], $4::numeric[]) AS u(no, version, debits, credits)
+FROM (SELECT unnest($1::bigint[]) AS no, unnest($2::bigint[]) AS version, unnest($3::numeric[]) AS debits, unnest($4::numeric[]) AS credits) u
 WHERE a.no = u.no`
 
 	updateHeldSQL = `
 UPDATE {accounts} a SET debits = u.debits, credits = u.credits, held_debits = u.held_debits, held_credits = u.held_credits, version = u.version
-FROM unnest($1::bigint[], $2::bigint[], $3::numeric[], $4::numeric[], $5::numeric[], $6::numeric[])
-AS u(no, version, debits, credits, held_debits, held_credits)
+FROM (SELECT unnest($1::bigint[]) AS no, unnest($2::bigint[]) AS version, unnest($3::numeric[]) AS debits, unnest($4::numeric[]) AS credits,
+             unnest($5::numeric[]) AS held_debits, unnest($6::numeric[]) AS held_credits) u
 WHERE a.no = u.no`
 
 	insertSQL = `
 INSERT INTO {postings} (seq, posting, debit_no, credit_no, debit_version, credit_version, at, amount, debit_balance, credit_balance, transaction_id)
-SELECT u.seq, u.posting, u.debit_no, u.credit_no, u.debit_version, u.credit_version, $11, u.amount, u.debit_balance, u.credit_balance, u.transaction_id
-FROM unnest($1::bigint[], $2::smallint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
-            $7::numeric[], $8::numeric[], $9::numeric[], $10::text[])
-AS u(seq, posting, debit_no, credit_no, debit_version, credit_version, amount, debit_balance, credit_balance, transaction_id)`
+SELECT unnest($1::bigint[]), unnest($2::smallint[]), unnest($3::bigint[]), unnest($4::bigint[]), unnest($5::bigint[]), unnest($6::bigint[]), $11,
+unnest($7::numeric[]), unnest($8::numeric[]), unnest($9::numeric[]), unnest($10::text[])`
 )
