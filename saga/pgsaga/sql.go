@@ -79,17 +79,19 @@ FROM {from}
 ON CONFLICT (id) DO NOTHING
 RETURNING id, created_at`
 
-	manyBirthsSQL = `unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::int[], $6::int[],
-    $7::boolean[], $8::text[], $9::bytea[], $10::text[], $11::text[], $12::text[],
-    $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::json[])
-    AS u(id, token, lease, deadline, version, crashes, undoing, status, fingerprint, definition, business_id, parent,
-    owner, plan, progress, failed, error, data)`
+	// Arrays are unnested in a list of columns, here as below: in FROM, the elements of
+	// each would go through a store of their own, a tenth of a batch's time.
+	manyBirthsSQL = `(SELECT unnest($1::text[]) AS id, unnest($2::bigint[]) AS token, unnest($3::bigint[]) AS lease, unnest($4::bigint[]) AS deadline,
+    unnest($5::int[]) AS version, unnest($6::int[]) AS crashes, unnest($7::boolean[]) AS undoing, unnest($8::text[]) AS status,
+    unnest($9::bytea[]) AS fingerprint, unnest($10::text[]) AS definition, unnest($11::text[]) AS business_id, unnest($12::text[]) AS parent,
+    unnest($13::text[]) AS owner, unnest($14::text[]) AS plan, unnest($15::text[]) AS progress, unnest($16::text[]) AS failed,
+    unnest($17::text[]) AS error, unnest($18::json[]) AS data) AS u`
 
 	// Most batches are of one definition.
 	alikeBirthsSQL = `(SELECT *, $5::bigint AS token, $6::bigint AS lease, $7::bigint AS deadline, $8::int AS version, 0 AS crashes, false AS undoing,
     $9::text AS status, $10::text AS definition, $11::text AS parent, $12::text AS owner, $13::text AS plan, $14::text AS progress,
     '' AS failed, '' AS error
-    FROM unnest($1::text[], $2::bytea[], $3::text[], $4::json[]) AS v(id, fingerprint, business_id, data)) AS u`
+    FROM (SELECT unnest($1::text[]) AS id, unnest($2::bytea[]) AS fingerprint, unnest($3::text[]) AS business_id, unnest($4::json[]) AS data) AS v) AS u`
 
 	createdSQL = `
 SELECT id, fingerprint, coalesce(owner, ''), token, revision, created_at FROM {sagas} WHERE id = ANY($1::text[])`
@@ -113,9 +115,9 @@ RETURNING s.id, s.updated_at, s.signals, s.ctid`
 
 	oneWriteSQL = `(SELECT $1::text AS id, $2::bigint AS token, $3::bigint AS revision, $4::text AS status, $5::boolean AS undoing, $6::text AS progress,
     $7::text AS failed, $8::text AS error, $9::int AS crashes, $10::json AS data, $11::bigint AS due, $12::int AS seen) AS u`
-	manyWritesSQL = `unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::boolean[], $6::text[],
-    $7::text[], $8::text[], $9::int[], $10::json[], $11::bigint[], $12::int[])
-    AS u(id, token, revision, status, undoing, progress, failed, error, crashes, data, due, seen)`
+	manyWritesSQL = `(SELECT unnest($1::text[]) AS id, unnest($2::bigint[]) AS token, unnest($3::bigint[]) AS revision, unnest($4::text[]) AS status,
+    unnest($5::boolean[]) AS undoing, unnest($6::text[]) AS progress, unnest($7::text[]) AS failed, unnest($8::text[]) AS error,
+    unnest($9::int[]) AS crashes, unnest($10::json[]) AS data, unnest($11::bigint[]) AS due, unnest($12::int[]) AS seen) AS u`
 
 	// Most checkpoints that nobody joins are of a step that has succeeded, and not the last.
 	saveStepSQL = `
@@ -127,8 +129,8 @@ RETURNING s.id, s.updated_at, s.signals, s.ctid`
 	// Most batches are of sagas that are well, see plainStatus.
 	plainWritesSQL = `(SELECT *, CASE due WHEN -2 THEN 'RUNNING' WHEN -3 THEN 'COMPLETED' ELSE 'SUSPENDED' END AS status,
     false AS undoing, '' AS failed, '' AS error, 0 AS crashes, 0 AS seen
-    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::json[], $6::bigint[])
-    AS v(id, token, revision, progress, data, due)) AS u`
+    FROM (SELECT unnest($1::text[]) AS id, unnest($2::bigint[]) AS token, unnest($3::bigint[]) AS revision, unnest($4::text[]) AS progress,
+        unnest($5::json[]) AS data, unnest($6::bigint[]) AS due) AS v) AS u`
 
 	// Only what was written has a history, and something to publish.
 	saveWithSQL = `
@@ -136,13 +138,13 @@ WITH w AS (` + saveSQL + `, s.revision
 ), e AS (
     INSERT INTO {events} (saga_id, revision, no, at, kind, step, attempt, actor, text)
     SELECT w.id, w.revision, v.no, statement_timestamp(), v.kind, v.step, v.attempt, v.actor, v.text
-    FROM unnest($13::text[], $14::int[], $15::text[], $16::text[], $17::int[], $18::text[], $19::text[])
-    AS v(id, no, kind, step, attempt, actor, text) JOIN w ON w.id = v.id
+    FROM (SELECT unnest($13::text[]) AS id, unnest($14::int[]) AS no, unnest($15::text[]) AS kind, unnest($16::text[]) AS step,
+        unnest($17::int[]) AS attempt, unnest($18::text[]) AS actor, unnest($19::text[]) AS text) AS v JOIN w ON w.id = v.id
 ), m AS (
     INSERT INTO {outbox} (created_at, saga_id, step, topic, key, payload)
     SELECT statement_timestamp(), w.id, v.step, v.topic, v.key, v.payload
-    FROM unnest($20::text[], $21::text[], $22::text[], $23::text[], $24::bytea[])
-    WITH ORDINALITY AS v(id, step, topic, key, payload, n) JOIN w ON w.id = v.id
+    FROM (SELECT unnest($20::text[]) AS id, unnest($21::text[]) AS step, unnest($22::text[]) AS topic, unnest($23::text[]) AS key,
+        unnest($24::bytea[]) AS payload, generate_subscripts($20::text[], 1) AS n) AS v JOIN w ON w.id = v.id
     ORDER BY v.n
 )
 SELECT id, updated_at, signals, ctid FROM w`
@@ -179,7 +181,7 @@ RETURNING {record}, due.crashed, due.due_at, clock_timestamp()`
 
 	renewSQL = `
 UPDATE {sagas} s SET due_at = statement_timestamp() + $3::bigint * interval '1 microsecond'
-FROM unnest($1::text[], $2::bigint[]) AS u(id, token)
+FROM (SELECT unnest($1::text[]) AS id, unnest($2::bigint[]) AS token) AS u
 WHERE s.id = u.id AND s.token = u.token AND s.owner IS NOT NULL
 RETURNING s.id, s.token`
 
