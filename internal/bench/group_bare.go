@@ -22,11 +22,12 @@ INSERT INTO bare_accounts SELECT n, 0, 0 FROM generate_series(0, %d) AS n`
 
 // bareMove updates the accounts of a batch, in their order, where they are at the version that this process remembers, and inserts its transfers.
 const bareMove = `WITH moved AS (
-	UPDATE bare_accounts a SET balance = u.balance, version = u.version FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[]) AS u (no, before, version, balance)
+	UPDATE bare_accounts a SET balance = u.balance, version = u.version 
+	FROM (SELECT unnest($1::bigint[]) AS no, unnest($2::bigint[]) AS before, unnest($3::bigint[]) AS version, unnest($4::bigint[]) AS balance) u
 	WHERE a.no = u.no AND a.version = u.before RETURNING 1
 ), written AS (
 	INSERT INTO bare_transfers (id, debit, credit, debit_version, credit_version, amount, debit_balance, credit_balance)
-	SELECT * FROM unnest($5::text[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[])
+	SELECT unnest($5::text[]), unnest($6::bigint[]), unnest($7::bigint[]), unnest($8::bigint[]), unnest($9::bigint[]), unnest($10::bigint[]), unnest($11::bigint[]), unnest($12::bigint[])
 ) SELECT count(*) FROM moved`
 
 var errBareMoved = errors.New("an account has another version")

@@ -133,9 +133,9 @@ func writeBare(ctx context.Context, conn *pgx.Conn, batch []*bareWrite) (updated
 		ids, revisions, data, progress = append(ids, w.id), append(revisions, w.revision), append(data, w.data), append(progress, bareProgress)
 	}
 	rows, err := conn.Query(ctx, `WITH new AS (
-	INSERT INTO bare (id, revision, token, progress, data) SELECT id, 0, 1, $1, data::json FROM unnest($2::text[], $3::text[]) AS n (id, data)
+	INSERT INTO bare (id, revision, token, progress, data) SELECT unnest($2::text[]), 0, 1, $1, unnest($3::text[])::json
 ) UPDATE bare SET revision = w.revision, progress = w.progress, data = w.data::json, updated_at = now()
-FROM unnest($4::text[], $5::bigint[], $6::text[], $7::text[]) AS w (id, revision, progress, data)
+FROM (SELECT unnest($4::text[]) AS id, unnest($5::bigint[]) AS revision, unnest($6::text[]) AS progress, unnest($7::text[]) AS data) AS w
 WHERE bare.id = w.id AND bare.revision = w.revision - 1 AND bare.token = 1 RETURNING bare.id`, bareProgress, newIDs, newData, ids, revisions, progress, data)
 	if err != nil {
 		return nil, err
