@@ -61,7 +61,7 @@ type dueBlock struct {
 //
 //	 0  reference of the next in the chain
 //	 4  hash of the key
-//	 8  until, in ns since the store's start; 0 when it is in no chain any more
+//	 8  until, in ns since the store's start; buried when it is in no chain any more
 //	16  token
 //	24  status
 //	28  length of the response
@@ -72,6 +72,9 @@ type entry []byte
 
 const entryHead = 67
 
+// buried is no time: also a clock that was set back, as in a test, does not come to it.
+const buried = 1 << 63
+
 func (e entry) next() reference          { return reference(binary.LittleEndian.Uint32(e)) }
 func (e entry) hash() uint32             { return binary.LittleEndian.Uint32(e[4:]) }
 func (e entry) until() time.Duration     { return time.Duration(binary.LittleEndian.Uint64(e[8:])) }
@@ -80,7 +83,8 @@ func (e entry) status() int32            { return int32(binary.LittleEndian.Uint
 func (e entry) fingerprint() Fingerprint { return Fingerprint(e[32:64]) }
 func (e entry) keyLen() int              { return int(e[64]) + int(e[65]) + int(e[66]) }
 func (e entry) setNext(r reference)      { binary.LittleEndian.PutUint32(e, uint32(r)) }
-func (e entry) bury()                    { binary.LittleEndian.PutUint64(e[8:], 0) }
+func (e entry) bury()                    { binary.LittleEndian.PutUint64(e[8:], buried) }
+func (e entry) isBuried() bool           { return binary.LittleEndian.Uint64(e[8:]) == buried }
 
 // response returns the response with no room behind it, for it is handed out.
 func (e entry) response() []byte {
@@ -223,7 +227,7 @@ func (a *archive) sweep(now time.Duration, limit int) int {
 			r := reference(due.block<<offsetBits | uint32(b.swept/8))
 			e := a.entry(r)
 			b.swept += e.size()
-			if e.until() != 0 {
+			if !e.isBuried() {
 				a.remove(r)
 			}
 		}

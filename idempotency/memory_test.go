@@ -102,3 +102,25 @@ func TestMemoryTokensOutgrowARestart(t *testing.T) {
 		}
 	})
 }
+
+// The trap: a record ends at the very time at which the store was made, by a clock that was set back, and is taken for one that is gone.
+func TestMemoryWhoseClockIsSetBackForgetsAll(t *testing.T) {
+	t.Parallel()
+	start := time.Now()
+	now := start
+	store := idempotency.NewMemory(&idempotency.MemoryOptions{Now: func() time.Time { return now }})
+	claim := func() idempotency.Record {
+		r, err := store.ClaimOne(t.Context(), idempotency.Request{Key: testKey("a"), Lease: time.Second})
+		require.NoError(t, err)
+		require.Equal(t, idempotency.Won, r.Outcome)
+		return r
+	}
+	now = start.Add(-time.Hour)
+	_, err := store.Complete(t.Context(), []idempotency.Completion{{Key: testKey("a"), Token: claim().Token, TTL: time.Hour}})
+	require.NoError(t, err)
+	now = start.Add(time.Hour)
+	n, err := store.Sweep(t.Context(), 10)
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	claim()
+}
