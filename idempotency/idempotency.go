@@ -188,6 +188,7 @@ type Result[T any] struct {
 //     the same error, Replayed and without the value, instead of a second run.
 //   - any other error of fn: the key is free again, unless a [Step] could not be recorded, or still runs. If the claim was
 //     lost meanwhile, it also is ErrLost. A panic of fn, or runtime.Goexit, does the same and goes on.
+//   - [ErrLost] alone: the claim was answered so late that its lease was over; fn was not run.
 //   - anything else: the store failed, or the stored value does not decode into T; fn was not run.
 //
 // Cost: one round trip for a replay or refusal, two for a run and one more for each third of the lease that it takes.

@@ -34,7 +34,11 @@ func (r *Run) keepLease(ctx context.Context, sent time.Duration) {
 	if r.guard.beat > 0 {
 		first = sent + r.guard.beat
 	}
-	l.timer = time.AfterFunc(first-r.guard.clock(), func() {
+	now := r.guard.clock()
+	if now >= l.until { // it was answered too late: another may have the key by now
+		r.leave(ErrLost)
+	}
+	l.timer = time.AfterFunc(first-now, func() {
 		defer close(l.gone)
 		if cause := l.keep(); cause != nil {
 			r.leave(cause) // another may run the work from now on

@@ -99,6 +99,26 @@ func TestLeaseOutlastsARestartOfTheStore(t *testing.T) {
 	})
 }
 
+// The store was slow to answer: by then another may have the key.
+func TestWorkDoesNotBeginWhenItsLeaseIsOver(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]idempotency.Options{"heartbeat": {Wait: -1}, "no heartbeat": {Wait: -1, NoHeartbeat: true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				s := newShopWith(t, o)
+				s.store.fail(faults{onClaim: func() { time.Sleep(10*time.Second - time.Millisecond) }})
+				_, err := s.pay(t.Context(), "a", "body", nil)
+				require.ErrorIs(t, err, idempotency.ErrLost)
+				require.Zero(t, s.charges.Load())
+				s.store.fail(faults{})
+				_, err = s.pay(t.Context(), "a", "body", nil)
+				require.NoError(t, err, "it was freed")
+			})
+		})
+	}
+}
+
 // B has taken the key, as when the store's clock has jumped: A's work is told at its next heartbeat.
 func TestWorkEndsWhenItsClaimIsLost(t *testing.T) {
 	t.Parallel()
