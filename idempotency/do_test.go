@@ -480,6 +480,21 @@ func TestValueThatDoesNotEncodeOrDecode(t *testing.T) {
 	require.ErrorContains(t, err, "decode the stored result into int")
 }
 
+// The trap: text in an interface is kept as it is, and read as JSON: a receipt is lost to repeats, or one of digits is a number to them.
+func TestTextInAnInterfaceIsReplayedAsText(t *testing.T) {
+	t.Parallel()
+	guard := newGuard(t, idempotency.NewMemory(nil), nil)
+	for _, receipt := range []any{"receipt", "0042", "42", "null", "\"", "", 42.5, []any{"a"}, nil} {
+		key := testKey(fmt.Sprintf("%q", receipt))
+		for _, replayed := range []bool{false, true} {
+			result, err := idempotency.Do(t.Context(), guard, key, idempotency.Fingerprint{},
+				func(context.Context, *idempotency.Run) (any, error) { return receipt, nil })
+			require.NoError(t, err)
+			require.Equal(t, idempotency.Result[any]{Value: receipt, Replayed: replayed}, result)
+		}
+	}
+}
+
 func TestNewReportsAllFaults(t *testing.T) {
 	t.Parallel()
 	_, err := idempotency.New(nil, &idempotency.Options{

@@ -168,7 +168,7 @@ type Result[T any] struct {
 }
 
 // Do runs fn unless the key has been completed before, in which case it returns what the first run returned. While another
-// request with the key runs, it waits for [Options.Wait]. A []byte or string is kept as it is, any other value as
+// request with the key runs, it waits for [Options.Wait]. A T that is []byte or string is kept as it is, any other as
 // encoding/json writes it. Where ctx has ended before fn begins, that is the error.
 //
 // fn gets ctx with a cancel of its own: it also ends, with the cause [ErrLost], when another may run the work, because the

@@ -78,11 +78,11 @@ func DecodeResult[T any](status int32, response []byte) (Result[T], error) {
 // encode and decode are one format for each T: bytes and strings as they are, exactly (JSON has no way to write the bytes
 // of a string that is not UTF-8), and anything else as JSON.
 func encode[T any](value T) ([]byte, error) {
-	switch raw := any(value).(type) {
-	case []byte:
-		return raw, nil
-	case string:
-		return []byte(raw), nil
+	switch raw := any(&value).(type) { // by T, as decode must: an interface may hold either
+	case *[]byte:
+		return *raw, nil
+	case *string:
+		return []byte(*raw), nil
 	}
 	return encodeJSON(value)
 }
