@@ -508,6 +508,10 @@ func TestNewReportsAllFaults(t *testing.T) {
 	}
 	_, err = idempotency.New(idempotency.NewMemory(nil), &idempotency.Options{MaxResponse: 64<<20 + 1})
 	require.ErrorContains(t, err, "max response is not between")
+	for _, none := range []idempotency.Store{(*idempotency.Memory)(nil), (*faultyStore)(nil)} { // as left by who does not look at an error
+		_, err = idempotency.New(none, nil)
+		require.EqualError(t, err, "idempotency: store is nil")
+	}
 }
 
 // A store may have more to say of its batch than its caller has asked.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"reflect"
 	"time"
 )
 
@@ -74,9 +75,6 @@ func New(store Store, opts *Options) (*Guard, error) {
 		logger:       o.Logger,
 		jitter:       halfJitter,
 	}
-	if !o.NoHeartbeat && concurrent(store) {
-		g.beat = g.lease / 3
-	}
 	if g.maxResponse == 0 {
 		g.maxResponse = 2 << 20
 	}
@@ -86,6 +84,9 @@ func New(store Store, opts *Options) (*Guard, error) {
 	if err := errors.Join(g.faults()...); err != nil {
 		return nil, err
 	}
+	if !o.NoHeartbeat && concurrent(store) {
+		g.beat = g.lease / 3
+	}
 	g.claimOne = answered(store, g.writeTimeout)
 	g.memory, _ = store.(*Memory)
 	return g, nil
@@ -93,7 +94,7 @@ func New(store Store, opts *Options) (*Guard, error) {
 
 func (g *Guard) faults() []error {
 	var faults []error
-	if g.store == nil {
+	if store := reflect.ValueOf(g.store); !store.IsValid() || store.Kind() == reflect.Pointer && store.IsNil() {
 		faults = append(faults, &InvalidError{Field: "store", Reason: "is nil"})
 	}
 	faults = append(faults,

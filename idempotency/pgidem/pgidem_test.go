@@ -84,6 +84,8 @@ func TestNewStoreRefusesNil(t *testing.T) {
 	require.ErrorIs(t, err, idempotency.ErrInvalid)
 	_, err = pgidem.NewTxGuard((*pgxpool.Pool)(nil), nil)
 	require.ErrorIs(t, err, idempotency.ErrInvalid)
+	_, err = idempotency.New((*pgidem.Store)(nil), nil)
+	require.EqualError(t, err, "idempotency: store is nil")
 }
 
 func TestDoTxRefusesNoWork(t *testing.T) {
