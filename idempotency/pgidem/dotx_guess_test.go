@@ -89,6 +89,20 @@ func TestDoTxOptimisticFailureOfARepeatIsNotItsAnswer(t *testing.T) {
 }
 
 // Each process runs the work, and one of them commits it.
+// The trap: the work of a repeat sends COMMIT as text, and so has its effect a second time. The first result would say that it had not.
+func TestDoTxOptimisticTellsThatARepeatHasEndedTheTransaction(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, testdb.Postgres(t), nil)
+	_, err := s.sell(t.Context(), "a", "", nil)
+	require.NoError(t, err)
+	_, err = s.sellOn(t.Context(), elsewhere(t, s), "a", "", func(ctx context.Context, tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "COMMIT")
+		return err
+	})
+	require.ErrorContains(t, err, "has ended the transaction")
+	s.sold(t, "a", 2)
+}
+
 func TestDoTxOptimisticStorm(t *testing.T) {
 	t.Parallel()
 	s := optimisticShop(t)

@@ -206,22 +206,31 @@ func TestDoTxTellsThatTheWorkHasEndedTheTransaction(t *testing.T) {
 	t.Parallel()
 	bothWays(t, func(t *testing.T, o pgidem.TxOptions) {
 		s := newShop(t, testdb.Postgres(t), &o)
+		conn, err := s.pool.Acquire(t.Context())
+		require.NoError(t, err)
+		defer conn.Release()
 		declined := errors.New("declined")
-		for name, end := range map[string]error{
-			"done": nil, "failed": declined, "final": idempotency.Permanent(declined), "to repeat": &pgconn.PgError{Code: "40001"},
+		for on, guard := range map[string]func(*testing.T) *pgidem.TxGuard{
+			"pool":                 func(*testing.T) *pgidem.TxGuard { return s.guard },
+			"connection of a pool": func(*testing.T) *pgidem.TxGuard { return s.guard.In(conn) },
+			"caller's transaction": func(t *testing.T) *pgidem.TxGuard { return s.guard.In(beginTx(t, s.pool, "")) },
 		} {
-			for sql, sales := range map[string]int{"COMMIT": 1, "ROLLBACK": 0} {
-				what := sql + ", " + name
-				_, err := s.sell(t.Context(), what, "", func(ctx context.Context, tx pgx.Tx) error {
-					_, err := tx.Exec(ctx, sql)
-					return errors.Join(err, end)
-				})
-				require.ErrorContains(t, err, "has ended the transaction")
-				require.False(t, retryable(err))
-				if end != nil {
-					require.ErrorContains(t, err, end.Error())
+			for name, end := range map[string]error{
+				"done": nil, "failed": declined, "final": idempotency.Permanent(declined), "to repeat": &pgconn.PgError{Code: "40001"},
+			} {
+				for sql, sales := range map[string]int{"COMMIT": 1, "ROLLBACK": 0} {
+					what := on + ", " + sql + ", " + name
+					_, err := s.sellOn(t.Context(), guard(t), what, "", func(ctx context.Context, tx pgx.Tx) error {
+						_, err := tx.Exec(ctx, sql)
+						return errors.Join(err, end)
+					})
+					require.ErrorContains(t, err, "has ended the transaction", what)
+					require.False(t, retryable(err))
+					if end != nil {
+						require.ErrorContains(t, err, end.Error())
+					}
+					require.Equal(t, sales, queryTx[int](t, s.pool, "SELECT count(*) FROM sales WHERE what = $1", what))
 				}
-				s.sold(t, what, sales)
 			}
 		}
 		require.Zero(t, queryTx[int](t, s.pool, "SELECT count(*) FROM idempotency_records"))

@@ -124,7 +124,7 @@ func (u *txUnit) run(ctx context.Context, work txWork) (txResult, error) {
 	tx := &lent{u.tx}
 	defer func() { tx.Tx = closedTx }()
 	result, err := work(ctx, tx)
-	if u.conn == nil || u.conn.IsClosed() || u.conn.PgConn().TxStatus() != 'I' {
+	if conn := u.tx.Conn(); conn == nil || conn.IsClosed() || conn.PgConn().TxStatus() != 'I' {
 		return result, err
 	}
 	if err == nil {
