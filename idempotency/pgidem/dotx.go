@@ -48,7 +48,8 @@ type TxOptions struct {
 	// Isolation of the transactions that DoTx begins itself.
 	// Default: [pgx.ReadCommitted], whatever the server's default is.
 	Isolation pgx.TxIsoLevel
-	// Attempts is how often the work is run at most when PostgreSQL asks for a repeat, as after a deadlock.
+	// Attempts is how often the work is run at most when PostgreSQL asks for a repeat, as after a deadlock. The pause before
+	// each grows from some milliseconds to some tenths of a second.
 	// Default: 4.
 	Attempts int
 	// CommitTimeout bounds the COMMIT, which goes on after the caller's context has ended, and once more the search for

@@ -44,7 +44,8 @@ func lockOf(id []byte) int64 {
 }
 
 const (
-	txFirstBackoff = 5 * time.Millisecond
+	txFirstBackoff   = 5 * time.Millisecond // before an attempt is repeated; then four times as long
+	txLongestBackoff = 500 * time.Millisecond
 	// txAskAgain is what a duplicate of a running transaction is told: there is no lease that could say more.
 	txAskAgain = time.Second
 )
@@ -111,7 +112,7 @@ func (c *txCall) repeat(ctx context.Context, work txWork) (*txResult, error) {
 		case <-ctx.Done():
 			return nil, fmt.Errorf("pgidem: before another attempt: %w: %w", err, context.Cause(ctx))
 		case <-time.After(backoff/2 + rand.N(backoff)):
-			backoff *= 4
+			backoff = min(4*backoff, txLongestBackoff)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -537,6 +538,31 @@ func TestDoTxStopsToTryWhenTheCallerIsGone(t *testing.T) {
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.Less(t, s.runs.Load(), int32(50))
 	s.sold(t, "a", 0)
+}
+
+// inDeadlock cannot begin.
+type inDeadlock struct {
+	pgidem.DB
+	attempts int
+}
+
+func (d *inDeadlock) Begin(context.Context) (pgx.Tx, error) {
+	d.attempts++
+	return nil, &pgconn.PgError{Code: "40P01"}
+}
+
+// The trap: a pause that only grows. The tenth attempt came after half an hour, and the twenty-third was a panic.
+func TestDoTxManyAttemptsComeSoon(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := &inDeadlock{}
+		g := newTxGuard(t, db, &pgidem.TxOptions{Attempts: 30})
+		begin := time.Now()
+		_, err := pgidem.DoTx(t.Context(), g, txKey("a"), idempotency.Fingerprint{}, func(context.Context, pgx.Tx) (int, error) { panic("must not run") })
+		require.ErrorContains(t, err, "gave up after 30 attempts")
+		require.Equal(t, 30, db.attempts)
+		require.Less(t, time.Since(begin), 30*time.Second)
+	})
 }
 
 // Two of three accounts are enough to pay from. Without serializable isolation both payments are made: write skew.
