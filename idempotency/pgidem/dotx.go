@@ -118,7 +118,7 @@ func (g *TxGuard) faults() (faults []error) {
 	span("ttl", g.ttl)
 	span("commit timeout", g.commitTimeout)
 	fault(g.wait > 0 && g.wait < time.Millisecond, "wait", "is shorter than a millisecond")
-	fault(g.wait > 24*24*time.Hour, "wait", "is longer than 24 days, the longest that PostgreSQL can wait")
+	fault(g.wait > txLongestWait, "wait", "is longer than 24 days, the longest that PostgreSQL can wait")
 	fault(g.attempts < 1, "attempts", "is not positive")
 	fault(g.maxResponse < 1 || g.maxResponse > 64<<20, "max response", "is not between 1 byte and 64 MiB")
 	switch g.isolation {

@@ -46,6 +46,8 @@ func lockOf(id []byte) int64 {
 const (
 	txFirstBackoff   = 5 * time.Millisecond // before an attempt is repeated; then four times as long
 	txLongestBackoff = 500 * time.Millisecond
+	// txLongestWait is what PostgreSQL's settings hold, in milliseconds.
+	txLongestWait = 24 * 24 * time.Hour
 	// txAskAgain is what a duplicate of a running transaction is told: there is no lease that could say more.
 	txAskAgain = time.Second
 )

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -216,6 +217,33 @@ func TestDoTxUnknownOutcomeIsToldAndResolvedByARepeat(t *testing.T) {
 	require.Error(t, err)
 	require.Less(t, time.Since(begin), 20*time.Second)
 	s.sold(t, "b", 0)
+}
+
+// The trap: a lock is waited for no longer than PostgreSQL can say, which is less than a COMMIT may take.
+func TestDoTxSearchWithAllTheTimeThereIs(t *testing.T) {
+	t.Parallel()
+	s, tp := faultyShop(t, testdb.Postgres(t).Config(), &pgidem.TxOptions{CommitTimeout: 100 * 365 * 24 * time.Hour})
+	_, err := s.sell(t.Context(), "prepare", "", nil)
+	require.NoError(t, err)
+	found := make(chan error, 1)
+	go func() {
+		_, err := s.sell(t.Context(), "a", "", func(context.Context, pgx.Tx) error {
+			var lost atomic.Bool
+			tp.arm(func(_ int, kind string, conn net.Conn) bool { // the answer to the COMMIT
+				return kind == "answer" && lost.CompareAndSwap(false, true) && conn.Close() == nil
+			})
+			return nil
+		})
+		found <- err
+	}()
+	select {
+	case err = <-found:
+	case <-time.After(txPatience):
+		t.Fatal("it still searches")
+	}
+	require.NoError(t, err)
+	tp.disarm()
+	s.sold(t, "a", 1)
 }
 
 // The server has committed and waits for a standby that does not answer: the caller gives the answer up, and finds it.

@@ -46,7 +46,7 @@ func (f *txFound) enter(b *pgx.Batch, sql string, c *txCall) {
 // wait queues what waits for the lock of the key, for no longer than limit, and looks it up.
 func (f *txFound) wait(b *pgx.Batch, c *txCall, limit time.Duration) {
 	f.locked = true
-	millis := strconv.FormatInt(max(1, limit.Milliseconds()), 10)
+	millis := strconv.FormatInt(max(1, min(limit, txLongestWait).Milliseconds()), 10)
 	b.Queue(c.g.sql.wait, c.lock, millis).QueryRow(func(row pgx.Row) error { return row.Scan(nil, nil, nil, &f.now, &f.scans, nil) })
 	b.Queue(c.g.sql.waited, c.id).Query(f.scan(c))
 }
