@@ -47,8 +47,8 @@ type Options struct {
 	// of it every third of Lease. From a millisecond to 24 days; below some seconds a busy machine loses locks for nothing.
 	// Default: 30 seconds.
 	Lease time.Duration
-	// Wait is how long Do waits for a name that is taken, and for a connection; to 24 days. Negative: not at all for the
-	// name, Do returns lock.ErrHeld at once.
+	// Wait is how long Do waits for a name that is taken, and for a connection; to 24 days. At the server no longer than its
+	// statement_timeout. Negative: not at all for the name, Do returns lock.ErrHeld at once.
 	// Default: 10 seconds.
 	Wait time.Duration
 	// WriteTimeout bounds the release of a lock, which happens also when the caller's context has ended, and with a negative Wait

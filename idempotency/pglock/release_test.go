@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -124,4 +125,25 @@ func TestWaitAtTheServerRunsOut(t *testing.T) {
 		}
 		return nil
 	}))
+}
+
+// The server's limit for a statement is shorter than the wait: the name is held all the same, and the caller's transaction as it was.
+func TestWaitAtTheServerEndsWithItsStatementTimeout(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	config := pool.Config()
+	config.ConnConfig.RuntimeParams["statement_timeout"] = "500"
+	strict, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(strict.Close)
+	waiter := newLocker(t, strict, pglock.Options{Wait: patience})
+	inTx(t, pool, func(holder pgx.Tx) {
+		require.NoError(t, pglock.InTx(t.Context(), holder, 0, t.Name(), "a"))
+		require.ErrorIs(t, waiter.Do(t.Context(), t.Name(), "a", never), lock.ErrHeld)
+		inTx(t, strict, func(tx pgx.Tx) {
+			require.ErrorIs(t, pglock.InTx(t.Context(), tx, patience, t.Name(), "a"), lock.ErrHeld)
+			require.NoError(t, pglock.InTx(t.Context(), tx, patience, t.Name(), "b"))
+		})
+	})
+	token(t, waiter)
 }

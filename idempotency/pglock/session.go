@@ -32,6 +32,7 @@ ON CONFLICT (key) DO UPDATE SET token = greatest(f.token + 1, excluded.token)
 RETURNING token`
 
 	lockNotAvailable = "55P03" // lock_timeout is over
+	queryCanceled    = "57014" // statement_timeout is, which may be shorter
 )
 
 // session is a lock that is held, or about to be, on a connection that nobody else uses.
@@ -101,11 +102,11 @@ func (s *session) take(ctx context.Context, wait time.Duration) error {
 	}
 	err := s.conn.SendBatch(ctx, b).Close()
 	switch {
-	case !won || isTimeout(err):
+	case !won || hasCode(err, lockNotAvailable):
 		return &lock.HeldError{Name: s.key.Value, Cause: err}
 	case err != nil:
 		s.giveBack() // it may be locked all the same: a session's locks are not rolled back
-		return err
+		return s.refused(ctx, err)
 	}
 	sent := time.Now()
 	b = &pgx.Batch{}
@@ -114,18 +115,25 @@ func (s *session) take(ctx context.Context, wait time.Duration) error {
 	b.Queue(s.locker.token, []byte(s.key.String())).QueryRow(func(row pgx.Row) error { return row.Scan(&s.token) })
 	if err := s.conn.SendBatch(ctx, b).Close(); err != nil {
 		s.giveBack()
-		if isTimeout(err) {
-			return &lock.HeldError{Name: s.key.Value, Cause: err}
-		}
-		return err
+		return s.refused(ctx, err)
 	}
 	s.heard = sent
 	return nil
 }
 
-func isTimeout(err error) bool {
+// refused is err, or that the name is held where the server has waited for long enough.
+func (s *session) refused(ctx context.Context, err error) error {
+	if isTimeout(err) && ctx.Err() == nil {
+		return &lock.HeldError{Name: s.key.Value, Cause: err}
+	}
+	return err
+}
+
+func isTimeout(err error) bool { return hasCode(err, lockNotAvailable) || hasCode(err, queryCanceled) }
+
+func hasCode(err error, code string) bool {
 	e, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && e.Code == lockNotAvailable
+	return ok && e.Code == code
 }
 
 // until is the end of the lease, not later than on the server, which counts from heard on or later. A hundredth is for clocks that do

@@ -26,7 +26,7 @@ var errNoTx = &idempotency.InvalidError{Field: "tx", Reason: "is nil"}
 // InTx locks names of the scope for the rest of the transaction: nobody else has them, by InTx or a [Locker], before it ends. Names
 // that the transaction has locked already are locked.
 //
-// It waits for each at most for wait, or a millisecond if that is less; a *lock.HeldError (lock.ErrHeld), of no name in particular
+// It waits for each at most for wait, or a millisecond if that is less, and no longer than statement_timeout; a *lock.HeldError (lock.ErrHeld), of no name in particular
 // where there are several, then leaves the transaction as it was before. An invalid name, or a nil tx, is a *idempotency.InvalidError. Any other
 // error is the driver's, with a method Retryable() bool; PostgreSQL breaks a deadlock of transactions that call InTx more than
 // once.
