@@ -51,8 +51,8 @@ type Options struct {
 	// statement_timeout. Negative: not at all for the name, Do returns lock.ErrHeld at once.
 	// Default: 10 seconds.
 	Wait time.Duration
-	// WriteTimeout bounds the release of a lock, which happens also when the caller's context has ended, and with a negative Wait
-	// the wait for a connection.
+	// WriteTimeout bounds the release of a lock, which happens also when the caller's context has ended, what a server takes to
+	// answer beyond the waiting, and with a negative Wait the wait for a connection.
 	// Default: 5 seconds.
 	WriteTimeout time.Duration
 	// Logger is told of releases that failed: the connection is then closed, which releases too.

@@ -18,10 +18,11 @@ import (
 	"github.com/safetill/safetill/idempotency/pglock"
 )
 
-// wire is a connection that breaks with the next that is sent, or that is cut: then it sends nothing, and the server does not hear of its end.
+// wire is a connection that breaks with the next that is sent, or that is cut: then it sends nothing, and the server does not hear of its end;
+// or whose server is frozen, and does not answer.
 type wire struct {
 	net.Conn
-	breaks, cut *atomic.Bool
+	breaks, cut, frozen *atomic.Bool
 }
 
 func (w wire) Write(p []byte) (int, error) {
@@ -30,6 +31,8 @@ func (w wire) Write(p []byte) (int, error) {
 		return 0, errors.Join(errors.New("broken"), w.Conn.Close())
 	case w.cut.Load():
 		return 0, errors.New("cut")
+	case w.frozen.Load():
+		return len(p), nil
 	}
 	return w.Conn.Write(p)
 }
@@ -44,14 +47,14 @@ func (w wire) Close() error {
 // wired returns a pool whose connections are w's.
 func wired(t *testing.T, pool *pgxpool.Pool, w *wire) *pgxpool.Pool {
 	t.Helper()
-	w.breaks, w.cut = new(atomic.Bool), new(atomic.Bool)
+	w.breaks, w.cut, w.frozen = new(atomic.Bool), new(atomic.Bool), new(atomic.Bool)
 	config := pool.Config()
 	config.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, network, address)
 		if err == nil {
 			t.Cleanup(func() { _ = conn.Close() })
 		}
-		return wire{conn, w.breaks, w.cut}, err
+		return wire{conn, w.breaks, w.cut, w.frozen}, err
 	}
 	own, err := pgxpool.NewWithConfig(t.Context(), config)
 	require.NoError(t, err)
@@ -146,4 +149,21 @@ func TestWaitAtTheServerEndsWithItsStatementTimeout(t *testing.T) {
 		})
 	})
 	token(t, waiter)
+}
+
+// A caller that nobody bounds must not wait for as long as its client does: the server, or its host, hangs.
+func TestServerThatIsFrozenGivesNoLock(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	for _, wait := range []time.Duration{-1, 50 * time.Millisecond} {
+		var w wire
+		l := newLocker(t, wired(t, pool, &w), pglock.Options{Wait: wait, WriteTimeout: 100 * time.Millisecond})
+		token(t, l)
+		w.frozen.Store(true)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		err := l.Do(ctx, t.Name(), "a", never)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.NoError(t, ctx.Err(), "the caller would have waited")
+	}
 }

@@ -90,8 +90,11 @@ func (l *Locker) connect(ctx context.Context, key idempotency.Key) (*session, er
 }
 
 // take takes the lock, and then its token in a transaction of its own: one that began before the wait would not see, where
-// transactions are REPEATABLE READ, what the holder before has written.
+// transactions are REPEATABLE READ, what the holder before has written. Each may have to wait. The caller's context may have no
+// deadline, as those of net/http have none, and a server that is frozen would hold each request for as long as its client stays.
 func (s *session) take(ctx context.Context, wait time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*max(0, wait)+s.locker.writeTimeout)
+	defer cancel()
 	won := true
 	b := &pgx.Batch{}
 	b.Queue(limitSQL, millis(wait))
