@@ -121,6 +121,16 @@ func (s *session) take(ctx context.Context, wait time.Duration) error {
 		return s.refused(ctx, err)
 	}
 	s.heard = sent
+	if time.Since(sent) < s.locker.lease/3 {
+		return nil
+	}
+	// It was a wait for one who has passed the fence, of which a lease may not have much left. That of the server begins only now.
+	sent = time.Now()
+	if err := s.conn.Ping(ctx); err != nil {
+		s.giveBack()
+		return err
+	}
+	s.heard = sent
 	return nil
 }
 

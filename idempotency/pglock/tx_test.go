@@ -1,6 +1,7 @@
 package pglock_test
 
 import (
+	"context"
 	"strconv"
 	"testing"
 	"time"
@@ -179,6 +180,35 @@ func TestFenceWaitsForWhoHasPassed(t *testing.T) {
 }
 
 // The column of a row: the stale owner's write changes no row.
+// The trap: the name is won after a wait for its fence that is longer than the lease, which is taken for over.
+func TestLeaseBeginsBehindTheWaitForTheFence(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	l := newLocker(t, pool, pglock.Options{Lease: 2 * time.Second, Wait: patience})
+	before := token(t, l)
+	done := make(chan error, 1)
+	inTx(t, pool, func(tx pgx.Tx) {
+		require.NoError(t, pglock.NewFence(nil).Pass(t.Context(), tx, t.Name(), "a", before))
+		go func() {
+			done <- l.Do(t.Context(), t.Name(), "a", func(ctx context.Context, _ lock.Held) error {
+				select {
+				case <-ctx.Done():
+					return context.Cause(ctx)
+				case <-time.After(100 * time.Millisecond):
+					return nil
+				}
+			})
+		}()
+		for waiting := false; !waiting; {
+			require.NoError(t, tx.QueryRow(t.Context(),
+				`SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND transactionid = pg_current_xact_id()::xid)`).Scan(&waiting))
+		}
+		_, err := tx.Exec(t.Context(), `SELECT pg_sleep(2)`)
+		require.NoError(t, err)
+	})
+	require.NoError(t, <-done)
+}
+
 func TestWritten(t *testing.T) {
 	t.Parallel()
 	pool := migrated(t)
