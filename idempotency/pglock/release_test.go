@@ -23,6 +23,7 @@ import (
 type wire struct {
 	net.Conn
 	breaks, cut, frozen *atomic.Bool
+	unheard             chan struct{} // gets what is sent to a frozen server
 }
 
 func (w wire) Write(p []byte) (int, error) {
@@ -32,6 +33,10 @@ func (w wire) Write(p []byte) (int, error) {
 	case w.cut.Load():
 		return 0, errors.New("cut")
 	case w.frozen.Load():
+		select {
+		case w.unheard <- struct{}{}:
+		default:
+		}
 		return len(p), nil
 	}
 	return w.Conn.Write(p)
@@ -48,13 +53,14 @@ func (w wire) Close() error {
 func wired(t *testing.T, pool *pgxpool.Pool, w *wire) *pgxpool.Pool {
 	t.Helper()
 	w.breaks, w.cut, w.frozen = new(atomic.Bool), new(atomic.Bool), new(atomic.Bool)
+	w.unheard = make(chan struct{}, 1)
 	config := pool.Config()
 	config.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, network, address)
 		if err == nil {
 			t.Cleanup(func() { _ = conn.Close() })
 		}
-		return wire{conn, w.breaks, w.cut, w.frozen}, err
+		return wire{conn, w.breaks, w.cut, w.frozen, w.unheard}, err
 	}
 	own, err := pgxpool.NewWithConfig(t.Context(), config)
 	require.NoError(t, err)
@@ -166,4 +172,19 @@ func TestServerThatIsFrozenGivesNoLock(t *testing.T) {
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.NoError(t, ctx.Err(), "the caller would have waited")
 	}
+}
+
+// The work is done while the server is asked whether it still hears, and does not answer: that is not waited for until the lease is over.
+func TestReleaseDoesNotWaitForAFrozenServer(t *testing.T) {
+	t.Parallel()
+	const lease = 12 * time.Second
+	var w wire
+	l := newLocker(t, wired(t, migrated(t), &w), pglock.Options{Lease: lease, WriteTimeout: 100 * time.Millisecond})
+	begin := time.Now()
+	require.NoError(t, l.Do(t.Context(), t.Name(), "a", func(context.Context, lock.Held) error {
+		w.frozen.Store(true)
+		<-w.unheard
+		return nil
+	}))
+	require.Less(t, time.Since(begin), lease*3/4)
 }

@@ -179,17 +179,22 @@ func (s *session) keep(ctx context.Context) error {
 		if s.conn.Conn().IsClosed() {
 			return err
 		}
-		// Not with ctx: a ping that is cut short would close the connection.
-		alive, cancel := context.WithDeadline(context.Background(), s.until())
 		sent := time.Now()
-		err = s.conn.Ping(alive)
-		cancel()
-		if err != nil {
+		if err := s.ping(ctx); err != nil {
 			return err
 		}
 		s.heard = sent
 	}
 	return nil
+}
+
+// ping asks the server to answer. Where ctx ends meanwhile it has a little longer: a ping that is cut short closes the connection.
+func (s *session) ping(ctx context.Context) error {
+	alive, cancel := context.WithDeadline(context.Background(), s.until())
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(s.locker.writeTimeout, cancel) })
+	defer stop()
+	return s.conn.Ping(alive)
 }
 
 // close gives back whatever open has taken.
