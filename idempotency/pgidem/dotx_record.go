@@ -134,8 +134,8 @@ func (c *txCall) look(ctx context.Context) (*txResult, error) {
 		if err != nil {
 			return nil, nil
 		}
-	case pg.Batcher: // a statement's transaction ends, and its settings with it
-		if f.look(limited, db, c) != nil {
+	case pg.Batcher: // a statement's transaction ends, and its settings with it; for one that is begun already, acquire has an error
+		if pg.InTransaction(db) || f.look(limited, db, c) != nil {
 			return nil, nil
 		}
 	}

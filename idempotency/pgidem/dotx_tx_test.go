@@ -83,7 +83,11 @@ func TestDoTxDoesNotEndATransactionOfItsConnection(t *testing.T) {
 				execTx(t, tx, "INSERT INTO sales (what) VALUES ('of the caller')")
 				_, err = s.sellOn(t.Context(), g, name, "", func(context.Context, pgx.Tx) error { return fail })
 				require.ErrorIs(t, err, idempotency.ErrInvalid, name)
-				require.Equal(t, 1, queryTx[int](t, tx, "SELECT count(*) FROM sales"))
+				_, err = s.sellOn(t.Context(), s.guard.In(tx), name, "", nil)
+				require.NoError(t, err)
+				_, err = s.sellOn(t.Context(), s.guard.In(conn), name, "", nil) // by a guard that knows the key
+				require.ErrorIs(t, err, idempotency.ErrInvalid, name)
+				require.Equal(t, 2, queryTx[int](t, tx, "SELECT count(*) FROM sales"))
 				require.NoError(t, tx.Rollback(t.Context()))
 			}
 			s.sold(t, "of the caller", 0)
