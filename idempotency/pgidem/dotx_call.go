@@ -232,11 +232,11 @@ func (c *txCall) await(ctx context.Context, u *txUnit, f *txFound) error {
 	f.record = nil
 	f.wait(b, c, limit)
 	err := u.tx.SendBatch(ctx, b).Close()
+	if err != nil && ctx.Err() != nil { // however the driver has ended the wait
+		return fmt.Errorf("%w: %w", inFlight, context.Cause(ctx))
+	}
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok && (e.Code == "55P03" || e.Code == "57014") { // lock_timeout, statement_timeout
 		return inFlight
-	}
-	if err != nil && ctx.Err() != nil {
-		return fmt.Errorf("%w: %w", inFlight, context.Cause(ctx))
 	}
 	return err
 }

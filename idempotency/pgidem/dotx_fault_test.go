@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -378,36 +380,53 @@ func (s *shop) onceWaiting(t *testing.T, over <-chan struct{}, then func()) {
 
 func TestDoTxHangUpWhileWaiting(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, testdb.Postgres(t), nil)
-	enter, leave := make(chan struct{}), make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		_, err := s.sellOn(t.Context(), newTxGuard(t, s.pool, nil), "a", "", func(context.Context, pgx.Tx) error { close(enter); <-leave; return nil })
-		if err != nil {
-			t.Error(err)
-		}
-	})
-	<-enter
-	ctx, hangUp := context.WithCancel(t.Context())
-	errs := make(chan error, 3)
-	for range 3 { // one waits for the database, two for that one
-		go func() {
-			_, err := s.sell(ctx, "a", "", nil)
-			errs <- err
-		}()
+	for name, edit := range map[string]func(*pgx.ConnConfig){
+		"the driver closes the connection": func(*pgx.ConnConfig) {},
+		"the driver asks the server to stop": func(c *pgx.ConnConfig) {
+			c.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+				return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: txPatience}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conf := testdb.Postgres(t).Config()
+			edit(conf.ConnConfig)
+			pool, err := pgxpool.NewWithConfig(t.Context(), conf)
+			require.NoError(t, err)
+			t.Cleanup(pool.Close)
+			s := newShop(t, pool, nil)
+			enter, leave := make(chan struct{}), make(chan struct{})
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				_, err := s.sellOn(t.Context(), newTxGuard(t, pool, nil), "a", "", func(context.Context, pgx.Tx) error { close(enter); <-leave; return nil })
+				if err != nil {
+					t.Error(err)
+				}
+			})
+			<-enter
+			ctx, hangUp := context.WithCancel(t.Context())
+			errs := make(chan error, 3)
+			for range 3 { // one waits for the database, two for that one
+				go func() {
+					_, err := s.sell(ctx, "a", "", nil)
+					errs <- err
+				}()
+			}
+			s.waiting(t, 1)
+			hangUp()
+			for range 3 {
+				err := <-errs
+				require.ErrorIs(t, err, idempotency.ErrInFlight)
+				require.ErrorIs(t, err, context.Canceled)
+			}
+			s.waiting(t, 0)
+			close(leave)
+			wg.Wait()
+			s.sold(t, "a", 1)
+			require.EqualValues(t, 1, s.runs.Load())
+		})
 	}
-	s.waiting(t, 1)
-	hangUp()
-	for range 3 {
-		err := <-errs
-		require.ErrorIs(t, err, idempotency.ErrInFlight)
-		require.ErrorIs(t, err, context.Canceled)
-	}
-	s.waiting(t, 0)
-	close(leave)
-	wg.Wait()
-	s.sold(t, "a", 1)
-	require.EqualValues(t, 1, s.runs.Load())
 }
 
 // A request that nobody bounds must not wait for as long as its client does: all connections are taken, or the server hangs.
