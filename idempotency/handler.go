@@ -146,7 +146,7 @@ func (m *middleware) faults() (faults []error) {
 		wrong         bool
 		field, reason string
 	}{
-		{m.guard == nil, "guard", "is nil"},
+		{m.guard == nil || m.guard.store == nil, "guard", "is nil, or was not made by New"},
 		{o.Scope == nil, "scope", "is nil"},
 		{o.MaxBody < 0, "max body", "is negative"},
 		{o.MaxResponse < 0, "max response", "is negative"},

@@ -164,6 +164,8 @@ func TestNewMiddlewareReportsAllFaults(t *testing.T) {
 	}
 	_, err = idempotency.NewMiddleware(newTill(t, nil, nil).guard, nil)
 	require.EqualError(t, err, "idempotency: scope is nil")
+	_, err = idempotency.NewMiddleware(new(idempotency.Guard), &idempotency.HandlerOptions{Scope: func(*http.Request) string { return "s" }})
+	require.EqualError(t, err, "idempotency: guard is nil, or was not made by New")
 }
 
 func TestMiddlewareRunsOnceAndReplays(t *testing.T) {
