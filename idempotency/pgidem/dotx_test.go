@@ -489,6 +489,27 @@ func TestDoTxDuplicateWaitsNoLongerThanItsPatience(t *testing.T) {
 	s.sold(t, "it is usable", 1)
 }
 
+// The server's limit for a statement is shorter than the wait: the key is in flight all the same, and the caller's transaction as it was.
+func TestDoTxDuplicateWaitsNoLongerThanAStatementMay(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, testdb.Postgres(t), nil)
+	_, err := s.sell(t.Context(), "a", "", func(context.Context, pgx.Tx) error {
+		tx := beginTx(t, s.pool, "")
+		execTx(t, tx, "SET LOCAL statement_timeout = 500")
+		for _, optimistic := range []bool{false, true} {
+			g := newTxGuard(t, tx, &pgidem.TxOptions{Optimistic: optimistic})
+			_, err := s.sellOn(t.Context(), g, "a", "", nil)
+			require.ErrorIs(t, err, idempotency.ErrInFlight)
+			_, err = s.sellOn(t.Context(), g, "b", "", nil)
+			require.NoError(t, err)
+		}
+		return tx.Commit(t.Context())
+	})
+	require.NoError(t, err)
+	s.sold(t, "a", 1)
+	s.sold(t, "b", 1)
+}
+
 // Who has waited with a limit of ours works on with the caller's.
 func TestDoTxRestoresTheLockTimeoutAfterAWait(t *testing.T) {
 	t.Parallel()
