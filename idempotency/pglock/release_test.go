@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -153,6 +155,34 @@ func TestWaitAtTheServerEndsWithItsStatementTimeout(t *testing.T) {
 			require.ErrorIs(t, pglock.InTx(t.Context(), tx, patience, t.Name(), "a"), lock.ErrHeld)
 			require.NoError(t, pglock.InTx(t.Context(), tx, patience, t.Name(), "b"))
 		})
+	})
+	token(t, waiter)
+}
+
+// A driver that asks the server to stop, rather than closing the connection, gets the code of statement_timeout: it is the caller who has left.
+func TestWaitThatTheServerIsAskedToEnd(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	config := pool.Config()
+	config.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: patience}
+	}
+	asking, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(asking.Close)
+	waiter := newLocker(t, asking, pglock.Options{Wait: patience})
+	token(t, waiter) // it has a connection
+	inTx(t, pool, func(holder pgx.Tx) {
+		require.NoError(t, pglock.InTx(t.Context(), holder, 0, t.Name(), "a"))
+		ctx, hangUp := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- waiter.Do(ctx, t.Name(), "a", never) }()
+		for waiting := false; !waiting; {
+			require.NoError(t, pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND locktype = 'advisory'
+				AND (classid::bigint << 32 | objid::bigint) = $1)`, pglock.Hash(t.Name(), "a")).Scan(&waiting))
+		}
+		hangUp()
+		require.ErrorIs(t, <-done, context.Canceled)
 	})
 	token(t, waiter)
 }
