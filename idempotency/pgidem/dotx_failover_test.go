@@ -93,52 +93,58 @@ func TestDoTxStandbyCannotTellThatNothingWasCommitted(t *testing.T) {
 	}
 }
 
-// poolerConn is a connection through a pooler that loses its server.
-type poolerConn struct {
+// lastWords is a connection whose server has committed, and whose answer to that is another.
+type lastWords struct {
 	net.Conn
-	lost atomic.Bool // the next answer of the server's is the last, and does not come
-	over atomic.Bool
+	words atomic.Pointer[pgproto3.ErrorResponse] // in place of the next answer
+	over  atomic.Bool
 }
 
-func (c *poolerConn) Read(p []byte) (int, error) {
+func (c *lastWords) Read(p []byte) (int, error) {
 	if c.over.Load() {
 		return 0, io.EOF
 	}
 	n, err := c.Conn.Read(p)
-	if err != nil || !c.lost.Load() {
+	words := c.words.Load()
+	if err != nil || words == nil {
 		return n, err
 	}
 	c.over.Store(true)
-	text, err := (&pgproto3.ErrorResponse{
-		Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: "08006", Message: "remote server read/write error",
-	}).Encode(nil)
+	text, err := words.Encode(nil)
 	return copy(p, text), err
 }
 
-// The trap: the server has committed when the pooler loses it. Odyssey then answers the COMMIT itself, by an ERROR of class 08, which of a
-// server would mean that it has rolled back.
-func TestDoTxErrorOfAPoolerAtCommitIsNoRollback(t *testing.T) {
+// The trap: the server has committed when it is lost. Odyssey, a pooler, then answers the COMMIT itself, by an ERROR of class 08, which of a
+// server would mean that it has rolled back; and one that is told to stop may say so after the commit.
+func TestDoTxErrorBehindACommitIsNoRollback(t *testing.T) {
 	t.Parallel()
 	bothWays(t, func(t *testing.T, o pgidem.TxOptions) {
 		conf := testdb.Postgres(t).Config()
 		dial := conf.ConnConfig.DialFunc
 		conf.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 			conn, err := dial(ctx, network, addr)
-			return &poolerConn{Conn: conn}, err
+			return &lastWords{Conn: conn}, err
 		}
 		pool, err := pgxpool.NewWithConfig(t.Context(), conf)
 		require.NoError(t, err)
 		t.Cleanup(pool.Close)
 		s := newShop(t, pool, &o)
-		_, err = s.sell(t.Context(), "prepare", "", nil)
-		require.NoError(t, err)
-		result, err := s.sell(t.Context(), "a", "", func(_ context.Context, tx pgx.Tx) error {
-			tx.Conn().PgConn().Conn().(*poolerConn).lost.Store(true)
-			return nil
-		})
-		require.NoError(t, err)
-		require.False(t, result.Replayed)
-		s.sold(t, "a", 1)
-		s.requireReplay(t, "a", "", result.Value)
+		for what, words := range map[string]*pgproto3.ErrorResponse{
+			"pooler": {Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: "08006", Message: "remote server read/write error"},
+			"server": {Severity: "FATAL", SeverityUnlocalized: "FATAL", Code: "57P01", Message: "terminating connection due to administrator command"},
+		} {
+			_, err := s.sell(t.Context(), what+" (prepare)", "", nil)
+			require.NoError(t, err)
+			s.runs.Store(0)
+			result, err := s.sell(t.Context(), what, "", func(_ context.Context, tx pgx.Tx) error {
+				tx.Conn().PgConn().Conn().(*lastWords).words.Store(words)
+				return nil
+			})
+			require.NoError(t, err, what)
+			require.False(t, result.Replayed, what)
+			require.EqualValues(t, 1, s.runs.Load(), what)
+			s.sold(t, what, 1)
+			s.requireReplay(t, what, "", result.Value)
+		}
 	})
 }
