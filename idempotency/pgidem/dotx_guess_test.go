@@ -348,3 +348,21 @@ func TestDoTxOptimisticLostCommitMeetsARecordThatIsOver(t *testing.T) {
 	require.True(t, retryable(err))
 	s.sold(t, "a", 1)
 }
+
+// The trap: what is found is a claim of Do, which has no result yet. It must not be taken for ours where that is empty.
+func TestDoTxOptimisticLostCommitMeetsAClaim(t *testing.T) {
+	t.Parallel()
+	s := slowShop(t)
+	fp := idempotency.FingerprintOf([]byte("body"))
+	var lost *slowConn
+	_, err := pgidem.DoTx(t.Context(), s.guard, txKey("a"), fp, func(ctx context.Context, tx pgx.Tx) ([]byte, error) {
+		_, err := tx.Exec(ctx, "INSERT INTO sales (what) VALUES ('a')")
+		lost = hold(tx)
+		require.NoError(t, err)
+		_, err = newStore(t, s.pool).Claim(ctx, []idempotency.Request{{Key: txKey("a"), Fingerprint: fp, Lease: time.Hour}})
+		return nil, err
+	})
+	lost.arrive(t)
+	require.ErrorContains(t, err, "it was not made")
+	s.sold(t, "a", 0)
+}
