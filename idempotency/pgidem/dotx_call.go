@@ -361,7 +361,7 @@ func (c *txCall) settled(ctx context.Context) (*txRecord, error) {
 		return nil, err
 	}
 	defer u.end(ctx)
-	u.level = pgx.ReadCommitted
+	u.level = pgx.ReadCommitted // one snapshot for all would be older than what is waited for
 	end, _ := ctx.Deadline()
 	var f txFound
 	standby := false

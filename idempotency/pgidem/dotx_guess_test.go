@@ -290,8 +290,8 @@ func hold(tx pgx.Tx) *slowConn {
 	return c
 }
 
-// slowShop guesses, and soon stops waiting for the answer to a COMMIT.
-func slowShop(t *testing.T) *shop {
+// slowShop soon stops waiting for the answer to a COMMIT.
+func slowShop(t *testing.T, o pgidem.TxOptions) *shop {
 	t.Helper()
 	conf := testdb.Postgres(t).Config()
 	dial := conf.ConnConfig.DialFunc
@@ -302,17 +302,51 @@ func slowShop(t *testing.T) *shop {
 	pool, err := pgxpool.NewWithConfig(t.Context(), conf)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
-	s := newShop(t, pool, &pgidem.TxOptions{Optimistic: true, CommitTimeout: 3 * time.Second, Attempts: 1})
+	o.CommitTimeout, o.Attempts = 3*time.Second, 1
+	s := newShop(t, pool, &o)
 	_, err = s.sell(t.Context(), "prepare", "", nil)
 	require.NoError(t, err)
 	return s
+}
+
+// The trap: the search begins before the COMMIT is made, and waits for that. By a snapshot of its beginning it would have missed it.
+func TestDoTxSearchSeesWhatItHasWaitedFor(t *testing.T) {
+	t.Parallel()
+	for _, level := range []pgx.TxIsoLevel{pgx.ReadCommitted, pgx.RepeatableRead, pgx.Serializable} {
+		t.Run(string(level), func(t *testing.T) {
+			t.Parallel()
+			s := slowShop(t, pgidem.TxOptions{Isolation: level})
+			var result idempotency.Result[int64]
+			var pid uint32
+			var lost *slowConn
+			held, done := make(chan struct{}), make(chan error, 1)
+			go func() {
+				var err error
+				result, err = s.sell(t.Context(), "a", "", func(_ context.Context, tx pgx.Tx) error {
+					pid, lost = tx.Conn().PgConn().PID(), hold(tx)
+					close(held)
+					return nil
+				})
+				done <- err
+			}()
+			<-held
+			eventuallyTx(t, "the search to wait", func() bool {
+				return queryTx[bool](t, s.pool, "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND $1 = ANY (pg_blocking_pids(pid)))", int(pid))
+			})
+			lost.arrive(t)
+			require.NoError(t, <-done)
+			require.False(t, result.Replayed)
+			s.sold(t, "a", 1)
+			s.requireReplay(t, "a", "", result.Value)
+		})
+	}
 }
 
 // The server reads INSERT and COMMIT only when nobody listens any more, and the caller was told that nothing was committed. Nothing had
 // the lock when it was asked: without a record in its way it would be committed now.
 func TestDoTxOptimisticCommitThatComesLateIsNotMade(t *testing.T) {
 	t.Parallel()
-	s := slowShop(t)
+	s := slowShop(t, pgidem.TxOptions{Optimistic: true})
 	var lost *slowConn
 	var pid uint32
 	_, err := s.sell(t.Context(), "a", "", func(_ context.Context, tx pgx.Tx) error {
@@ -335,7 +369,7 @@ func TestDoTxOptimisticCommitThatComesLateIsNotMade(t *testing.T) {
 // answer: the call went on with a connection that it had given back.
 func TestDoTxOptimisticLostCommitMeetsARecordThatIsOver(t *testing.T) {
 	t.Parallel()
-	s := slowShop(t)
+	s := slowShop(t, pgidem.TxOptions{Optimistic: true})
 	g := newTxGuard(t, s.pool, &pgidem.TxOptions{Optimistic: true, TTL: time.Millisecond})
 	var lost *slowConn
 	_, err := s.sell(t.Context(), "a", "", func(ctx context.Context, tx pgx.Tx) error {
@@ -352,7 +386,7 @@ func TestDoTxOptimisticLostCommitMeetsARecordThatIsOver(t *testing.T) {
 // The trap: what is found is a claim of Do, which has no result yet. It must not be taken for ours where that is empty.
 func TestDoTxOptimisticLostCommitMeetsAClaim(t *testing.T) {
 	t.Parallel()
-	s := slowShop(t)
+	s := slowShop(t, pgidem.TxOptions{Optimistic: true})
 	fp := idempotency.FingerprintOf([]byte("body"))
 	var lost *slowConn
 	_, err := pgidem.DoTx(t.Context(), s.guard, txKey("a"), fp, func(ctx context.Context, tx pgx.Tx) ([]byte, error) {
