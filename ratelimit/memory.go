@@ -204,11 +204,11 @@ func try(ops []Op, outcomes []Outcome, one func(i int, op *Op) Outcome) (refused
 	return refused
 }
 
-// undo gives back what takes have charged.
+// undo gives back what takes have charged: all of it, since nobody has come since, to whom some of it would have to be left (see plan.before).
 func undo(ops []Op, outcomes []Outcome, one func(i int, op *Op) Outcome) {
 	for i := range ops {
 		if back := ops[i]; back.Kind == Take && outcomes[i].Charged > 0 {
-			back.Kind, back.N, back.At = Return, outcomes[i].Charged, outcomes[i].At
+			back.Kind, back.N, back.At, back.Ahead = Return, outcomes[i].Charged, outcomes[i].At, 0
 			one(i, &back)
 		}
 	}

@@ -42,3 +42,24 @@ func TestCrowdIsChargedAllOrNone(t *testing.T) {
 		require.True(t, decide(take(same[2], 1), take(same[3], 1))[1].Allowed)
 	}
 }
+
+// What was taken ahead for a call that is refused in the end is given back whole, though it stands behind itself.
+func TestCrowdGivesBackWhatWasTakenAhead(t *testing.T) {
+	t.Parallel()
+	m := NewMemory(&MemoryOptions{MaxKeys: shards, Now: func() time.Time { return time.UnixMicro(1_700_000_000_000_000) }})
+	l := PerSecond(10)
+	p, err := planOf(l)
+	require.NoError(t, err)
+	ops := make([]Op, 0, 4) // of one part, which has room for one
+	for i := 0; len(ops) < cap(ops); i++ {
+		if key := strconv.Itoa(i); p.digest(key)%shards == 7 {
+			ops = append(ops, Op{Limit: l, Key: key, N: 10, Ahead: time.Second})
+		}
+	}
+	decide := func(ops ...Op) []Outcome { return m.Decide(t.Context(), []Call{{Ops: ops}})[0].Outcomes }
+	decide(ops[0])
+	all := decide(ops[1:]...)
+	require.False(t, all[2].Allowed, "more than two bursts")
+	ops[1].Kind = Peek
+	require.EqualValues(t, 10, decide(ops[1])[0].Remaining)
+}
