@@ -721,3 +721,31 @@ func TestUnitsOfOneWindowAreNotUsedInTheNext(t *testing.T) {
 		require.LessOrEqual(t, 40+admit(t, d, "k", 1500), int64(1100))
 	})
 }
+
+// What the policy has admitted is charged, also where a batch is asked for before that.
+func TestBatchLeavesWhatIsNotTold(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newSpy()
+		d := leased(t, s, PerSecond(11_000), LeasedOptions{Options: Options{OnError: FailLocal, Failures: -1}, Idle: time.Hour})
+		stop := running(t, d.Run)
+		take := func(n int64) Result {
+			r, err := d.AllowN(t.Context(), "k", n)
+			require.NoError(t, err)
+			return r
+		}
+		take(1)
+		take(1000/8 - 1 - 32) // of the first batch 32 are left, a quarter and no less
+		s.set(func() { s.fail = down })
+		take(33)
+		time.Sleep(time.Second)
+		require.Equal(t, FromFallback, take(33).Source)
+		s.set(func() { s.fail = nil })
+		require.Equal(t, FromLocal, take(1).Source)
+		synctest.Wait()
+		_, ops := s.asked()
+		require.Positive(t, units(ops, Take), "the next batch")
+		require.NoError(t, stop())
+		_, ops = s.asked()
+		require.EqualValues(t, 33, units(ops, Charge))
+	})
+}

@@ -105,7 +105,7 @@ func (c *local) pass(ctx context.Context, final bool) error {
 				if op, ok := c.mode.due(e, pass, final); ok && op.Kind == Return {
 					back = append(back, Call{Ops: []Op{op}})
 				} else if ok {
-					jobs = append(jobs, c.start(s, e, op.N, pass))
+					jobs = append(jobs, c.start(s, e, &op, pass))
 					calls = append(calls, Call{Ops: []Op{op}})
 				}
 			}
@@ -119,10 +119,12 @@ func (c *local) pass(ctx context.Context, final bool) error {
 }
 
 // start puts an entry on its way. The shard is locked.
-func (c *local) start(s *localShard, e *entry, n int64, pass uint32) job {
+func (c *local) start(s *localShard, e *entry, op *Op, pass uint32) job {
 	f := &flight{done: make(chan struct{})}
 	e.flight, e.asked = f, pass
-	e.sent = min(n, e.pending)
+	if op.Kind == Charge { // a batch tells nothing
+		e.sent = op.N
+	}
 	return job{spot{s, e}, f, e.since}
 }
 
@@ -139,7 +141,7 @@ func (c *local) rush(ctx context.Context) {
 		h.e.hot = false
 		if h.e.flight == nil && !h.e.gone {
 			if op, ok := c.mode.ahead(h.e); ok {
-				jobs = append(jobs, c.start(h.s, h.e, op.N, c.passes.Load()+1))
+				jobs = append(jobs, c.start(h.s, h.e, &op, c.passes.Load()+1))
 				calls = append(calls, Call{Ops: []Op{op}})
 			}
 		}
