@@ -299,4 +299,7 @@ func (m *leasedMode) synced(e *entry, op *Op, asked int64, o *Outcome) {
 	e.refusal.dry, e.refusal.asked = o.Charged < op.N, m.local.now()
 }
 
-func (m *leasedMode) busy(e *entry) bool { return e.pending > 0 || e.left > 0 || e.lease.stale > 0 }
+// busy: also while a question is on its way, which may bring units. When Run ends it waits for that, to give them back.
+func (m *leasedMode) busy(e *entry) bool {
+	return e.pending > 0 || e.left > 0 || e.lease.stale > 0 || e.flight != nil && e.bound > 0
+}

@@ -372,6 +372,7 @@ func (c *local) ask(ctx context.Context, s *localShard, e *entry, n int64) (r Re
 	calls = append(calls, Call{Ops: []Op{c.mode.question(e, n)}})
 	since, asked := e.since, c.now()
 	e.asked = c.passes.Load() + 1
+	c.list(s, e)
 	s.mu.Unlock()
 
 	err = errPanic

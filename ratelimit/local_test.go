@@ -722,6 +722,28 @@ func TestUnitsOfOneWindowAreNotUsedInTheNext(t *testing.T) {
 	})
 }
 
+// Units that a caller's question brings when Run is to end are given back, though nothing was held before.
+func TestRunGivesBackWhatCallersHaveOnItsWay(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newSpy()
+		d := leased(t, s, quota(11_000), LeasedOptions{Options: Options{Timeout: time.Minute}})
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- d.Run(ctx) }()
+		synctest.Wait()
+		gate := make(chan struct{})
+		s.set(func() { s.gate = gate })
+		go func() { _, _ = d.Allow(context.Background(), "k") }()
+		synctest.Wait()
+		stop()
+		synctest.Wait()
+		require.Empty(t, ended)
+		close(gate)
+		require.NoError(t, <-ended)
+		require.EqualValues(t, 10_000-1, s.remaining(t, d.local.limiter.limit.Limit, "k"))
+	})
+}
+
 // What the policy has admitted is charged, also where a batch is asked for before that.
 func TestBatchLeavesWhatIsNotTold(t *testing.T) {
 	bubble(t, func(t *testing.T) {
