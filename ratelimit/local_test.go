@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"context"
+	"math"
 	"runtime"
 	"strconv"
 	"sync"
@@ -769,5 +770,25 @@ func TestBatchLeavesWhatIsNotTold(t *testing.T) {
 		require.NoError(t, stop())
 		_, ops = s.asked()
 		require.EqualValues(t, 33, units(ops, Charge))
+	})
+}
+
+// A number that is far beyond any limit, as a client may claim of a body, is refused by the store where this process does not know the counter yet.
+func TestHugeCallOfAnUnknownCounter(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newSpy()
+		l := PerSecond(7) // no unit comes back after whole microseconds
+		h := hybrid(t, s, l, HybridOptions{Options: Options{Timeout: time.Minute}})
+		s.Store.Decide(t.Context(), []Call{{Ops: []Op{{Kind: Charge, Limit: l, Key: "k", N: 7}}}})
+		gate := make(chan struct{})
+		s.set(func() { s.gate = gate })
+		go func() { _, _ = h.Allow(context.Background(), "k") }()
+		synctest.Wait()
+		s.set(func() { s.gate = nil })
+		require.Zero(t, admit(t, h, "k", 1), "beside the first, of which nothing is known yet")
+		r, err := h.AllowN(t.Context(), "k", math.MaxInt64)
+		require.NoError(t, err)
+		require.Equal(t, Never, r.RetryAfter)
+		close(gate)
 	})
 }

@@ -32,6 +32,9 @@ func (c *local) refuses(e *entry, n int64) time.Duration {
 
 // left is how much of the refusal of n units is to go. A clock that is before the beginning was set back, and ends it.
 func (c *local) left(e *entry, n int64) time.Duration {
+	if n > e.plan.Burst { // this is the store's to say, and n may be too large to reckon with
+		return 0
+	}
 	r := &e.refusal
 	spent := r.dry && r.pause > 0 && e.known && e.left < n && e.plan.Algorithm.bucket()
 	if r.until == 0 && !spent {
