@@ -470,7 +470,7 @@ func (c *local) stand(ctx context.Context, s *localShard, e *entry, n int64) (Re
 	r := p.shown(&outcomes[0], source)
 	if r.Allowed && source == FromFallback {
 		s.mu.Lock()
-		e.pending = min(e.pending+n, 2*p.Burst)
+		e.pending = max(e.pending, min(e.pending+n, 2*p.Burst)) // those of a larger limit stay
 		c.list(s, e)
 		s.mu.Unlock()
 	}

@@ -792,3 +792,24 @@ func TestHugeCallOfAnUnknownCounter(t *testing.T) {
 		close(gate)
 	})
 }
+
+// What was admitted under a larger limit is told, also where the policy admits something under a small one before that.
+func TestUntoldUnitsOutlastASmallerLimit(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var limit changing
+		limit.set(quota(1000))
+		s, o := newSpy(), limit.options()
+		o.OnError, o.Failures = FailLocal, -1
+		h := hybrid(t, s, quota(1000), HybridOptions{Options: o, Period: time.Hour})
+		stop := running(t, h.Run)
+		require.EqualValues(t, 91, admit(t, h, "k", 91))
+		s.set(func() { s.fail = down })
+		limit.set(quota(10))
+		require.EqualValues(t, 1, admit(t, h, "k", 1))
+		limit.set(quota(1000))
+		s.set(func() { s.fail = nil })
+		require.EqualValues(t, 1, admit(t, h, "k", 1))
+		require.NoError(t, stop())
+		require.EqualValues(t, 1000-92, s.remaining(t, quota(1000), "k"))
+	})
+}
