@@ -146,24 +146,35 @@ func foreign(list *roster, self string, c *Call) string {
 
 // of returns the limiter that asks the owner of a key. With an empty list everybody owns all.
 func (w *Owned) of(key string) *Limiter {
-	list := w.members.list.Load()
-	owner := list.owner(key)
-	if owner == w.self || owner == "" {
-		return w.own
+	for {
+		list := w.members.list.Load()
+		owner := list.owner(key)
+		if owner == w.self || owner == "" {
+			return w.own
+		}
+		w.mu.RLock()
+		l, current := w.peers[owner], w.synced == list
+		w.mu.RUnlock()
+		if l != nil && current {
+			return l
+		}
+		if l = w.meet(list, owner); l != nil {
+			return l
+		}
 	}
-	w.mu.RLock()
-	l, current := w.peers[owner], w.synced == list
-	w.mu.RUnlock()
-	if l != nil && current {
-		return l
-	}
-	return w.meet(list, owner)
 }
 
-// meet dials a member that is new, and forgets those that have left.
+// meet dials a member that is new, and forgets those that have left. It returns nil where the list is not the last one any more:
+//
+//	A reads the list, and it changes: there is a new member
+//	B dials that
+//	A, whose list does not have it, would forget it, and the next one would dial again
 func (w *Owned) meet(list *roster, owner string) *Limiter {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.members.list.Load() != list {
+		return nil
+	}
 	if w.synced != list {
 		for node := range w.peers {
 			if !list.has(node) {

@@ -231,3 +231,23 @@ func ExampleNewOwned() {
 	// true 0
 	// false 0
 }
+
+// Who has read the list a moment before it changed makes nobody forget a member that is new: it would be dialed twice.
+func TestMemberThatIsNewIsDialedOnce(t *testing.T) {
+	t.Parallel()
+	m, dialed := NewMembers("a", "b"), map[string]int{}
+	w, err := NewOwned("a", m, func(node string) Peer { dialed[node]++; return noPeer{} }, PerHour(3), nil)
+	require.NoError(t, err)
+	old := m.list.Load()
+	all := func() {
+		for i := range 100 {
+			w.of(strconv.Itoa(i))
+		}
+	}
+	all()
+	m.Set("a", "b", "c")
+	all()
+	w.meet(old, "b")
+	all()
+	require.Equal(t, map[string]int{"b": 1, "c": 1}, dialed)
+}
