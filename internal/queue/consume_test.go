@@ -425,6 +425,17 @@ func TestConsumeRefusesBadOptions(t *testing.T) {
 	}
 }
 
+// A fault is that of the option that was given, and not of one that it is the default of.
+func TestConsumeNamesTheOptionThatIsBad(t *testing.T) {
+	t.Parallel()
+	m, err := queue.NewMemory(nil)
+	require.NoError(t, err)
+	for field, o := range map[string]queue.ConsumeOptions{"PollMax -1ns": {PollMax: -1}, "ErrorMax -1ns": {ErrorMax: -1}} {
+		err := queue.Consume(t.Context(), m, &o, func(context.Context, []queue.Message) error { return nil })
+		require.ErrorContains(t, err, "ConsumeOptions."+field)
+	}
+}
+
 func TestConsumeRefusesARenewalThatIsTooRare(t *testing.T) {
 	t.Parallel()
 	ended, end := context.WithCancel(t.Context())
