@@ -128,6 +128,9 @@ func (l *Limiter) All(ctx context.Context, checks ...Check) (Results, error) {
 		if plans[i], err = planOf(c.Limit); err != nil {
 			return Results{}, err
 		}
+		if c.Limit.Algorithm == Concurrency { // a check has no holder
+			return Results{}, faultOf(plans[i], Take, c.Key, c.N)
+		}
 		call.Ops[i] = Op{Limit: plans[i].Limit, Key: c.Key, N: c.N}
 	}
 	if err := call.validate("checks"); err != nil {

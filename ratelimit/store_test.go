@@ -141,6 +141,8 @@ func TestFaultsOfACallAreErrorsUnderEveryPolicy(t *testing.T) {
 	same := ratelimit.Check{Limit: ratelimit.PerMinute(4), Key: "k"}
 	_, err = l.All(t.Context(), same, same)
 	require.ErrorContains(t, err, "ratelimit: checks have one counter twice")
+	_, err = l.All(t.Context(), ratelimit.Check{Limit: ratelimit.PerMinute(4).As(ratelimit.Concurrency), Key: "k"})
+	require.ErrorContains(t, err, "ratelimit: algorithm is concurrency", "a check has no holder that could be at fault")
 	require.Zero(t, store.calls.Load(), "a store was asked of nonsense")
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
