@@ -128,6 +128,8 @@ type prepaid struct {
 
 	window, end, last int64 // of aligned windows: the number, when it is over, and when it was last looked at, in ns by the clock of local
 	stale, staleAt    int64 // units of a window that is over
+
+	promised int64 // how many a caller who was refused is waiting for; 0 if the last question was answered with units
 }
 
 // aligned tells whether units are of one window, of those that begin at the Unix epoch.
@@ -233,15 +235,22 @@ func (m *leasedMode) question(e *entry, n int64) Op {
 	if n <= e.bound {
 		op.N, op.Min = m.target(e, n)-e.left, n-e.left
 		if e.refusal.pause > 0 && !e.plan.Algorithm.bucket() {
-			// When what comes back next cannot be computed here, crumbs would be asked for one by one.
-			op.Min = max(op.Min, op.N/2)
+			// When what comes back next cannot be computed here, crumbs would be asked for one by one. What a caller was told to wait for is none.
+			crumbs := op.N / 2
+			if e.lease.promised > 0 {
+				crumbs = min(crumbs, e.lease.promised)
+			}
+			op.Min = max(op.Min, crumbs)
 		}
 	}
 	return op
 }
 
 func (m *leasedMode) answer(e *entry, op *Op, n, asked int64, o *Outcome) (allowed, again bool) {
-	e.rest = o.Remaining
+	e.rest, e.lease.promised = o.Remaining, 0
+	if !o.Allowed {
+		e.lease.promised = op.Min
+	}
 	if op.Min == 0 || !o.Allowed {
 		return o.Allowed, false
 	}

@@ -813,3 +813,25 @@ func TestUntoldUnitsOutlastASmallerLimit(t *testing.T) {
 		require.EqualValues(t, 1000-92, s.remaining(t, quota(1000), "k"))
 	})
 }
+
+// A lone client that waits as it is told is admitted, also where its process asks for no crumbs any more.
+func TestPromisedUnitsAreNoCrumbs(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		for _, a := range []Algorithm{SlidingLog, SlidingCounter, FixedWindow} {
+			s := newSpy()
+			d := leased(t, s, PerSecond(3000).As(a), LeasedOptions{})
+			running(t, d.Run)
+			for range 9000 {
+				r, err := d.Allow(t.Context(), "k")
+				require.NoError(t, err)
+				synctest.Wait() // Run asks for the next batch as soon as it can
+				if r.Allowed {
+					continue
+				}
+				time.Sleep(r.RetryAfter)
+				require.EqualValues(t, 1, admit(t, d, "k", 1), "%v: %v", a, r.RetryAfter)
+				synctest.Wait()
+			}
+		}
+	})
+}
