@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -430,9 +431,25 @@ func TestConsumeNamesTheOptionThatIsBad(t *testing.T) {
 	t.Parallel()
 	m, err := queue.NewMemory(nil)
 	require.NoError(t, err)
-	for field, o := range map[string]queue.ConsumeOptions{"PollMax -1ns": {PollMax: -1}, "ErrorMax -1ns": {ErrorMax: -1}} {
+	for field, o := range map[string]queue.ConsumeOptions{
+		"PollMin -1ns": {PollMin: -1}, "PollMax -1ns": {PollMax: -1}, "ErrorMin -1ns": {ErrorMin: -1}, "ErrorMax -1ns": {ErrorMax: -1},
+	} {
 		err := queue.Consume(t.Context(), m, &o, func(context.Context, []queue.Message) error { return nil })
 		require.ErrorContains(t, err, "ConsumeOptions."+field)
+	}
+}
+
+// One bound of a pause may be given without the other.
+func TestConsumeTakesOneBoundOfAPause(t *testing.T) {
+	t.Parallel()
+	ended, end := context.WithCancel(t.Context())
+	end()
+	m, err := queue.NewMemory(nil)
+	require.NoError(t, err)
+	for _, o := range []queue.ConsumeOptions{
+		{PollMin: time.Minute}, {PollMax: 1}, {ErrorMin: time.Minute}, {ErrorMax: 1}, {PollMin: 1, PollMax: 1, ErrorMin: 1, ErrorMax: 1},
+	} {
+		require.NoError(t, queue.Consume(ended, m, &o, func(context.Context, []queue.Message) error { return nil }), "%+v", o)
 	}
 }
 
@@ -476,4 +493,162 @@ func TestConsumeBackoffEndsWithSuccess(t *testing.T) {
 		require.Contains(t, logs.String(), "the ledger is away")
 		wantStats(t, q, 1, 0)
 	})
+}
+
+// While the queue is away a worker asks ever less often, and says so once, as it does when the queue is back.
+func TestConsumeBacksOffWhileTheQueueIsAway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newFaulty(t)
+		var away atomic.Bool
+		q.before = func(op string, _ int) error {
+			if away.Load() && op == "claim" {
+				return errors.New("connection refused")
+			}
+			return nil
+		}
+		var logs bytes.Buffer
+		o := &queue.ConsumeOptions{
+			Workers: 1, ErrorMin: time.Second, ErrorMax: 8 * time.Second, Logger: slog.New(slog.NewTextHandler(&logs, nil)),
+		}
+		drain := consume(t, q, o, func(context.Context, []queue.Message) error { return nil })
+		for range 2 {
+			time.Sleep(time.Minute)
+			away.Store(true)
+			before := q.count("claim")
+			time.Sleep(time.Minute)
+			asked := q.count("claim") - before - 1
+			require.GreaterOrEqual(t, asked, 3+45/8)
+			require.LessOrEqual(t, asked, 2*(3+60/8))
+			away.Store(false)
+		}
+		time.Sleep(time.Minute)
+		drain()
+		require.Equal(t, 2, strings.Count(logs.String(), "level=ERROR"), logs.String())
+		require.Equal(t, 2, strings.Count(logs.String(), "claims again"))
+		require.NotContains(t, logs.String(), "level=WARN", "nothing was taken from the dead")
+	})
+}
+
+// A worker polls as often as at first when it has found something, or was woken, and no pause holds up the end.
+func TestConsumePollsSoonAfterWork(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newFaulty(t)
+		handled := make(chan time.Time, 1)
+		o := &queue.ConsumeOptions{Workers: 1, PollMin: time.Second, PollMax: 2 * time.Hour, Wake: new(queue.Waker)}
+		drain := consume(t, q, o, func(context.Context, []queue.Message) error {
+			handled <- time.Now()
+			return nil
+		})
+		soon := func(what string) {
+			time.Sleep(time.Second + time.Millisecond)
+			begin := time.Now()
+			push(t, q, 1, 1)
+			require.LessOrEqual(t, (<-handled).Sub(begin), 4*time.Second, what)
+		}
+		time.Sleep(20 * time.Hour)
+		push(t, q, 1, 1)
+		<-handled
+		soon("after work")
+		time.Sleep(20 * time.Hour)
+		o.Wake.Wake() // for nothing
+		soon("after it was woken")
+		time.Sleep(20 * time.Hour)
+		begin := time.Now()
+		drain()
+		require.Zero(t, time.Since(begin))
+	})
+}
+
+// hanging is a queue of which some calls do not return before their contexts end, and a while after.
+type hanging struct {
+	*faulty
+	after time.Duration
+}
+
+func (h *hanging) Claim(ctx context.Context, worker string, n int) ([]queue.Message, error) {
+	if n <= 0 && h.count("hung renewal") == 1 {
+		<-ctx.Done()
+		time.Sleep(h.after)
+		return nil, ctx.Err()
+	}
+	return h.faulty.Claim(ctx, worker, n)
+}
+
+func (h *hanging) Reap(ctx context.Context) (int, error) {
+	time.Sleep(h.after)
+	return h.faulty.Reap(ctx)
+}
+
+// A renewal that hangs is given up in time for the next one.
+func TestConsumeRenewsAfterARenewalThatHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := &hanging{faulty: newFaulty(t)}
+		push(t, q, 1, 1)
+		var calls atomic.Int32
+		drain := consume(t, q, nil, func(context.Context, []queue.Message) error {
+			calls.Add(1)
+			time.Sleep(5 * time.Minute)
+			return nil
+		})
+		time.Sleep(6 * time.Minute)
+		drain()
+		require.EqualValues(t, 1, calls.Load())
+	})
+}
+
+// Consume owns its goroutines: it returns when the last of them has.
+func TestConsumeLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
+	for name, wait := range map[string]time.Duration{"a renewal": 10*time.Second + time.Millisecond, "a reaper": time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				q := &hanging{faulty: newFaulty(t), after: time.Hour}
+				push(t, q, 1, 1)
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan error, 1)
+				go func() {
+					done <- queue.Consume(ctx, q, &queue.ConsumeOptions{Workers: 1, Timeout: 2 * time.Hour}, func(context.Context, []queue.Message) error {
+						time.Sleep(wait)
+						return nil
+					})
+				}()
+				time.Sleep(2 * wait)
+				cancel()
+				begin := time.Now()
+				require.NoError(t, <-done)
+				require.Greater(t, time.Since(begin), time.Hour/2)
+			})
+		})
+	}
+}
+
+func TestConsumeNamesItsWorkers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := &named{faulty: newFaulty(t), names: map[string]bool{}}
+		drain := consume(t, q, &queue.ConsumeOptions{Name: "sweeper", Workers: 3}, func(context.Context, []queue.Message) error { return nil })
+		time.Sleep(time.Minute)
+		drain()
+		require.Len(t, q.names, 3)
+		for name := range q.names {
+			require.Regexp(t, `^sweeper-[0-2]-\w{20,}$`, name)
+		}
+	})
+}
+
+// named is a queue that remembers who has claimed.
+type named struct {
+	*faulty
+	names map[string]bool
+}
+
+func (n *named) Claim(ctx context.Context, worker string, most int) ([]queue.Message, error) {
+	n.mu.Lock()
+	n.names[worker] = true
+	n.mu.Unlock()
+	return n.faulty.Claim(ctx, worker, most)
 }
