@@ -117,3 +117,36 @@ func TestManyContextsShareATimer(t *testing.T) {
 	require.True(t, ok)
 	require.LessOrEqual(t, time.Until(end), time.Hour)
 }
+
+// Those who begin at any time have nearly all of the timeout, and no more by a parent who has longer.
+func TestNobodyHasLessThanSevenEighths(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := deadline.NewPool(timeout)
+		patient, cancel := context.WithTimeout(context.Background(), time.Hour)
+		defer cancel()
+		for range 200 {
+			end, ok := p.Within(patient).Deadline()
+			require.True(t, ok)
+			require.Greater(t, time.Until(end), timeout*7/8)
+			require.LessOrEqual(t, time.Until(end), timeout)
+			time.Sleep(time.Millisecond)
+		}
+	})
+}
+
+// It keeps what package context asks of any: Done is one channel, and Err says why as soon as that is closed, or the parent has ended.
+func TestAContextIsAsAnyOther(t *testing.T) {
+	p := deadline.NewPool(time.Hour)
+	parent, cancel := context.WithCancel(t.Context())
+	unasked := p.Within(parent)
+	defer unasked.End()
+	c := p.Within(parent)
+	require.Equal(t, c.Done(), c.Done())
+	require.NoError(t, c.Err())
+	c.End()
+	<-c.Done()
+	require.ErrorIs(t, c.Err(), context.Canceled)
+	require.NoError(t, unasked.Err())
+	cancel()
+	require.ErrorIs(t, unasked.Err(), context.Canceled)
+}
