@@ -63,6 +63,8 @@ func TestClientIP(t *testing.T) {
 		"an oversized zone":                       {"10.0.0.1:1", []string{"fe80::1%" + strings.Repeat("z", 100)}, "10.0.0.1"},
 		"10,000 hostile elements":                 {"10.0.0.1:1", []string{strings.Repeat("10.6.6.6,", 9999) + "192.0.2.1"}, "192.0.2.1"},
 		"10,000 hostile lines":                    {"10.0.0.1:1", append(slices.Repeat([]string{"198.51.100.7"}, 9999), "192.0.2.1"), "192.0.2.1"},
+		"a bracket that was not opened":           {"10.0.0.1:1", []string{"x192.0.2.1]"}, "10.0.0.1"},
+		"nobody before a proxy":                   {"10.0.0.1:1", []string{"192.0.2.1", ",10.6.6.6"}, "10.6.6.6"},
 		"more proxies than are believed":          {"10.0.0.1:1", []string{"192.0.2.1" + strings.Repeat(", 10.6.6.6", 32)}, "10.6.6.6"},
 		"as many as are":                          {"10.0.0.1:1", []string{"192.0.2.1" + strings.Repeat(", 10.6.6.6", 31)}, "192.0.2.1"},
 	} {
@@ -113,7 +115,10 @@ func TestForwarded(t *testing.T) {
 		`for=192.0.2.43;host="x, for=198.51.100.7"`:         "10.0.0.1",   // a host that the client chose
 		`for=192.0.2.43;host="x, for=198.51.100.7;y=\"z\""`: "10.0.0.1",
 		`for=192.0.2.43;host="x, for=198.51.100.7;y=\""`:    "10.0.0.1",
+		`host="x, for=198.51.100.7;y";for=192.0.2.43`:       "10.0.0.1",
+		`host="x, for=198.51.100.7;y=z";for=192.0.2.43`:     "10.0.0.1",
 		`for=192.0.2.43;for=198.51.100.7`:                   "10.0.0.1",
+		`=x;for=192.0.2.43`:                                 "10.0.0.1",
 		`for=unknown`:                                       "10.0.0.1",
 		`for=_hidden`:                                       "10.0.0.1",
 		`for="_gazonk"`:                                     "10.0.0.1",
