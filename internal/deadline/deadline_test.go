@@ -141,10 +141,11 @@ func TestAContextIsAsAnyOther(t *testing.T) {
 	unasked := p.Within(parent)
 	defer unasked.End()
 	c := p.Within(parent)
-	require.Equal(t, c.Done(), c.Done())
+	done := c.Done()
+	require.Equal(t, done, c.Done())
 	require.NoError(t, c.Err())
 	c.End()
-	<-c.Done()
+	<-done
 	require.ErrorIs(t, c.Err(), context.Canceled)
 	require.NoError(t, unasked.Err())
 	cancel()

@@ -307,3 +307,26 @@ func TestReservationOfWhichNothingCountsIsForgotten(t *testing.T) {
 		})
 	}
 }
+
+// What a client that died had reserved has come back by itself before it is aborted, and others have taken it: it does not come back a second time.
+func TestReservationThatHasComeBackIsNotGivenBack(t *testing.T) {
+	t.Parallel()
+	rdb := testdb.RedisCluster(t)
+	l := ratelimit.Limit{Rate: 10, Per: 100 * time.Millisecond}
+	now := int64(1_800_000_000_000_000)
+	o := redislimit.Options{Prefix: rand.Text() + ":"}
+	victim, heir := openStore(t, rdb, o), openStore(t, rdb, o)
+	victim.SetClock(func() int64 { return now })
+	heir.SetClock(func() int64 { return now })
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	victim.Die("reserved", cancel)
+	_ = victim.Decide(ctx, []ratelimit.Call{{Ops: []ratelimit.Op{take(l, "user", 10), take(l, "ip", 10)}}})
+	require.NoError(t, victim.Close())
+	now += 50_000
+	require.EqualValues(t, 5, left(t, heir, l, "ip"), "half of it has come back")
+	now += 940_000
+	require.EqualValues(t, 0, decide(t, heir, take(l, "ip", 10))[0].Remaining)
+	now += 10_000 // the lease is over
+	require.EqualValues(t, 1, left(t, heir, l, "ip"))
+}

@@ -128,7 +128,7 @@ return function(key, kind)
     us, frac = to, tofrac
   end
   if reserve and kind == 0 then
-    rest = rest .. reservation(n, now)
+    rest = rest .. reservation(n, now + us + (frac > 0 and 1 or 0))
   end
   return pack('>BI4I8I4', 1, n, now + us, frac), true, owed(limit, us, frac, rest)
 end

@@ -21,7 +21,7 @@
 --   holders  a sorted set: of each holder 'L' and its name, by the end of the lease; where it has more than one unit also 'N' and its name, by
 --            minus the units; and '', by minus all units beyond one each
 -- Reservations that are not decided yet are appended to a string, and have the score of PENDING in a set:
---   until, expiry, units, when, length of name, name of the decision, and in a set of holders the holder.
+--   until, expiry, units, when (of a bucket: when it was to be full), length of name, name of the decision, and in a set of holders the holder.
 --
 -- A run defines its functions anew, and would spend more on that than on a call: so there are few, without upvalues, one of which defines the others where there
 -- is more than plain takes. For those strings are read at first and written at last, once each however many calls are for them.

@@ -14,6 +14,9 @@ local function settlestring(key, size, name, give)
       if give and size == 37 then
         local per, rate, _, _, us, frac = unpack('>I8I4I4BI8I4', state)
         local cost, costfrac = muldiv(per, n, rate)
+        if at - now < cost then -- the rest has come back by itself, and may be others' by now
+          cost, costfrac = max(0, at - now), 0
+        end
         us, frac = us - cost, frac - costfrac
         if frac < 0 then
           us, frac = us - 1, frac + rate
