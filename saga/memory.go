@@ -179,7 +179,7 @@ func (m *Memory) save(s *memorySaga, w *Write, now time.Time) {
 
 // Claim implements [Store]. Cost: a look at every saga that is not over, if IDs are nil.
 func (m *Memory) Claim(ctx context.Context, c Claim) ([]Claimed, error) {
-	if err := ctx.Err(); err != nil {
+	if err := cmp.Or(ctx.Err(), c.check()); err != nil {
 		return nil, err
 	}
 	m.mu.Lock()
@@ -220,6 +220,28 @@ func (m *Memory) Claim(ctx context.Context, c Claim) ([]Claimed, error) {
 	return claimed, nil
 }
 
+// check refuses what no store can do.
+func (c *Claim) check() error {
+	if c.Owner == "" {
+		return &InputError{Field: "owner", Reason: "is empty"}
+	}
+	return cmp.Or(checkLease(c.Lease), checkLimit(c.Limit))
+}
+
+func checkLease(d time.Duration) error {
+	if d < time.Millisecond {
+		return &InputError{Field: "lease", Reason: "is less than a millisecond"}
+	}
+	return nil
+}
+
+func checkLimit(n int) error {
+	if n < 1 {
+		return &InputError{Field: "limit", Reason: "is less than 1"}
+	}
+	return nil
+}
+
 // claimed is the record for its new owner, who replaces its data and its signals, and
 // does not change them.
 func (s *memorySaga) claimed() *Record {
@@ -243,7 +265,7 @@ func (s *memorySaga) found(events bool) *Record {
 
 // Renew implements [Store].
 func (m *Memory) Renew(ctx context.Context, leases []*Lease, d time.Duration) error {
-	if err := ctx.Err(); err != nil {
+	if err := cmp.Or(ctx.Err(), checkLease(d)); err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -359,7 +381,7 @@ func (m *Memory) matching(f Filter) []*Record {
 
 // Sweep implements [Sweeper].
 func (m *Memory) Sweep(ctx context.Context, age time.Duration, limit int) (int, error) {
-	if err := ctx.Err(); err != nil {
+	if err := cmp.Or(ctx.Err(), checkLimit(limit)); err != nil {
 		return 0, err
 	}
 	m.mu.Lock()
@@ -379,6 +401,9 @@ func (m *Memory) Sweep(ctx context.Context, age time.Duration, limit int) (int, 
 
 // Relay implements [Outbox].
 func (m *Memory) Relay(ctx context.Context, limit int, publish func(context.Context, []Message) error) (int, error) {
+	if err := checkLimit(limit); err != nil {
+		return 0, err
+	}
 	if !m.relaying.TryLock() {
 		return 0, nil
 	}

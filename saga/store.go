@@ -15,7 +15,7 @@ import (
 // by one, each atomically; what is found out about one is in its Err, and never
 // fails its neighbours. An error of the call means that the fate of some items is
 // not known: each may be repeated as it is, with the same effect as if it had
-// been called once.
+// been called once. A lease or a limit that is less than it may be is an [*InputError].
 //
 // Implementations are safe for concurrent use.
 type Store interface {
@@ -142,7 +142,7 @@ type Transactor interface {
 
 // Outbox is implemented by stores that keep what steps publish.
 type Outbox interface {
-	// Relay gives up to limit messages to publish, and forgets them when it
+	// Relay gives up to limit messages, at least 1, to publish, and forgets them when it
 	// returns nil. A message may come more than once, with the same Key; those of one
 	// saga come in the order of its steps. One caller at a time is served, across
 	// processes: to the others it answers 0.
@@ -151,7 +151,7 @@ type Outbox interface {
 
 // Sweeper is implemented by stores that can forget old sagas.
 type Sweeper interface {
-	// Sweep removes up to limit sagas that have been Completed or Compensated for
+	// Sweep removes up to limit sagas, at least 1, that have been Completed or Compensated for
 	// longer than age, with their histories, and returns how many; call it until it
 	// returns less than limit. Messages not yet relayed stay, and so do sagas whose
 	// Parent is neither Completed nor Compensated: it would start them again.

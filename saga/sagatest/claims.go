@@ -2,6 +2,7 @@ package sagatest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -256,6 +257,44 @@ func endedContextIsAnError(s *suite) {
 	fails("Deliver", s.store.Deliver(ctx, r.ID, "paid", []byte("{}")))
 	for _, err := range s.store.Find(ctx, saga.Filter{Definition: s.def}) {
 		fails("Find", err)
+	}
+	s.same(s.one("a"), r)
+}
+
+// limitsAreBounded: what is less than it may be is refused by name, and nothing is done.
+func limitsAreBounded(s *suite) {
+	refused := func(what, field string, err error) {
+		s.Helper()
+		if in, ok := errors.AsType[*saga.InputError](err); !ok || in.Field != field {
+			s.Fatalf("%s has answered %v, and not an InputError of its %s", what, err, field)
+		}
+	}
+	r := s.record("a", "")
+	s.create(0, r)
+	fine := saga.Claim{Owner: "w", Lease: long, Limit: 1, Definitions: []string{s.def}}
+	for field, spoil := range map[string]func(*saga.Claim){
+		"owner": func(c *saga.Claim) { c.Owner = "" },
+		"lease": func(c *saga.Claim) { c.Lease = 0 },
+		"limit": func(c *saga.Claim) { c.Limit = 0 },
+	} {
+		c := fine
+		spoil(&c)
+		_, err := s.store.Claim(s.ctx, c)
+		refused("Claim", field, err)
+	}
+	fine.Limit = -1
+	_, err := s.store.Claim(s.ctx, fine)
+	refused("Claim", "limit", err)
+	refused("Renew", "lease", s.store.Renew(s.ctx, []*saga.Lease{{ID: r.ID, Token: 1}}, 0))
+	for _, limit := range []int{0, -1} {
+		if store, ok := s.store.(saga.Outbox); ok {
+			_, err := store.Relay(s.ctx, limit, func(context.Context, []saga.Message) error { return nil })
+			refused("Relay", "limit", err)
+		}
+		if store, ok := s.store.(saga.Sweeper); ok {
+			_, err := store.Sweep(s.ctx, 0, limit)
+			refused("Sweep", "limit", err)
+		}
 	}
 	s.same(s.one("a"), r)
 }

@@ -63,6 +63,7 @@ func Run(t *testing.T, open func(testing.TB) saga.Store) {
 		{"WhatIsFoundIsTheReaders", whatIsFoundIsTheReaders},
 		{"FindOnManyPages", findOnManyPages},
 		{"EndedContextIsAnError", endedContextIsAnError},
+		{"LimitsAreBounded", limitsAreBounded},
 		{"ManyClaimDisjointSets", manyClaimDisjointSets},
 		{"OneOwnerWritesAtATime", oneOwnerWritesAtATime},
 		{"RandomOperationsAgreeWithAModel", randomOperationsAgreeWithAModel},
