@@ -112,6 +112,15 @@ func TestWhatIsToldOfASagaNamesIt(t *testing.T) {
 	require.EqualError(t, e.Cancel(within(t), "o7"), "saga: cancel o7: saga: not found")
 }
 
+// As it is left by who does not look at the error of New.
+func TestAHandleWithoutAnEngineSaysSo(t *testing.T) {
+	t.Parallel()
+	_, err := five().Handle(nil, "o1").Wait(within(t))
+	var in *saga.InputError
+	require.ErrorAs(t, err, &in)
+	require.Equal(t, "engine", in.Field)
+}
+
 func TestOptionsAreChecked(t *testing.T) {
 	t.Parallel()
 	def := five()

@@ -286,10 +286,13 @@ func (h *Handle[T]) ID() string { return h.id }
 
 // Wait returns when the saga is over, or needs a person ([Stuck]). The error is not
 // that of the saga, which is in [Result.Err], but of ctx or of the store, or
-// [ErrNotFound] if there is no such saga. Cost:
-// nothing if the saga runs in this engine; else a read, repeated at growing
+// [ErrNotFound] if there is no such saga, or an [*InputError] where the handle was made
+// without an engine. Cost: nothing if the saga runs in this engine; else a read, repeated at growing
 // intervals of up to a second.
 func (h *Handle[T]) Wait(ctx context.Context) (Result[T], error) {
+	if h.engine == nil {
+		return Result[T]{}, errNoEngine
+	}
 	rec, err := h.engine.await(ctx, h.id, h.run)
 	if err != nil {
 		return Result[T]{}, fmt.Errorf("saga: wait for %s: %w", h.id, err)
