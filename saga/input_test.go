@@ -172,6 +172,7 @@ func TestADefinitionThatCanGetStuckIsRefused(t *testing.T) {
 		"child of no end":       {[]saga.Part[order]{saga.Child("c", leaf, input, nil).Undo(noop)}, `step "c" has no function for its child's end`},
 		"child behind":          {[]saga.Part[order]{saga.Pivot("p", noop), saga.Child("c", leaf, input, ended)}, `step "c" is a Child behind the pivot`},
 		"nil in a group":        {[]saga.Part[order]{saga.Parallel("g", saga.Pure("a", noop), nil, saga.Pure("b", noop))}, `step "g" is a Parallel whose step 1 is nil`},
+		"verify of none":        {[]saga.Part[order]{saga.Pivot("p", noop).Verify(nil)}, `step "p" has no function for its Verify`},
 		"pure with undo":        {[]saga.Part[order]{saga.Pure("a", noop).Undo(noop)}, `step "a" is Pure`},
 		"await behind":          {[]saga.Part[order]{saga.Pivot("p", noop), saga.Await("a", time.Hour, late)}, "give it an Otherwise"},
 		"await for no time":     {[]saga.Part[order]{saga.Await("a", 0, late)}, "waits for no time"},

@@ -124,6 +124,10 @@ func (s *StepPart[T]) Undo(f Func[T]) *StepPart[T] {
 // is before the pivot, and else left to a person. It is asked again when such a step
 // was undone; where it returns an error then, or [Applied], the Undo is repeated.
 func (s *StepPart[T]) Verify(f VerifyFunc[T]) *StepPart[T] {
+	if f == nil {
+		s.p.fault = "has no function for its Verify"
+		return s
+	}
 	s.p.verify = func(ctx context.Context, data any) (Outcome, error) { return f(ctx, data.(*T)) }
 	return s
 }
