@@ -229,6 +229,24 @@ func TestPicturesTellThatTheWriterFails(t *testing.T) {
 	require.ErrorIs(t, saga.WriteTimeline(w, rec), io.ErrClosedPipe)
 }
 
+// countedWrites counts how often it is written to.
+type countedWrites struct{ n int }
+
+func (c *countedWrites) Write(p []byte) (int, error) {
+	c.n++
+	return len(p), nil
+}
+
+func TestAPictureIsOneWrite(t *testing.T) {
+	t.Parallel()
+	var svg, text countedWrites
+	rec := pictured(t)["twenty"]
+	rec.Events = make([]saga.Event, 1000)
+	require.NoError(t, saga.WriteSVG(&svg, rec.Plan, rec.Steps))
+	require.NoError(t, saga.WriteTimeline(&text, rec))
+	require.Equal(t, []int{1, 1}, []int{svg.n, text.n})
+}
+
 func TestAPictureOfNothing(t *testing.T) {
 	t.Parallel()
 	var svg bytes.Buffer

@@ -1,7 +1,7 @@
 package saga
 
 import (
-	"bufio"
+	"bytes"
 	"cmp"
 	"fmt"
 	"io"
@@ -25,13 +25,13 @@ func WriteTimeline(w io.Writer, rec *Record) error {
 	for _, l := range lines {
 		step, what = max(step, utf8.RuneCountInString(l.step)), max(what, utf8.RuneCountInString(l.what))
 	}
-	out := bufio.NewWriter(w)
-	fmt.Fprintln(out, heading(rec))
+	var out bytes.Buffer
+	fmt.Fprintln(&out, heading(rec))
 	for _, l := range lines {
 		text := fmt.Sprintf("%10s  %-*s  %-*s  %s", l.offset, step, l.step, what, l.what, l.note)
-		fmt.Fprintln(out, strings.TrimRight(text, " "))
+		fmt.Fprintln(&out, strings.TrimRight(text, " "))
 	}
-	if err := out.Flush(); err != nil {
+	if _, err := w.Write(out.Bytes()); err != nil {
 		return fmt.Errorf("saga: write timeline: %w", err)
 	}
 	return nil
