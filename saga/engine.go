@@ -237,7 +237,8 @@ func (e *Engine) Run(ctx context.Context) error {
 		return errors.New("saga: Engine.Run is called twice")
 	}
 	var loops sync.WaitGroup
-	loops.Go(func() { e.beat(ctx) })
+	drained := make(chan struct{})
+	loops.Go(func() { e.beat(ctx, drained) })
 	if e.o.Keep > 0 {
 		loops.Go(func() { e.sweep(ctx) })
 	}
@@ -245,7 +246,6 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.mu.Lock()
 	close(e.stopping)
 	e.mu.Unlock()
-	drained := make(chan struct{})
 	go func() { // it ends with the last step
 		e.work.Wait()
 		close(drained)

@@ -296,3 +296,18 @@ func TestASignalThatCameInTimeIsTakenByASlowOwner(t *testing.T) {
 		require.Equal(t, "yes", got.Data.Charge)
 	})
 }
+
+// An engine that is told to end has let go of its sagas with the last step, and not when
+// it would have renewed their leases.
+func TestAnEngineEndsWithItsLastStep(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		def := saga.MustDefine("order", 1, saga.Pivot("charge", func(context.Context, *order) error {
+			time.Sleep(time.Second)
+			return nil
+		}))
+		begun := time.Now()
+		_, _, stop := start(t, store, def, saga.Options{Lease: time.Hour, Drain: time.Minute})
+		stop()
+		require.Equal(t, time.Second, time.Since(begun))
+	})
+}

@@ -116,20 +116,17 @@ func (e *Engine) inherit(r *run) bool {
 	}
 }
 
-// beat renews the leases of the sagas in hand until the last is dropped.
-func (e *Engine) beat(ctx context.Context) {
+// beat renews the leases of the sagas in hand until the last is dropped, or, once
+// their steps are cancelled, one time more.
+func (e *Engine) beat(ctx context.Context, drained <-chan struct{}) {
 	ticker := time.NewTicker(e.o.Lease / 3)
 	defer ticker.Stop()
-	idle := ctx.Done()
-	for {
+	for e.hard.Err() == nil {
 		select {
-		case <-idle:
-			idle = nil
+		case <-drained:
+			return
 		case <-ticker.C:
 			e.renew(ctx)
-		}
-		if ctx.Err() != nil && (e.room() == e.o.MaxConcurrent || e.hard.Err() != nil) {
-			return
 		}
 	}
 }
