@@ -3,6 +3,7 @@ package saga_test
 import (
 	"context"
 	"errors"
+	"math"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -309,5 +310,31 @@ func TestAnEngineEndsWithItsLastStep(t *testing.T) {
 		_, _, stop := start(t, store, def, saga.Options{Lease: time.Hour, Drain: time.Minute})
 		stop()
 		require.Equal(t, time.Second, time.Since(begun))
+	})
+}
+
+// leaseOfAges is a store that takes a saga from who renews its lease too often.
+type leaseOfAges struct {
+	*saga.Memory
+	renewed int
+}
+
+func (l *leaseOfAges) Renew(ctx context.Context, leases []*saga.Lease, d time.Duration) error {
+	l.renewed++
+	err := l.Memory.Renew(ctx, leases, d)
+	if l.renewed > 10 {
+		leases[0].Err = saga.ErrFenced
+	}
+	return err
+}
+
+// Who wants no lease to run out says so by the longest that there is.
+func TestALeaseMayBeAsLongAsTimeIs(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		asked := &leaseOfAges{Memory: store}
+		_, _, stop := start(t, asked, five(), saga.Options{Lease: math.MaxInt64})
+		time.Sleep(time.Minute)
+		stop()
+		require.Zero(t, asked.renewed)
 	})
 }

@@ -136,7 +136,7 @@ func (r *run) holds() bool {
 	lease := r.e.o.Lease
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		r.mu.Lock()
-		lost, fresh := r.lost, time.Since(r.asked) < lease*2/3
+		lost, fresh := r.lost, time.Since(r.asked) < lease-lease/3
 		r.mu.Unlock()
 		if lost || fresh {
 			return !lost

@@ -17,7 +17,7 @@ func (s *starter) unsure() bool { return !s.lost.IsZero() }
 // starts returns the owner of what is started now. One of which an answer was lost gives
 // way to another name when those leases are over: a saga of the old name is then anybody's.
 func (e *Engine) starts() *starter {
-	if s := e.starter.Load(); !s.unsure() || time.Since(s.lost) < 2*e.o.Lease {
+	if s := e.starter.Load(); !s.unsure() || time.Since(s.lost)/2 < e.o.Lease {
 		return s
 	}
 	e.rename()
