@@ -3,6 +3,7 @@ package saga_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -594,5 +595,38 @@ func TestADoubtAboutANoIsADoubt(t *testing.T) {
 				require.Equal(t, c.undone, undone)
 			})
 		})
+	}
+}
+
+// A look-up reads half of the provider's answer into the data, and fails, or finds that
+// nothing has happened. The step that is attempted again has its data as it was.
+func TestALookUpLeavesNothingInTheDataOfTheNextAttempt(t *testing.T) {
+	for name, answer := range map[string]error{"it fails": errPlain, "it says no": nil} {
+		for _, beside := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", beside another ", beside), func(t *testing.T) {
+				alone(t, func(t *testing.T, store *saga.Memory) {
+					var seen []string
+					charge := saga.Step("charge", func(_ context.Context, o *order) error {
+						if seen = append(seen, o.Customer); len(seen) == 1 {
+							return errLost
+						}
+						return nil
+					}).Idempotent().Undo(noop).Verify(func(_ context.Context, o *order) (saga.Outcome, error) {
+						o.Customer = "somebody else"
+						return saga.NeverApplied, answer
+					})
+					part := saga.Part[order](charge)
+					if beside {
+						part = saga.Parallel("both", charge, saga.Step("reserve", noop).Undo(noop))
+					}
+					_, h, stop := start(t, store, saga.MustDefine("order", 1, part, saga.Pivot("confirm", noop)), saga.Options{})
+					got := wait(t, h)
+					stop()
+					require.Equal(t, saga.Completed, got.Status)
+					require.Equal(t, []string{"", ""}, seen)
+					require.Empty(t, got.Data.Customer)
+				})
+			})
+		}
 	}
 }

@@ -83,11 +83,12 @@ func (r *run) decides(i int) bool {
 
 // step makes one attempt of step i.
 func (r *run) step(i int) bool {
-	t := trial{i: i, state: r.rec.Steps[i], data: r.data}
+	t := trial{i: i, state: r.rec.Steps[i], data: r.data, base: r.rec.Data}
 	t.state.Attempts++
 	r.try(&t)
 	r.take(&t)
 	if t.v == applied {
+		r.data = t.data
 		return r.applied(i, t.msgs)
 	}
 	t.err = r.rewind(t.err)

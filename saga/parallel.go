@@ -33,7 +33,7 @@ func (r *run) parallel(i int) bool {
 	for j := i; j < len(r.parts) && r.parts[j].group == r.parts[i].group; j++ {
 		if r.rec.Steps[j].ahead() {
 			under++
-			t := &trial{i: j, state: r.rec.Steps[j], data: r.program.empty()}
+			t := &trial{i: j, state: r.rec.Steps[j], data: r.program.empty(), base: f.base}
 			t.state.Attempts++
 			go func() { // it is waited for below
 				defer func() { trials <- t }()

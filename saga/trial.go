@@ -2,6 +2,7 @@ package saga
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 )
 
@@ -11,6 +12,7 @@ type trial struct {
 	i     int
 	state StepState // of the step: what is known after the trial
 	data  any
+	base  []byte // what data was read from
 	msgs  []Message
 	v     verdict
 	err   error
@@ -80,10 +82,19 @@ func (r *run) doubtful(t *trial) (verdict, error) {
 	}
 	outcome, ev, msgs, err := r.verify(p, t.state.Attempts, t.data)
 	t.events = append(t.events, ev)
-	switch {
-	case outcome == Applied:
+	if outcome == Applied {
 		t.msgs = msgs // the step is done, and has published nothing else that is kept
 		return applied, nil
+	}
+	// It may have filled in half of the data, and failed then:
+	//
+	//	the provider's answer ends behind the amount; the step is attempted again, and
+	//	charges that.
+	t.data = r.program.empty()
+	if fault := json.Unmarshal(t.base, t.data); fault != nil {
+		return unknown, errors.Join(fault, err)
+	}
+	switch {
 	case outcome == NeverApplied:
 		t.state.Mark = Open
 		return failed, nil
