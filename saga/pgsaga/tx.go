@@ -129,6 +129,7 @@ var (
 	errNotToEnd = errors.New("pgsaga: the transaction is not for the step to end: it is committed with the saga's checkpoint")
 	errEnded    = errors.New("pgsaga: the step has ended its transaction, which is committed with the saga's checkpoint")
 	errIgnored  = errors.New("pgsaga: a statement of the step has failed, and the step has not returned its error")
+	errReading  = errors.New("pgsaga: the step has left rows open, which are to be closed before the saga's checkpoint is written")
 )
 
 // lent is a transaction as the work gets it.
@@ -146,6 +147,8 @@ func (t *stepTx) run(ctx context.Context, work func(ctx context.Context, tx any)
 	switch {
 	case conn == nil || conn.IsClosed():
 		return broken("step", errors.New("the connection was lost"))
+	case conn.PgConn().IsBusy(): // a failure of the store would be repeated for ever
+		return errReading
 	case conn.PgConn().TxStatus() == 'I':
 		return errEnded
 	case conn.PgConn().TxStatus() == 'E':

@@ -93,6 +93,10 @@ func TestSaveTxThatFailsLeavesNothing(t *testing.T) {
 		"ignored": {func(ctx context.Context, tx pgx.Tx) error { _, _ = tx.Exec(ctx, "SELECT 1/0"); return nil }, func(err error) bool {
 			return err != nil
 		}},
+		"rows that are not closed": {func(ctx context.Context, tx pgx.Tx) error {
+			_, err := tx.Query(ctx, "SELECT generate_series(1, 9)")
+			return err
+		}, func(err error) bool { return err != nil }},
 		"deferred": {func(ctx context.Context, tx pgx.Tx) error {
 			_, err := tx.Exec(ctx, "INSERT INTO late VALUES ('x')")
 			return err
