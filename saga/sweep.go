@@ -19,7 +19,7 @@ func (e *Engine) sweep(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			e.log.Warn("old sagas could not be removed", slog.Any("error", err))
 		}
-		pause := min(sweepPause, e.o.Keep)
+		pause := max(time.Second, min(sweepPause, e.o.Keep))
 		if n == sweepBatch {
 			pause = 10 * time.Millisecond // there are more
 		}

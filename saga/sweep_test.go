@@ -61,3 +61,17 @@ func TestSweepsFollowEachOtherWhileThereIsMore(t *testing.T) {
 		require.Equal(t, []time.Duration{0, 0, 0, time.Minute, 2 * time.Minute}, at)
 	})
 }
+
+// What is not to be kept at all is removed soon, and the store asked no more than that
+// takes.
+func TestAStoreThatKeepsNothingIsNotSweptAllTheTime(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		calls := 0
+		e, err := saga.New(&sweeps{store, func(context.Context) (int, error) { calls++; return 0, nil }}, &saga.Options{Keep: time.Millisecond})
+		require.NoError(t, err)
+		_, stop := runs(t, e)
+		time.Sleep(10*time.Second - 1)
+		stop()
+		require.Equal(t, 10, calls)
+	})
+}
