@@ -117,7 +117,8 @@ func (a *Admin) Inspect(ctx context.Context, id string) (*Record, error) {
 // for each fault of the input, [ErrNotFound], [ErrFenced] if it is no longer what
 // the person has seen, an [*ActionError] if the action does not fit. After any other
 // error it may have been done, and the history says whether. Cost: two reads and a
-// write.
+// write; to cancel a saga that waits for a child two writes, which ctx does not end once
+// they have begun, but half a minute does.
 func (a *Admin) Resolve(ctx context.Context, id string, do Action, audit Audit) (*Record, error) {
 	if err := audit.check(do); err != nil {
 		return nil, err
@@ -133,6 +134,16 @@ func (a *Admin) Resolve(ctx context.Context, id string, do Action, audit Audit) 
 	if err != nil {
 		return nil, err
 	}
+	told := do == ActionCancel && !next.Undoing // the engine is, by a signal
+	if told {
+		// That is a second write, and who sends this may be gone behind the first:
+		//
+		//	the history says that a person has cancelled the saga; his browser was closed,
+		//	and no signal sent; it goes on, and pays.
+		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeLimit)
+		defer cancel()
+		ctx = limited
+	}
 	w := &Write{Record: next, Release: true, Seen: len(rec.Signals), Events: []Event{ev}}
 	if err := a.store.Save(ctx, []*Write{w}); err != nil {
 		return nil, fmt.Errorf("saga: resolve %s: %w", id, err)
@@ -141,7 +152,7 @@ func (a *Admin) Resolve(ctx context.Context, id string, do Action, audit Audit) 
 		return nil, fmt.Errorf("saga: resolve %s: %w", id, w.Err)
 	}
 	after, err := a.confirmed(ctx, id, len(rec.Events), ev)
-	if err == nil && do == ActionCancel && !next.Undoing {
+	if err == nil && told {
 		err = a.store.Deliver(ctx, id, cancelSignal, []byte("{}"))
 	}
 	if err != nil {

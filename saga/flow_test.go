@@ -113,6 +113,46 @@ func TestCancelGoesBackUntilThePivot(t *testing.T) {
 	})
 }
 
+// parting is a store whose next write is the last that its caller hears of.
+type parting struct {
+	*saga.Memory
+	hangUp context.CancelFunc // nil: not yet
+}
+
+func (p *parting) Save(ctx context.Context, writes []*saga.Write) error {
+	err := p.Memory.Save(ctx, writes)
+	if p.hangUp != nil {
+		p.hangUp()
+	}
+	return err
+}
+
+// The history says that a person has cancelled the saga. His browser was closed before the
+// answer came: it is cancelled all the same.
+func TestACancellationThatIsInTheHistoryIsDone(t *testing.T) {
+	alone(t, func(t *testing.T, memory *saga.Memory) {
+		paid := 0
+		store := &parting{Memory: memory}
+		inner := saga.MustDefine("inner", 1, saga.Sleep("pause", func(*order) time.Duration { return time.Hour }), saga.Pivot("pay", noop))
+		def := saga.MustDefine("order", 1,
+			saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
+				func(_ *order, r saga.Result[order]) error { return saga.Reject(r.Err()) }).Undo(noop),
+			saga.Pivot("confirm", func(context.Context, *order) error { paid++; return nil }))
+		e, h, stop := start(t, store, def, saga.Options{Definitions: []saga.Registered{inner}})
+		time.Sleep(time.Second)
+		rec, err := e.Admin().Inspect(context.Background(), "o1")
+		require.NoError(t, err)
+		require.Equal(t, saga.Suspended, rec.Status)
+		ctx, hangUp := context.WithCancel(context.Background())
+		store.hangUp = hangUp
+		_, err = saga.NewAdmin(store).Resolve(ctx, "o1", saga.ActionCancel, saga.Audit{Actor: "ada", Reason: "r", ExpectRevision: rec.Revision})
+		require.NoError(t, err)
+		require.Equal(t, saga.Compensated, wait(t, h).Status)
+		stop()
+		require.Zero(t, paid)
+	})
+}
+
 type parcel struct {
 	Label, Route string
 	Weight       int
