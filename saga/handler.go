@@ -48,7 +48,7 @@ func Handler(admin *Admin, o *HandlerOptions) http.Handler {
 	if o != nil {
 		h.o = *o
 	}
-	if h.o.Timeout == 0 {
+	if h.o.Timeout <= 0 {
 		h.o.Timeout = 10 * time.Second
 	}
 	if h.o.Logger == nil {

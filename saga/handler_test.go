@@ -209,6 +209,13 @@ func TestHandlerKnowsTheActor(t *testing.T) {
 	require.Equal(t, 200, ask(t, h, "POST", "/sagas/o1/resolve", body("")).Code)
 }
 
+// No time at all is none to answer in.
+func TestHandlerOfATimeoutBelowZeroHasTheUsualOne(t *testing.T) {
+	t.Parallel()
+	h := saga.Handler(stuckShop(t).admin, &saga.HandlerOptions{Timeout: -1})
+	require.Equal(t, 200, ask(t, h, "GET", "/sagas/o1", "").Code)
+}
+
 func TestHandlerDoesNotTellOfTheStore(t *testing.T) {
 	t.Parallel()
 	h := saga.Handler(stuckShop(t).admin, &saga.HandlerOptions{Timeout: time.Nanosecond})
