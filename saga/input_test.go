@@ -103,6 +103,19 @@ func TestOtherInputUnderTheSameIDIsAConflict(t *testing.T) {
 	require.ErrorIs(t, err, saga.ErrConflict)
 }
 
+// A store keeps a deadline in microseconds, and 0 is none.
+func TestADeadlineThatIsShorterThanAStoreKeepsIsNotNone(t *testing.T) {
+	t.Parallel()
+	def, store := five(), saga.NewMemory(nil)
+	e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+	require.NoError(t, err)
+	_, err = def.Start(within(t), e, "o1", order{}, &saga.StartOptions{Deadline: 1})
+	require.NoError(t, err)
+	rec, err := e.Admin().Inspect(within(t), "o1")
+	require.NoError(t, err)
+	require.Positive(t, rec.DeadlineAfter.Microseconds())
+}
+
 func TestWhatIsToldOfASagaNamesIt(t *testing.T) {
 	t.Parallel()
 	e := engine(t, saga.NewMemory(nil), nil)

@@ -166,6 +166,9 @@ func (d *Definition[T]) fresh(e *Engine, id string, data T, o *StartOptions) (*r
 	if o != nil {
 		options = *o
 	}
+	if options.Deadline > 0 {
+		options.Deadline = max(options.Deadline, time.Microsecond) // a store would keep 0, which is none
+	}
 	var faults []error
 	refuse := func(bad bool, field, reason string) {
 		if bad {
