@@ -35,7 +35,8 @@ type HandlerOptions struct {
 //	GET  /sagas/{id}/diagram.svg
 //
 // An id goes into the path as [net/url.PathEscape] makes it: the child "a/b" is at
-// /sagas/a%2Fb. Refusals are problem documents, RFC 9457, that name the fields:
+// /sagas/a%2Fb. A list has, as unreadable, the ids of the sagas that this version does
+// not understand. Refusals are problem documents, RFC 9457, that name the fields:
 // 400 for what cannot be read, 403 by [HandlerOptions.Actor], 404, 405, 409 if the saga
 // has changed or the action does not fit, 413, 415 and 422. Where the store fails the
 // answer is 500, or 503 if it is late: a resolution may have been done then.
@@ -110,22 +111,34 @@ func (h *handler) list(r *http.Request) (answer, error) {
 		return answer{}, err
 	}
 	page := struct {
-		Sagas []*sagaJSON `json:"sagas"`
-		Next  string      `json:"next,omitempty"` // what to ask for after
+		Sagas      []*sagaJSON `json:"sagas"`
+		Next       string      `json:"next,omitempty"`       // what to ask for after
+		Unreadable []string    `json:"unreadable,omitempty"` // ids
 	}{Sagas: []*sagaJSON{}}
 	limit := f.Limit
 	f.Limit++ // to see whether there are more
 	for rec, err := range h.admin.List(r.Context(), f) {
+		if odd, ok := errors.AsType[unreadable](err); ok {
+			h.o.Logger.Error("sagas cannot be read", slog.Any("error", err))
+			page.Unreadable = odd.Unreadable()
+			break
+		}
 		if err != nil {
 			return answer{}, err
 		}
 		if len(page.Sagas) == limit {
 			page.Next = page.Sagas[limit-1].ID
-			break
+			continue // it may be told of others yet
 		}
 		page.Sagas = append(page.Sagas, h.view(rec))
 	}
 	return asJSON(page)
+}
+
+// unreadable is the error of sagas that are there, and that the store cannot read.
+type unreadable interface {
+	error
+	Unreadable() []string // their ids
 }
 
 func (h *handler) one(r *http.Request) (answer, error) {

@@ -36,7 +36,8 @@ type Store interface {
 	// not counted, and always taken. A Stuck saga takes signals.
 	Deliver(ctx context.Context, id, name string, payload []byte) error
 	// Find lists sagas by their ids. What it lists is not locked, and may be in
-	// the past when it is read.
+	// the past when it is read. Where some of them cannot be read, it lists the others
+	// before the error.
 	Find(ctx context.Context, f Filter) iter.Seq2[*Record, error]
 }
 

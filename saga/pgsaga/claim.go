@@ -15,7 +15,8 @@ import (
 
 // Claim is [saga.Store.Claim]: one round trip, by an index of the sagas that are not
 // over. Several callers get different sagas, and do not wait for each other. Sagas that
-// cannot be read are an error, with which it returns the others.
+// cannot be read are an error, with which it returns the others; they are given back, in
+// a round trip more, and not due again before the lease is over.
 func (s *Store) Claim(ctx context.Context, c saga.Claim) ([]saga.Claimed, error) {
 	switch {
 	case c.Owner == "":
@@ -37,15 +38,15 @@ func (s *Store) Claim(ctx context.Context, c saga.Claim) ([]saga.Claimed, error)
 		due time.Time
 	}
 	var all []aged
-	var odd error
+	var strange unreadable
 	err := s.probe(ctx, func(rows pgx.Rows) error {
-		err := eachRecord(rows, func(r *saga.Record, c claim) {
+		return eachRecord(rows, func(r *saga.Record, c claim) {
+			if c.odd != nil {
+				strange.all = append(strange.all, odd{r.ID, r.Token, c})
+				return
+			}
 			all = append(all, aged{saga.Claimed{Record: r, Crashed: c.crashed, Now: c.now}, c.due})
 		})
-		if _, ok := errors.AsType[unreadable](err); ok {
-			odd, err = err, nil
-		}
-		return err
 	}, sql, args...)
 	if err != nil {
 		return nil, fail("claim", err)
@@ -55,7 +56,26 @@ func (s *Store) Claim(ctx context.Context, c saga.Claim) ([]saga.Claimed, error)
 	for n, c := range all {
 		claimed[n] = c.Claimed
 	}
-	return claimed, fail("claim", odd)
+	if len(strange.all) == 0 {
+		return claimed, nil
+	}
+	return claimed, fail("claim", errors.Join(strange, s.giveBack(ctx, strange.all)))
+}
+
+// giveBack lets go of sagas that were claimed and cannot be read, as they were:
+//
+//	two versions run beside each other, and one does not know a mark that the other
+//	writes; it claims the saga, and cannot say that it has let go of it; that is a crash,
+//	and the third is a person's business.
+//
+// One whose owner had died has an owner still, who does not renew the lease: the next is
+// to be told.
+func (s *Store) giveBack(ctx context.Context, odd []odd) error {
+	ids, tokens, crashed := make([]string, len(odd)), make([]int64, len(odd)), make([]bool, len(odd))
+	for n, o := range odd {
+		ids[n], tokens[n], crashed[n] = o.id, o.token, o.claim.crashed
+	}
+	return s.probe(ctx, func(pgx.Rows) error { return nil }, s.sql.giveBack, ids, tokens, crashed)
 }
 
 // Renew is [saga.Store.Renew]: one round trip. Under a stricter default isolation than

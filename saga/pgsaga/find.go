@@ -2,7 +2,6 @@ package pgsaga
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -20,48 +19,69 @@ const page = 100
 // Find is [saga.Store.Find]. It reads 100 sagas at a time, a round trip each, two with
 // their events, and holds no connection while the caller has them. By ids, by a
 // business id, or Stuck ones only, it goes by an index; otherwise it passes over all
-// sagas in the order of their ids.
+// sagas in the order of their ids. Sagas that cannot be read are an error with a method
+// Unreadable() []string, their ids, behind the others; of a hundred it is the end.
 func (s *Store) Find(ctx context.Context, f saga.Filter) iter.Seq2[*saga.Record, error] {
 	return func(yield func(*saga.Record, error) bool) {
 		after, left := f.After, f.Limit
+		var odd unreadable
 		for {
 			limit := page
 			if f.Limit > 0 {
 				limit = min(page, left)
 			}
-			records, err := s.page(ctx, f, after, limit)
+			p, err := s.page(ctx, f, after, limit)
 			if err != nil {
 				yield(nil, fail("find", err))
 				return
 			}
-			for _, r := range records {
+			for _, r := range p.records {
 				if !yield(r, nil) {
 					return
 				}
 			}
-			left -= len(records)
-			if len(records) < limit || f.Limit > 0 && left == 0 {
+			odd.all = append(odd.all, p.odd...)
+			left -= len(p.records)
+			if p.rows < limit || f.Limit > 0 && left == 0 || len(odd.all) >= page {
+				if len(odd.all) > 0 {
+					yield(nil, fail("find", odd))
+				}
 				return
 			}
-			after = records[len(records)-1].ID
+			after = p.last
 		}
 	}
 }
 
+// found is a page.
+type found struct {
+	records []*saga.Record
+	odd     []odd
+	rows    int
+	last    string // id
+}
+
 // page reads the sagas with the next ids.
-func (s *Store) page(ctx context.Context, f saga.Filter, after string, limit int) (records []*saga.Record, err error) {
+func (s *Store) page(ctx context.Context, f saga.Filter, after string, limit int) (p found, err error) {
 	where, args := where(f, after, limit)
 	sql := s.sql.find
 	if f.IDs == nil && (f.BusinessID != "" || onlyStuck(f)) {
 		sql = s.sql.findFew
 	}
 	err = s.probe(ctx, func(rows pgx.Rows) error {
-		return eachRecord(rows, func(r *saga.Record, _ claim) { records = append(records, r) })
+		return eachRecord(rows, func(r *saga.Record, c claim) {
+			p.rows, p.last = p.rows+1, r.ID
+			if c.odd != nil {
+				p.odd = append(p.odd, odd{r.ID, r.Token, c})
+				return
+			}
+			p.records = append(p.records, r)
+		})
 	}, strings.Replace(sql, "{where}", where, 1), args...)
 	if err == nil && f.Events {
-		err = s.addEvents(ctx, records)
+		err = s.addEvents(ctx, p.records)
 	}
-	return records, err
+	return p, err
 }
 
 // where makes the conditions of a filter. Those that have an index of their own say so
@@ -118,22 +138,46 @@ func (s *Store) addEvents(ctx context.Context, records []*saga.Record) error {
 	}, s.sql.events, ids)
 }
 
-// claim is what a claim has found out beside the record.
+// claim is what is found out beside the record, but for odd by a claim only.
 type claim struct {
 	crashed  bool
 	due, now time.Time
+	odd      error // why the record cannot be read
 }
 
-// unreadable are records whose columns are none of ours: of a newer version of this
-// package, or changed by hand.
-type unreadable struct{ error }
+// odd is a record whose columns are none of ours: of a newer version of this package, or
+// changed by hand.
+type odd struct {
+	id    string
+	token int64
+	claim claim
+}
+
+// unreadable is the error of those that there are.
+type unreadable struct{ all []odd }
+
+func (u unreadable) Error() string {
+	texts := make([]string, len(u.all))
+	for n, o := range u.all {
+		texts[n] = o.id + ": " + o.claim.odd.Error()
+	}
+	return strings.Join(texts, "\n")
+}
+
+// Unreadable returns the ids of sagas that cannot be read.
+func (u unreadable) Unreadable() []string {
+	ids := make([]string, len(u.all))
+	for n, o := range u.all {
+		ids[n] = o.id
+	}
+	return ids
+}
 
 // eachRecord reads rows of recordSQL, behind which may stand what a claim has found
-// out, and closes them. Those that cannot be read are passed over, and told of at the
-// end as unreadable.
+// out, and closes them. Of one that cannot be read the claim says so, and only the id
+// and the token are to be used.
 func eachRecord(rows pgx.Rows, f func(*saga.Record, claim)) error {
 	defer rows.Close()
-	var odd error
 	for rows.Next() {
 		var r saga.Record
 		var c claim
@@ -155,14 +199,8 @@ func eachRecord(rows pgx.Rows, f func(*saga.Record, claim)) error {
 		if err == nil && len(r.Steps) != len(r.Plan) { // who goes through the one would look for the other
 			err = fmt.Errorf("progress of %d steps, and a plan of %d", len(r.Steps), len(r.Plan))
 		}
-		if err != nil {
-			odd = errors.Join(odd, fmt.Errorf("%s: %w", r.ID, err))
-			continue
-		}
+		c.odd = err
 		f(&r, c)
 	}
-	if err := rows.Err(); err != nil || odd == nil {
-		return err
-	}
-	return unreadable{odd}
+	return rows.Err()
 }

@@ -14,7 +14,7 @@ type statements struct {
 	saveStep, saveOne                string
 	savePlain, saveMany, saveWith    string
 	saved                            string
-	claim, claimOf, renew            string
+	claim, claimOf, giveBack, renew  string
 	deliver, delivered               string
 	find, findFew, events            string
 	fence, guardedOne, guardedWith   string
@@ -38,7 +38,7 @@ func newStatements(schema string) statements {
 		saveStep: names(saveStepSQL), saveOne: from(saveSQL, oneWriteSQL), savePlain: from(saveSQL, plainWritesSQL),
 		saveMany: from(saveSQL, manyWritesSQL), saveWith: from(saveWithSQL, manyWritesSQL), saved: names(savedSQL),
 		claim: names(strings.ReplaceAll(claimSQL, "{due}", "due_at")), claimOf: names(strings.ReplaceAll(claimSQL, "{due}", byID)),
-		renew: names(renewSQL), deliver: names(deliverSQL), delivered: names(deliveredSQL),
+		giveBack: names(giveBackSQL), renew: names(renewSQL), deliver: names(deliverSQL), delivered: names(deliveredSQL),
 		find: names(findSQL), findFew: names(findFewSQL), events: names(eventsSQL),
 		fence: names(fenceSQL), guardedWith: from(saveWithSQL, manyWritesSQL) + guardSQL,
 		guardedOne: "WITH w AS (" + from(saveSQL, oneWriteSQL) + ") SELECT id, updated_at, signals, ctid FROM w" + guardSQL,
@@ -178,6 +178,11 @@ RETURNING {record}, due.crashed, due.due_at, clock_timestamp()`
 
 	// Certain sagas are found by their ids, and not among all that are due.
 	byID = `id = ANY($5::text[]) AND due_at + interval '0'`
+
+	giveBackSQL = `
+UPDATE {sagas} s SET owner = CASE WHEN u.crashed THEN s.owner END, crashes = s.crashes - u.crashed::int
+FROM unnest($1::text[], $2::bigint[], $3::boolean[]) AS u(id, token, crashed)
+WHERE s.id = u.id AND s.token = u.token`
 
 	renewSQL = `
 UPDATE {sagas} s SET due_at = statement_timestamp() + $3::bigint * interval '1 microsecond'
