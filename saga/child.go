@@ -30,7 +30,7 @@ func (r *run) child(i int) bool {
 					s.Mark = Maybe // it may be on its way
 				}
 				return r.childFailed(i, err)
-			case fault != nil && !errors.Is(fault, ErrConflict): // nobody knows whether there is one
+			case fault != nil && !errors.Is(fault, ErrConflict) && !errors.Is(fault, errBuried): // nobody knows whether there is one
 				s.Mark = Maybe
 				s.Attempts--
 				return r.pause(p.retry.First)
@@ -40,7 +40,7 @@ func (r *run) child(i int) bool {
 	}
 	rec, err := r.findChild(i)
 	switch {
-	case errors.Is(err, ErrConflict):
+	case errors.Is(err, ErrConflict), errors.Is(err, errBuried):
 		return r.childFailed(i, Reject(err)) // what has its id keeps it from coming
 	case errors.Is(err, ErrNotFound):
 		s.Mark = Open // it was removed by hand
@@ -74,7 +74,38 @@ func (r *run) findChild(i int) (*Record, error) {
 	if err == nil && rec.Parent != r.rec.ID {
 		return nil, fmt.Errorf("%w: %s is no child of this saga", ErrConflict, id)
 	}
+	if err == nil && rec.Fingerprint == [32]byte{} {
+		return nil, fmt.Errorf("%w: %s", errBuried, id)
+	}
 	return rec, err
+}
+
+var errBuried = errors.New("its parent has given it up before it came")
+
+// bury takes the id of a child that may be on its way, so that it does not come:
+//
+//	the create of a child is late; its parent finds none, goes back, and has nothing to
+//	undo; the child comes, and pays.
+//
+// What has the id then is a saga that goes back, has nothing to undo, and no fingerprint.
+// False: the child was first.
+func (r *run) bury(i int) (bool, error) {
+	child := r.parts[i].child
+	rec := &Record{
+		ID: childID(r.rec, r.parts[i].name), BusinessID: r.rec.BusinessID, Definition: child.name, Version: child.version, Plan: child.plan,
+		Parent: r.rec.ID, Status: Compensating, Undoing: true, Steps: make(Progress, len(child.plan)), Error: errBuried.Error(), Data: []byte("null"),
+	}
+	for n := range rec.Steps {
+		rec.Steps[n].Mark = Open
+	}
+	c := &Create{Record: rec}
+	if err := r.e.store.Create(r.e.limited(), []*Create{c}); err != nil {
+		return false, err
+	}
+	if errors.Is(c.Err, ErrConflict) {
+		return false, nil
+	}
+	return c.Err == nil, c.Err
 }
 
 // cancelChild cancels the child that step i waits for, and reports whether there is
@@ -87,17 +118,20 @@ func (r *run) findChild(i int) (*Record, error) {
 //	the child is started; the owner of its parent dies before that is written; the
 //	parent is cancelled, and has no child to cancel and to undo; the child pays.
 //
-// Where there is none, it may still be on its way, and the step is undone.
+// Where there is none, it may still be on its way, and is buried.
 func (r *run) cancelChild(i int) (bool, error) {
 	p, s := r.parts[i], &r.rec.Steps[i]
 	if p.start == nil || s.Mark != Waiting && s.Mark != Maybe {
 		return false, nil
 	}
-	switch _, fault := r.findChild(i); {
-	case errors.Is(fault, ErrConflict):
+	_, fault := r.findChild(i)
+	buried := errors.Is(fault, errBuried)
+	if errors.Is(fault, ErrNotFound) && s.Mark == Maybe {
+		buried, fault = r.bury(i)
+	}
+	switch {
+	case errors.Is(fault, ErrConflict), buried:
 		s.Mark = NotApplied
-		return false, nil
-	case errors.Is(fault, ErrNotFound) && s.Mark == Maybe:
 		return false, nil
 	case fault != nil && !errors.Is(fault, ErrNotFound):
 		return false, fault
@@ -116,6 +150,15 @@ func (r *run) childFailed(i int, err error) bool {
 			s.Attempts++
 		}
 		return r.pause(r.retrying(i, err))
+	}
+	if s.Mark == Maybe && r.rec.Crashes < r.e.o.MaxCrashes {
+		switch buried, fault := r.bury(i); {
+		case fault != nil:
+			return r.pause(p.retry.First)
+		case !buried:
+			return r.pause(0) // and it is found
+		}
+		v = rejected
 	}
 	s.Mark = Maybe // it may be under way
 	if v == rejected {

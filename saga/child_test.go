@@ -208,23 +208,27 @@ func (f *failsOnce) Create(ctx context.Context, c []*saga.Create) error {
 }
 
 // A child of which nobody knows whether it will come is not started by the cancellation of
-// its parent. It may be on its way, so that its step is undone.
+// its parent. What has its id then is no child, whatever becomes of its parent's owner.
 func TestACancellationStartsNoChild(t *testing.T) {
 	alone(t, func(t *testing.T, store *saga.Memory) {
-		undone := 0
-		inner := saga.MustDefine("inner", 1, saga.Pivot("pay", noop))
+		paid, undone, ended := 0, 0, 0
+		inner := saga.MustDefine("inner", 1, saga.Pivot("pay", func(context.Context, *order) error { paid++; return nil }))
 		def := saga.MustDefine("order", 1,
-			saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil }, func(*order, saga.Result[order]) error { return nil }).
+			saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil }, func(*order, saga.Result[order]) error { ended++; return nil }).
 				Retry(saga.Retry{First: 20 * time.Second, Max: 20 * time.Second}).
 				Undo(func(context.Context, *order) error { undone++; return nil }))
 		e, h, stop := start(t, &failsOnce{Memory: store}, def, saga.Options{Definitions: []saga.Registered{inner}})
 		time.Sleep(time.Second)
 		require.NoError(t, e.Cancel(context.Background(), "o1"))
-		require.Equal(t, saga.Compensated, wait(t, h).Status)
-		_, err := e.Admin().Inspect(context.Background(), "o1/inner")
+		got := wait(t, h)
+		require.Equal(t, saga.Compensated, got.Status)
+		require.Equal(t, "it was cancelled", got.Reason)
+		time.Sleep(time.Hour)
+		rec, err := e.Admin().Inspect(context.Background(), "o1/inner")
+		require.NoError(t, err)
+		require.Equal(t, saga.Compensated, rec.Status)
 		stop()
-		require.ErrorIs(t, err, saga.ErrNotFound)
-		require.Equal(t, 1, undone)
+		require.Equal(t, []int{0, 0, 0}, []int{paid, undone, ended})
 	})
 }
 
@@ -346,6 +350,50 @@ func TestASagaOfSomebodyElsesIsNoChild(t *testing.T) {
 				require.Equal(t, saga.Completed, wait(t, own).Status)
 				stop()
 				require.Equal(t, 1, paid)
+			})
+		})
+	}
+}
+
+// A child is on its way to the store when its parent goes back, which finds none: it comes
+// later, and must not pay for what is undone.
+func TestAChildDoesNotComeBehindTheEndOfItsParent(t *testing.T) {
+	for name, c := range map[string]struct {
+		inputs []error // of the first starts
+		retry  saga.Retry
+		cancel bool
+	}{
+		"cancelled":                    {retry: saga.Retry{First: 20 * time.Second, Max: 20 * time.Second}, cancel: true},
+		"given up":                     {retry: saga.Retry{Attempts: 1}},
+		"given up by its next input":   {inputs: []error{nil, saga.Reject(errPlain)}, retry: saga.Retry{First: time.Second, Max: time.Second}},
+		"given up, as that has failed": {inputs: []error{nil, errPlain}, retry: saga.Retry{Attempts: 2, First: time.Second, Max: time.Second}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				paid, undone := 0, 0
+				inner := saga.MustDefine("inner", 1, saga.Pivot("pay", func(context.Context, *order) error { paid++; return nil }))
+				def := saga.MustDefine("order", 1,
+					saga.Child("inner", inner, func(*order) (order, error) {
+						if len(c.inputs) == 0 {
+							return order{}, nil
+						}
+						err := c.inputs[0]
+						c.inputs = c.inputs[1:]
+						return order{}, err
+					}, func(_ *order, r saga.Result[order]) error { return saga.Reject(r.Err()) }).
+						Retry(c.retry).Undo(func(context.Context, *order) error { undone++; return nil }),
+					saga.Pivot("confirm", noop))
+				e, h, stop := start(t, &dyingParent{Memory: store, late: 5 * time.Second}, def, saga.Options{Definitions: []saga.Registered{inner}})
+				time.Sleep(time.Second)
+				if c.cancel {
+					require.NoError(t, e.Cancel(context.Background(), "o1"))
+				}
+				got := wait(t, h)
+				require.Equal(t, saga.Compensated, got.Status)
+				time.Sleep(time.Hour)
+				stop()
+				require.Zero(t, paid, "the parent is compensated, and the child has paid")
+				require.Zero(t, undone, "there was nothing to undo")
 			})
 		})
 	}

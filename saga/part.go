@@ -305,8 +305,9 @@ func (s *AwaitPart[T]) Otherwise(f func(data *T) error) *AwaitPart[T] {
 // and ended then returns [Reject] of something, or nil. A child that is [Stuck] is
 // waited for until a person has helped it. It stands before the pivot, and must have
 // an Undo, as a [Step]: a child that is completed is not undone by itself. One that is
-// under way when the parent is cancelled is cancelled with it, and waited for. The
-// engine must know the child's definition too.
+// under way when the parent is cancelled is cancelled with it, and waited for. Where nobody
+// knows whether one is on its way, its id is taken by a saga that is [Compensated] and has
+// done nothing, so that it cannot come. The engine must know the child's definition too.
 func Child[T, C any](name string, child *Definition[C], input func(data *T) (C, error), ended func(data *T, r Result[C]) error) *StepPart[T] {
 	s := &StepPart[T]{part{name: name, kind: KindChild}}
 	switch {

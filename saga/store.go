@@ -47,7 +47,8 @@ const MaxSignals = 64
 
 // Create is one new saga.
 type Create struct {
-	// Record is the saga, with Revision 0. Token and Owner are not set where it
+	// Record is the saga, with Revision 0, which may be one that goes back already, as a
+	// child that is not to come any more. Token and Owner are not set where it
 	// is free to be claimed at once, and otherwise those of its owner, Token 1.
 	// The store sets Created and Updated.
 	Record *Record

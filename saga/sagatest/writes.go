@@ -97,6 +97,10 @@ func everythingIsKept(s *suite) {
 	if got[0].Created.IsZero() || got[0].Updated.Before(got[0].Created) || got[0].Events != nil {
 		s.Fatalf("found %+v", got[0])
 	}
+	back := s.record("back", "") // a child that is not to come
+	back.Status, back.Undoing, back.Error, back.Fingerprint, back.Data = saga.Compensating, true, "given up", [32]byte{}, []byte("null")
+	s.create(0, back)
+	s.same(s.one("back"), back)
 }
 
 func saveWritesWhatChanges(s *suite) {
