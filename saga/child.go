@@ -141,6 +141,36 @@ func (r *run) cancelChild(i int) (bool, error) {
 	return true, nil
 }
 
+// underWay is the index of a child that may be under way when step i is next, or i. It
+// stands behind Pure steps that its starter had done, and died before they were written:
+//
+//	the price is computed, and the child started; the owner dies; the next one computes
+//	the price again, and hears that the saga is cancelled, or that there is no price; it
+//	undoes what the child may have done; the child goes on, and pays.
+func (r *run) underWay(i int) int {
+	for j, s := range r.rec.Steps[i:] {
+		switch kind := r.rec.Plan[i+j].Kind; {
+		case kind == KindChild && (s.Mark == Maybe || s.Mark == Waiting):
+			return i + j
+		case kind != KindPure || j > 0 && !s.ahead():
+			return i
+		}
+	}
+	return i
+}
+
+// childless reports whether nothing is under way in step i, so that the saga may go back.
+// A child is cancelled, and waited for; more is whether the saga goes on here meanwhile.
+func (r *run) childless(i int) (free, more bool) {
+	switch there, fault := r.cancelChild(i); {
+	case fault != nil:
+		return false, r.pause(r.parts[i].retry.First)
+	case there:
+		return false, r.child(i)
+	}
+	return true, false
+}
+
 func (r *run) childFailed(i int, err error) bool {
 	p, s := r.parts[i], &r.rec.Steps[i]
 	v := judge(err)

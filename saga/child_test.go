@@ -398,3 +398,49 @@ func TestAChildDoesNotComeBehindTheEndOfItsParent(t *testing.T) {
 		})
 	}
 }
+
+// The same behind Pure steps, which the owner that has died had done and not written. They
+// are done again first, and are not to turn the saga back while the child goes on, and pays.
+func TestAChildThatMayBeUnderWayBehindPureStepsIsCancelledWithItsParent(t *testing.T) {
+	for name, refused := range map[string]error{"it is cancelled": nil, "the price does not hold any more": saga.Reject(errPlain)} {
+		t.Run(name, func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				paid, undone, priced := 0, 0, 0
+				inner := saga.MustDefine("inner", 1,
+					saga.Sleep("pause", func(*order) time.Duration { return time.Hour }),
+					saga.Pivot("pay", func(context.Context, *order) error { paid++; return nil }))
+				def := saga.MustDefine("order", 1,
+					saga.Pure("price", func(context.Context, *order) error {
+						if priced++; priced > 1 {
+							return refused
+						}
+						return nil
+					}),
+					saga.Pure("check", noop),
+					saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
+						func(_ *order, r saga.Result[order]) error { return saga.Reject(r.Err()) }).
+						Undo(func(context.Context, *order) error { undone++; return nil }),
+					saga.Pivot("confirm", noop))
+				e, h, stop := start(t, &dyingParent{Memory: store}, def, saga.Options{Definitions: []saga.Registered{inner}})
+				time.Sleep(time.Second)
+				if refused == nil {
+					require.NoError(t, e.Cancel(context.Background(), "o1"))
+				}
+				require.Equal(t, saga.Compensated, wait(t, h).Status)
+				time.Sleep(2 * time.Hour)
+				stop()
+				require.Zero(t, paid, "the parent is compensated, and the child has paid")
+				require.Zero(t, undone)
+			})
+		})
+	}
+}
+
+// What the saga waits for is what a person can do something about.
+func TestAChildThatIsWaitedForBehindPureStepsIsInTheWay(t *testing.T) {
+	t.Parallel()
+	rec := &saga.Record{Status: saga.Suspended}
+	require.NoError(t, rec.Plan.UnmarshalText([]byte("price:p inner:cu confirm:v")))
+	require.NoError(t, rec.Steps.UnmarshalText([]byte("O W5000000 O")))
+	require.Equal(t, []string{"inner"}, rec.Blocked())
+}

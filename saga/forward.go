@@ -24,13 +24,11 @@ func (r *run) forward() bool {
 		return false
 	}
 	if kind, reason := r.turned(i); kind != "" {
-		switch there, fault := r.cancelChild(i); {
-		case fault != nil:
-			return r.pause(r.parts[i].retry.First)
-		case !there:
-			r.event(kind, "", 0, reason)
-			return r.goBack("", reason)
+		if free, more := r.childless(r.underWay(i)); !free {
+			return more
 		}
+		r.event(kind, "", 0, reason)
+		return r.goBack("", reason)
 	}
 	switch p := r.parts[i]; {
 	case p.group > 0:
@@ -147,10 +145,21 @@ func (r *run) settle(i int) {
 
 // fail gives step i up: the saga goes back, or to a person if it cannot.
 func (r *run) fail(i int, err error) bool {
-	p := r.parts[i]
-	r.event(EventFailed, p.name, r.rec.Steps[i].Attempts, text(err))
+	p, s := r.parts[i], &r.rec.Steps[i]
 	poison := r.rec.Crashes >= r.e.o.MaxCrashes
-	back := !r.decided(i) && (i < r.rec.Plan.pivot() || r.rec.Steps[i].Mark == NotApplied)
+	back := !r.decided(i) && (i < r.rec.Plan.pivot() || s.Mark == NotApplied)
+	if j := r.underWay(i); j != i && back && !poison {
+		if r.rec.Steps[j].Mark == Maybe { // else it was said
+			r.event(EventFailed, p.name, s.Attempts, text(err))
+		}
+		mark := s.Mark
+		s.Mark = Open // it is done again when the child is over
+		if free, more := r.childless(j); !free {
+			return more
+		}
+		s.Mark = mark
+	}
+	r.event(EventFailed, p.name, s.Attempts, text(err))
 	if !back || poison {
 		r.stick(p.name, err)
 		return r.save()

@@ -55,14 +55,15 @@ func (r *Record) blocked() (steps []int) {
 	return steps
 }
 
-// doubted is the step in doubt that stands behind Pure ones which are to be done
-// again, as their owner has died before it wrote them, or else first.
+// doubted is the step in doubt, or the child that is waited for, that stands behind Pure
+// ones which are to be done again, as their owner has died before it wrote them, or else
+// first.
 func (r *Record) doubted(first int) int {
 	for i := first; i < len(r.Steps) && r.Steps[i].ahead(); i++ {
 		if r.Plan[i].Kind == KindPure {
 			continue
 		}
-		if r.Steps[i].Mark == Maybe {
+		if r.Steps[i].Mark == Maybe || r.Steps[i].Mark == Waiting {
 			return i
 		}
 		break
