@@ -313,6 +313,27 @@ func TestSweepForgetsWhatIsOver(t *testing.T) {
 	f.create(t, "0", "me") // its id is free again
 }
 
+// Another process sweeps the same sagas, and is at it still: who comes next takes others.
+func TestSweepsDoNotWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	for _, id := range []string{"1", "2", "3"} {
+		w := next(f.create(t, id, "me"))
+		w.Record.Status = saga.Completed
+		require.NoError(t, f.save(t, w))
+	}
+	tx, err := f.pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
+	_, err = tx.Exec(t.Context(), "SELECT FROM sagas WHERE id = '2' FOR UPDATE")
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	n, err := f.Sweep(ctx, -time.Hour, 10)
+	require.NoError(t, err)
+	require.Equal(t, 2, n)
+}
+
 func TestBadInputIsRefusedBeforeItIsWritten(t *testing.T) {
 	t.Parallel()
 	f := open(t)
