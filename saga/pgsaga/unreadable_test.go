@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/safetill/safetill/saga"
@@ -162,4 +163,31 @@ func TestASagaThatCannotBeReadEndsNoListing(t *testing.T) {
 	require.Len(t, page.Sagas, 50)
 	require.Equal(t, "050", page.Next)
 	require.Equal(t, []string{"010"}, page.Unreadable)
+}
+
+// interrupted is a database that is held up before its second batch.
+type interrupted struct {
+	pgsaga.DB
+	n         int
+	meanwhile func()
+}
+
+func (i *interrupted) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	if i.n++; i.n == 2 {
+		i.meanwhile()
+	}
+	return i.DB.SendBatch(ctx, b)
+}
+
+// A process is held up for longer than the lease of what it could not read: that is not
+// taken from the next owner.
+func TestASagaThatCannotBeReadIsNotTakenFromItsNextOwner(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	f.create(t, "1", "")
+	f.exec(t, "UPDATE sagas SET progress = 'Q'")
+	store := pgsaga.NewStore(&interrupted{DB: f.pool, meanwhile: func() { f.exec(t, "UPDATE sagas SET owner = 'new', token = token + 1") }}, nil)
+	_, err := store.Claim(t.Context(), saga.Claim{Owner: "old", Lease: time.Minute, Limit: 9, Definitions: []string{"pay"}})
+	require.ErrorContains(t, err, "1: ")
+	require.Equal(t, 1, f.count(t, "SELECT count(*) FROM sagas WHERE owner = 'new'"))
 }
