@@ -3,6 +3,7 @@ package saga_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"runtime"
 	"strings"
@@ -443,4 +444,50 @@ func TestAChildThatIsWaitedForBehindPureStepsIsInTheWay(t *testing.T) {
 	require.NoError(t, rec.Plan.UnmarshalText([]byte("price:p inner:cu confirm:v")))
 	require.NoError(t, rec.Steps.UnmarshalText([]byte("O W5000000 O")))
 	require.Equal(t, []string{"inner"}, rec.Blocked())
+}
+
+// diesAtTheGrave creates no child at first, and ends the owner of its parent when that has
+// been given up, before it is written.
+type diesAtTheGrave struct {
+	failsOnce
+	buried, died bool
+}
+
+func (d *diesAtTheGrave) Create(ctx context.Context, c []*saga.Create) error {
+	d.buried = d.buried || c[0].Record.Undoing
+	return d.failsOnce.Create(ctx, c)
+}
+
+func (d *diesAtTheGrave) Save(ctx context.Context, w []*saga.Write) error {
+	if d.buried && !d.died {
+		d.died = true
+		runtime.Goexit()
+	}
+	return d.Memory.Save(ctx, w)
+}
+
+// The owner that has given a child up dies before it has written so. The next one finds
+// what was left in the child's place, and neither waits for it nor starts a child.
+func TestAChildThatWasGivenUpStaysSo(t *testing.T) {
+	for _, cancel := range []bool{false, true} {
+		t.Run(fmt.Sprint("cancelled ", cancel), func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				paid, undone, ended := 0, 0, 0
+				inner := saga.MustDefine("inner", 1, saga.Pivot("pay", func(context.Context, *order) error { paid++; return nil }))
+				def := saga.MustDefine("order", 1,
+					saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil }, func(*order, saga.Result[order]) error { ended++; return nil }).
+						Retry(saga.Retry{Attempts: 1}).Undo(func(context.Context, *order) error { undone++; return nil }))
+				dies := &diesAtTheGrave{failsOnce: failsOnce{Memory: store}}
+				e, h, stop := start(t, dies, def, saga.Options{Definitions: []saga.Registered{inner}})
+				time.Sleep(time.Second)
+				require.True(t, dies.died)
+				if cancel {
+					require.NoError(t, e.Cancel(context.Background(), "o1"))
+				}
+				require.Equal(t, saga.Compensated, wait(t, h).Status)
+				stop()
+				require.Equal(t, []int{0, 0, 0}, []int{paid, undone, ended})
+			})
+		})
+	}
 }
