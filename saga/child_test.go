@@ -450,17 +450,18 @@ func TestAChildThatIsWaitedForBehindPureStepsIsInTheWay(t *testing.T) {
 // been given up, before it is written.
 type diesAtTheGrave struct {
 	failsOnce
-	buried, died bool
+	buried, died atomic.Bool
 }
 
 func (d *diesAtTheGrave) Create(ctx context.Context, c []*saga.Create) error {
-	d.buried = d.buried || c[0].Record.Undoing
+	if c[0].Record.Undoing {
+		d.buried.Store(true)
+	}
 	return d.failsOnce.Create(ctx, c)
 }
 
 func (d *diesAtTheGrave) Save(ctx context.Context, w []*saga.Write) error {
-	if d.buried && !d.died {
-		d.died = true
+	if d.buried.Load() && d.died.CompareAndSwap(false, true) {
 		runtime.Goexit()
 	}
 	return d.Memory.Save(ctx, w)
@@ -480,7 +481,7 @@ func TestAChildThatWasGivenUpStaysSo(t *testing.T) {
 				dies := &diesAtTheGrave{failsOnce: failsOnce{Memory: store}}
 				e, h, stop := start(t, dies, def, saga.Options{Definitions: []saga.Registered{inner}})
 				time.Sleep(time.Second)
-				require.True(t, dies.died)
+				require.True(t, dies.died.Load())
 				if cancel {
 					require.NoError(t, e.Cancel(context.Background(), "o1"))
 				}
@@ -490,4 +491,37 @@ func TestAChildThatWasGivenUpStaysSo(t *testing.T) {
 			})
 		})
 	}
+}
+
+// awayOnce is a store that cannot be read once, where it is asked for a child.
+type awayOnce struct {
+	*saga.Memory
+	away atomic.Bool
+}
+
+func (a *awayOnce) Find(ctx context.Context, f saga.Filter) iter.Seq2[*saga.Record, error] {
+	if len(f.IDs) == 1 && strings.Contains(f.IDs[0], "/") && a.away.CompareAndSwap(true, false) {
+		return func(yield func(*saga.Record, error) bool) { yield(nil, lostAnswer{}) }
+	}
+	return a.Memory.Find(ctx, f)
+}
+
+// The store is away when a parent looks at its child: it looks again, and loses no owner.
+func TestAChildThatCannotBeLookedAtIsLookedAtAgain(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		inner := saga.MustDefine("inner", 1, saga.Sleep("pause", func(*order) time.Duration { return time.Hour }), saga.Pivot("pay", noop))
+		def := saga.MustDefine("order", 1,
+			saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
+				func(_ *order, r saga.Result[order]) error { return saga.Reject(r.Err()) }).Undo(noop))
+		once := &awayOnce{Memory: store}
+		e, h, stop := start(t, once, def, saga.Options{Definitions: []saga.Registered{inner}})
+		time.Sleep(time.Second)
+		once.away.Store(true)
+		require.Equal(t, saga.Completed, wait(t, h).Status)
+		rec, err := e.Admin().Inspect(context.Background(), "o1")
+		require.NoError(t, err)
+		stop()
+		require.False(t, once.away.Load())
+		require.Empty(t, rec.Events)
+	})
 }

@@ -116,13 +116,13 @@ func TestCancelGoesBackUntilThePivot(t *testing.T) {
 // parting is a store whose next write is the last that its caller hears of.
 type parting struct {
 	*saga.Memory
-	hangUp context.CancelFunc // nil: not yet
+	hangUp atomic.Pointer[context.CancelFunc] // nil: not yet
 }
 
 func (p *parting) Save(ctx context.Context, writes []*saga.Write) error {
 	err := p.Memory.Save(ctx, writes)
-	if p.hangUp != nil {
-		p.hangUp()
+	if hangUp := p.hangUp.Load(); hangUp != nil {
+		(*hangUp)()
 	}
 	return err
 }
@@ -144,7 +144,7 @@ func TestACancellationThatIsInTheHistoryIsDone(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, saga.Suspended, rec.Status)
 		ctx, hangUp := context.WithCancel(context.Background())
-		store.hangUp = hangUp
+		store.hangUp.Store(&hangUp)
 		_, err = saga.NewAdmin(store).Resolve(ctx, "o1", saga.ActionCancel, saga.Audit{Actor: "ada", Reason: "r", ExpectRevision: rec.Revision})
 		require.NoError(t, err)
 		require.Equal(t, saga.Compensated, wait(t, h).Status)
