@@ -13,10 +13,13 @@ import (
 	"syscall"
 )
 
-// Main runs a program until it returns; its context ends with SIGINT or SIGTERM.
-// An error goes to standard error and makes the exit status 1, but [flag.ErrHelp].
+// Main runs a program until it returns; its context ends with SIGINT or SIGTERM, and a
+// second SIGINT ends the process: who presses Ctrl-C again has waited long enough. A
+// second SIGTERM does not, since some supervisors send two. An error goes to standard
+// error and makes the exit status 1, but [flag.ErrHelp].
 func Main(name string, run func(ctx context.Context, args []string, stdout, stderr io.Writer) error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, func() { signal.Reset(os.Interrupt) })
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	if err != nil && !errors.Is(err, flag.ErrHelp) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -35,6 +36,13 @@ func TestMain(m *testing.M) {
 				return err
 			}
 			<-ctx.Done()
+		case "hangs": // in what it does to end, and is told again and again
+			self, err := os.FindProcess(os.Getpid())
+			for err == nil {
+				err = self.Signal(os.Interrupt)
+				time.Sleep(time.Millisecond)
+			}
+			return err
 		}
 		return nil
 	})
@@ -58,6 +66,20 @@ func TestMainTellsHowItEnded(t *testing.T) {
 		require.Equal(t, want.code, cmd.ProcessState.ExitCode(), what)
 		require.Equal(t, want.says, string(out), what)
 	}
+}
+
+// The first Ctrl-C asks a program to end, and the second ends one that takes its time.
+func TestTheSecondInterruptEndsAProgramThatHangs(t *testing.T) {
+	t.Parallel()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, self, "hangs")
+	cmd.Env = append(os.Environ(), beProgram+"=1")
+	require.Error(t, cmd.Run())
+	require.NoError(t, ctx.Err(), "it had to be killed")
+	require.Equal(t, "signal: interrupt", cmd.ProcessState.String())
 }
 
 func TestFlagsNameAllThatIsWrong(t *testing.T) {
