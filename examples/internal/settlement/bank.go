@@ -98,18 +98,21 @@ func (b *FakeBank) fault() Fault {
 	return Down
 }
 
-// pay pays once for each key; the book has been read.
+// pay pays once for each key; the book has been read. Of the lines of one key the first
+// is the payment:
+//
+//	A and B have read the book, and find nothing under the key
+//	both write a line
+//	both read on, and find the same line first
 func (b *FakeBank) pay(key string, amount decimal.Decimal) error {
-	if have, ok := b.paid[key]; ok {
-		if !have.Equal(amount) {
-			return fmt.Errorf("key %s was used for %s", key, have)
+	if _, paid := b.paid[key]; !paid {
+		if err := errors.Join(b.write(payment{key, amount}), b.read()); err != nil {
+			return err
 		}
-		return nil
 	}
-	if err := b.write(payment{key, amount}); err != nil {
-		return err
+	if have := b.paid[key]; !have.Equal(amount) {
+		return fmt.Errorf("key %s was used for %s", key, have)
 	}
-	b.paid[key] = amount
 	return nil
 }
 
@@ -135,7 +138,10 @@ func (b *FakeBank) read() error {
 	b.known += int64(len(text))
 	for line := range bytes.Lines(text) {
 		var p payment
-		if json.Unmarshal(line, &p) == nil {
+		if json.Unmarshal(line, &p) != nil {
+			continue
+		}
+		if _, paid := b.paid[p.Key]; !paid {
 			b.paid[p.Key] = p.Amount
 		}
 	}
@@ -144,6 +150,7 @@ func (b *FakeBank) read() error {
 
 func (b *FakeBank) write(p payment) error {
 	if b.Book == "" {
+		b.paid[p.Key] = p.Amount
 		return nil
 	}
 	line, err := json.Marshal(p)
@@ -154,7 +161,7 @@ func (b *FakeBank) write(p payment) error {
 	if err != nil {
 		return err
 	}
-	_, err = file.Write(append(append([]byte{'\n'}, line...), '\n'))
+	_, err = fmt.Fprintf(file, "\n%s\n", line)
 	return errors.Join(err, file.Sync(), file.Close())
 }
 
@@ -171,7 +178,8 @@ func (b *FakeBank) Find(_ context.Context, key string) (string, error) {
 	return "receipt-" + key, nil
 }
 
-// Paid returns what the bank has paid in all, and how often.
+// Paid returns what the bank has paid in all, and how often, as far as it has read its
+// book: that is what there was at the last Pay or Find.
 func (b *FakeBank) Paid() (total decimal.Decimal, times int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

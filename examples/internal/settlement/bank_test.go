@@ -1,9 +1,11 @@
 package settlement_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/shopspring/decimal"
@@ -59,6 +61,35 @@ func TestABookWithHalfALine(t *testing.T) {
 		require.NotEmpty(t, receipt)
 		_, times := bank.Paid()
 		require.Equal(t, 1, times)
+	}
+}
+
+// Two processes whose lease of one settlement overlaps tell the bank to pay at the same
+// moment. It pays once, and everybody who reads the book finds the same payment.
+func TestABookIsWrittenByTwoAtOnce(t *testing.T) {
+	t.Parallel()
+	book := filepath.Join(t.TempDir(), "book")
+	for n := range 100 {
+		key, told := fmt.Sprint("s", n, "/pay"), []decimal.Decimal{hundred, decimal.New(99, 0)}
+		banks, errs := make([]settlement.FakeBank, 2), make([]error, 2)
+		var paying sync.WaitGroup
+		for i := range banks {
+			banks[i].Book = book
+			paying.Go(func() { _, errs[i] = banks[i].Pay(t.Context(), key, told[i]) })
+		}
+		paying.Wait()
+		paid := 0
+		if errs[0] != nil {
+			paid = 1
+		}
+		require.NoError(t, errs[paid])
+		require.Error(t, errs[1-paid], "the other amount is not the one that was paid")
+		for _, bank := range []*settlement.FakeBank{&banks[0], &banks[1], {Book: book}} {
+			_, err := bank.Pay(t.Context(), key, told[paid])
+			require.NoError(t, err)
+			_, err = bank.Pay(t.Context(), key, told[1-paid])
+			require.Error(t, err)
+		}
 	}
 }
 
