@@ -117,7 +117,7 @@ func (b *FakeBank) pay(key string, amount decimal.Decimal) error {
 }
 
 // read reads what the book has got since the last time, from other processes too. Its
-// last line may be half written: that is not paid.
+// last line may be half written: that is not paid, and never will be.
 func (b *FakeBank) read() error {
 	if b.paid == nil {
 		b.paid = map[string]decimal.Decimal{}
@@ -148,6 +148,8 @@ func (b *FakeBank) read() error {
 	return nil
 }
 
+// write begins a line of its own. What it puts in front makes no payment of a line that
+// was cut off before its end, whatever is missing.
 func (b *FakeBank) write(p payment) error {
 	if b.Book == "" {
 		b.paid[p.Key] = p.Amount
@@ -161,7 +163,7 @@ func (b *FakeBank) write(p payment) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(file, "\n%s\n", line)
+	_, err = fmt.Fprintf(file, "-\n%s\n", line)
 	return errors.Join(err, file.Sync(), file.Close())
 }
 

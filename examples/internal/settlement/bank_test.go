@@ -1,6 +1,7 @@
 package settlement_test
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -89,6 +90,34 @@ func TestABookIsWrittenByTwoAtOnce(t *testing.T) {
 			require.NoError(t, err)
 			_, err = bank.Pay(t.Context(), key, told[1-paid])
 			require.Error(t, err)
+		}
+	}
+}
+
+// The bank said that it has not paid, and has not: what is written later does not make
+// a payment of a line that lacks nothing but its end.
+func TestABookWithALineThatLacksItsEnd(t *testing.T) {
+	t.Parallel()
+	book := filepath.Join(t.TempDir(), "book")
+	bank := &settlement.FakeBank{Book: book}
+	_, err := bank.Pay(t.Context(), "s0/pay", hundred)
+	require.NoError(t, err)
+	whole, err := os.ReadFile(book)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(book, bytes.TrimRight(whole, "\n"), 0o600))
+	bank = &settlement.FakeBank{Book: book}
+	for _, other := range []string{"", "s1/pay", "s2/pay"} {
+		if other != "" {
+			_, err := bank.Pay(t.Context(), other, hundred)
+			require.NoError(t, err)
+		}
+		for _, bank := range []*settlement.FakeBank{bank, {Book: book}} {
+			receipt, err := bank.Find(t.Context(), "s0/pay")
+			require.NoError(t, err)
+			require.Empty(t, receipt)
+			receipt, err = bank.Find(t.Context(), other)
+			require.NoError(t, err)
+			require.Equal(t, other != "", receipt != "")
 		}
 	}
 }
