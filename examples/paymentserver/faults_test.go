@@ -435,4 +435,8 @@ func TestRedisWithoutAFile(t *testing.T) {
 	execute(t, db, `DROP TRIGGER full_disk ON payments`)
 	b.settle(t, drainLimit)
 	require.Zero(t, b.answers["202"])
+	ready := "http://" + p.addr + "/readyz"
+	require.NoError(t, wantStatus(t.Context(), b, ready, http.StatusOK))
+	require.NoError(t, db.Stop(t.Context()))
+	require.NoError(t, wantStatus(t.Context(), b, ready, http.StatusServiceUnavailable), "a balancer sends payments to where they are taken")
 }

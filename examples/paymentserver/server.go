@@ -165,9 +165,15 @@ func (s *server) openRedis(ctx context.Context) error {
 		return err
 	}
 	s.counters, s.closers = counters, append(s.closers, func() { _ = counters.Close() })
-	s.health.Watch("redis", func(ctx context.Context) error { return rdb.Ping(ctx).Err() })
-	s.m.Redis(rdb)
 	s.durable = connect.AppendOnly(rdb, callLimit, s.log)
+	s.health.Watch("redis", func(ctx context.Context) error {
+		err := rdb.Ping(ctx).Err()
+		if err == nil && s.durable(ctx) != nil {
+			err = service.ErrNotAlone
+		}
+		return err
+	})
+	s.m.Redis(rdb)
 	if err := s.durable(ctx); err != nil {
 		s.log.Warn("payments are refused while PostgreSQL is down", slog.Any("error", err))
 	}

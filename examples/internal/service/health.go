@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,10 @@ import (
 
 // pingLimit is how long a store may take to show that it is there.
 const pingLimit = time.Second
+
+// ErrNotAlone is what the ping of a store returns that is there, and of no use while all
+// others are down.
+var ErrNotAlone = errors.New("is of use beside another store only")
 
 // Health tells those who watch a service whether it lives, and whether it can
 // work: as long as one of its stores can be used it can, which is for services
@@ -43,19 +48,17 @@ func (h *Health) Routes(r gin.IRoutes) {
 
 func (h *Health) ready(c *gin.Context) {
 	stores := h.ping(c.Request.Context())
-	up := 0
+	count := map[string]int{}
 	for _, state := range stores {
-		if state == "up" {
-			up++
-		}
+		count[state]++
 	}
 	status, code := "ok", http.StatusOK
 	switch {
 	case h.draining.Load():
 		status, code = "draining", http.StatusServiceUnavailable
-	case up == 0 && len(stores) > 0:
+	case count["up"] == 0 && len(stores) > 0:
 		status, code = "unavailable", http.StatusServiceUnavailable
-	case up < len(stores):
+	case count["down"] > 0:
 		status = "degraded"
 	}
 	c.JSON(code, gin.H{"status": status, "stores": stores})
@@ -72,7 +75,9 @@ func (h *Health) ping(ctx context.Context) map[string]string {
 	for name, ping := range h.stores {
 		asking.Go(func() {
 			state := "up"
-			if ping(ctx) != nil {
+			if err := ping(ctx); errors.Is(err, ErrNotAlone) {
+				state = "helps"
+			} else if err != nil {
 				state = "down"
 			}
 			mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -17,6 +18,8 @@ import (
 func up(context.Context) error { return nil }
 
 func down(context.Context) error { return errors.New("down") }
+
+func helps(context.Context) error { return fmt.Errorf("no file: %w", ErrNotAlone) }
 
 // hangs answers when it is given up.
 func hangs(ctx context.Context) error {
@@ -48,6 +51,8 @@ func TestHealthIsThatOfTheStores(t *testing.T) {
 		{nil, 200, "ok", map[string]any{}},
 		{map[string]func(context.Context) error{"a": up, "b": up}, 200, "ok", map[string]any{"a": "up", "b": "up"}},
 		{map[string]func(context.Context) error{"a": up, "b": down}, 200, "degraded", map[string]any{"a": "up", "b": "down"}},
+		{map[string]func(context.Context) error{"a": up, "b": helps}, 200, "ok", map[string]any{"a": "up", "b": "helps"}},
+		{map[string]func(context.Context) error{"a": down, "b": helps}, 503, "unavailable", map[string]any{"a": "down", "b": "helps"}},
 		{map[string]func(context.Context) error{"a": down, "b": down}, 503, "unavailable", map[string]any{"a": "down", "b": "down"}},
 	} {
 		var h Health
