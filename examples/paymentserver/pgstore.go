@@ -84,6 +84,10 @@ var errGone = errors.New("a payment was neither inserted nor is it there")
 
 func (s *pgStore) accept(ctx context.Context, payments []*payment, acknowledged bool) ([]acceptance, error) {
 	out, err := s.insert(ctx, payments, acknowledged)
+	// Of two that insert one reference PostgreSQL undoes one, if its default is stricter than READ COMMITTED.
+	for tries := 1; pg.Retryable(err) && !pg.Unavailable(err) && tries < 10; tries++ {
+		out, err = s.insert(ctx, payments, acknowledged)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -128,9 +132,12 @@ func (s *pgStore) insert(ctx context.Context, payments []*payment, acknowledged 
 	})
 }
 
+// readCommitted is what statements that wait for others' rows are written for, whatever the database's default.
+var readCommitted = pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
+
 // post is one transaction: what it marks as posted is in the ledger, always.
 func (s *pgStore) post(ctx context.Context, references []string) (due []payment, err error) {
-	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+	err = pgx.BeginTxFunc(ctx, s.pool, readCommitted, func(tx pgx.Tx) error {
 		rows, _ := tx.Query(ctx, dueSQL, references)
 		if due, err = pgx.CollectRows(rows, scanPayment); err != nil || len(due) == 0 {
 			return err
@@ -168,7 +175,7 @@ func scanPayment(row pgx.CollectableRow) (p payment, err error) {
 }
 
 func (s *pgStore) open(ctx context.Context, ids []string) (opened int, err error) {
-	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+	err = pgx.BeginTxFunc(ctx, s.pool, readCommitted, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `INSERT INTO customers (id) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING`, ids)
 		if err != nil || tag.RowsAffected() == 0 {
 			return err

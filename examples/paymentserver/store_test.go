@@ -42,14 +42,25 @@ var storeKinds = map[string]func(t *testing.T) storeUnderTest{
 	},
 	"postgres": func(t *testing.T) storeUnderTest {
 		t.Helper()
-		pool := testdb.Postgres(t)
-		keys, err := pgidem.NewStore(pool, nil)
-		require.NoError(t, err)
-		require.NoError(t, prepare(t.Context(), pool, keys, true))
-		l, err := ledger.New(pgledger.NewStore(pool, nil), nil)
-		require.NoError(t, err)
-		return storeUnderTest{newPGStore(pool), l}
+		return storeIn(t, testdb.Postgres(t))
 	},
+	"strict postgres": func(t *testing.T) storeUnderTest {
+		t.Helper()
+		pool, err := pgxpool.New(t.Context(), testdb.PostgresURL(t)+"&default_transaction_isolation=serializable")
+		require.NoError(t, err)
+		t.Cleanup(pool.Close)
+		return storeIn(t, pool)
+	},
+}
+
+func storeIn(t *testing.T, pool *pgxpool.Pool) storeUnderTest {
+	t.Helper()
+	keys, err := pgidem.NewStore(pool, nil)
+	require.NoError(t, err)
+	require.NoError(t, prepare(t.Context(), pool, keys, true))
+	l, err := ledger.New(pgledger.NewStore(pool, nil), nil)
+	require.NoError(t, err)
+	return storeUnderTest{newPGStore(pool), l}
 }
 
 func TestStore(t *testing.T) {
