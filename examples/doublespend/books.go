@@ -33,12 +33,14 @@ type audit struct {
 	payouts    int
 	overspends int   // payouts that should not be: of a request that was paid before, or of money that is not there
 	made       int64 // what is left and what was paid, beyond what there was
+	wrong      int   // accounts of which that is not 0: what one has too much, another may have too little
 }
 
 func (a *audit) add(b audit) {
 	a.payouts += b.payouts
 	a.overspends += b.overspends
 	a.made += b.made
+	a.wrong += b.wrong
 }
 
 func judge(accounts []account) (all audit) {
@@ -53,7 +55,10 @@ func judge(accounts []account) (all audit) {
 			seen[p.request] = true
 		}
 		all.payouts += len(a.paid)
-		all.made += a.balance + spent - a.opening
+		if made := a.balance + spent - a.opening; made != 0 {
+			all.made += made
+			all.wrong++
+		}
 	}
 	return all
 }

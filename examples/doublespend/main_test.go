@@ -54,7 +54,7 @@ func TestRace(t *testing.T) {
 			return
 		}
 		require.Zero(t, r.overspends)
-		require.Zero(t, r.made)
+		require.Zero(t, r.wrong)
 		require.Equal(t, rounds, r.payouts)
 		require.Equal(t, []int{rounds, rounds}, []int{r.paid, r.declined})
 	})
@@ -69,7 +69,7 @@ func TestFrost(t *testing.T) {
 			return
 		}
 		require.Zero(t, s.result.overspends)
-		require.Zero(t, s.result.made)
+		require.Zero(t, s.result.wrong)
 		require.Equal(t, 1, s.result.payouts)
 		t.Log("the other payment took", s.result.behind)
 	})
@@ -92,7 +92,7 @@ func TestSpeed(t *testing.T) {
 		}
 		if s.way.name != "none" { // and no freeze, which redsync would not survive
 			require.Zero(t, s.result.overspends, s.way.name)
-			require.Zero(t, s.result.made, s.way.name)
+			require.Zero(t, s.result.wrong, s.way.name)
 		}
 	}
 }
@@ -142,11 +142,25 @@ func TestJudge(t *testing.T) {
 		"one paid":          {account{100, 20, []payout{{"a", 80}}}, audit{payouts: 1}},
 		"paid twice":        {account{200, 40, []payout{{"a", 80}, {"a", 80}}}, audit{payouts: 2, overspends: 1}},
 		"paid from nothing": {account{100, -60, []payout{{"a", 80}, {"b", 80}}}, audit{payouts: 2, overspends: 1}},
-		"write lost":        {account{200, 120, []payout{{"a", 80}, {"b", 80}}}, audit{payouts: 2, made: 80}},
-		"money lost":        {account{100, 10, []payout{{"a", 80}}}, audit{payouts: 1, made: -10}},
+		"write lost":        {account{200, 120, []payout{{"a", 80}, {"b", 80}}}, audit{payouts: 2, made: 80, wrong: 1}},
+		"money lost":        {account{100, 10, []payout{{"a", 80}}}, audit{payouts: 1, made: -10, wrong: 1}},
 	} {
 		require.Equal(t, c.want, judge([]account{c.account}), name)
 	}
+}
+
+// What one account has too much and another too little is no money made, and no way to
+// be used for money.
+func TestBooksThatAreWrongByTheSameAreWrong(t *testing.T) {
+	t.Parallel()
+	s := &stage{way: way{title: "luck"}}
+	s.result.add(judge([]account{{200, 120, []payout{{"a", 80}, {"b", 80}}}}))
+	s.result.add(judge([]account{{100, 20, nil}}))
+	require.Zero(t, s.result.made)
+	require.Equal(t, 2, s.result.wrong)
+	var out bytes.Buffer
+	advise(&out, []*stage{s}, &options{})
+	require.Contains(t, out.String(), "Not to be used for money: luck.\n")
 }
 
 // What is sent before an answer has come belongs to the same round trip.

@@ -93,7 +93,7 @@ func advise(w io.Writer, stages []*stage, o *options) {
 	var lost []string
 	var safe []*stage
 	for _, s := range stages {
-		if s.result.overspends > 0 || s.result.made != 0 {
+		if s.result.overspends > 0 || s.result.wrong > 0 {
 			lost = append(lost, s.way.title)
 		} else {
 			safe = append(safe, s)
