@@ -3,6 +3,7 @@ package problem
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -41,11 +42,18 @@ func (f *Faults) Int(field string, value *int, least, most int) int {
 // Query returns a number of the query, from least to most, or otherwise where
 // the query has none.
 func (f *Faults) Query(c *gin.Context, name string, otherwise, least, most int) int {
-	text, given := c.GetQuery(name)
-	if !given {
+	query, err := url.ParseQuery(c.Request.URL.RawQuery)
+	switch {
+	case err != nil: // what it skips may have been this
+		*f = append(*f, Field{name, "cannot be read in this query"})
+		return 0
+	case len(query[name]) > 1:
+		*f = append(*f, Field{name, "must be given once"})
+		return 0
+	case len(query[name]) == 0:
 		return otherwise
 	}
-	n, err := strconv.Atoi(text)
+	n, err := strconv.Atoi(query.Get(name))
 	if err != nil {
 		return f.Int(name, nil, least, most)
 	}

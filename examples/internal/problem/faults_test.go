@@ -3,6 +3,7 @@ package problem
 import (
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -53,6 +54,16 @@ func TestQuery(t *testing.T) {
 		}
 		require.Empty(t, f, query)
 		require.Equal(t, want, n, query)
+	}
+	// What two readers understand differently, or skip, is not taken for what was not given.
+	for query, reason := range map[string]string{
+		"?n=1&n=2": "must be given once", "?n=%zz": "cannot be read in this query", "?n=5;m=2": "cannot be read in this query", "?%": "cannot be read in this query",
+	} {
+		c, _ := gin.CreateTestContext(httptest.NewRecorder())
+		c.Request = &http.Request{URL: &url.URL{RawQuery: query[1:]}}
+		var f Faults
+		f.Query(c, "n", 50, 1, 9)
+		require.Equal(t, Faults{{"n", reason}}, f, query)
 	}
 }
 
