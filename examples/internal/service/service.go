@@ -23,6 +23,9 @@ const (
 	// WriteLimit is how long a request of the public port may take until its answer is
 	// with the client, who may not read.
 	WriteLimit = 30 * time.Second
+	// HeaderLimit is how many bytes the header of a request may have. net/http takes 4 KiB
+	// more than it is told.
+	HeaderLimit = 16 << 10
 	// AdminLimit is how long those of the admin port have once the stages have stopped.
 	AdminLimit = time.Second
 )
@@ -131,7 +134,7 @@ func (s *Service) public(h http.Handler) *http.Server {
 
 func (s *Service) http(h http.Handler) *http.Server {
 	return &http.Server{
-		Handler: h, MaxHeaderBytes: 16 << 10, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: h, MaxHeaderBytes: HeaderLimit - 4<<10, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelWarn),
 	}
 }
