@@ -76,6 +76,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	f.Refuse(memory && known(f.Arg(0)) && !asksForHelp(f.Arg(1)),
 		f.Arg(0)+" needs -postgres: a ledger in memory is empty. Write the commands on standard input to have one for all of them")
 	f.Refuse(!memory && demo, "demo is in memory: leave out -postgres")
+	f.Refuse(demo && f.NArg() > 1, "demo takes no arguments")
 	return o, f.Err()
 }
 

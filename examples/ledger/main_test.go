@@ -109,6 +109,7 @@ func TestBadCommandLines(t *testing.T) {
 		"balance ada":                     "balance needs -postgres",
 		"fly":                             "unknown command",
 		"-postgres postgres://x demo":     "demo is in memory",
+		"demo -seed 5":                    "demo takes no arguments",
 		"-postgres ://x verify":           "-postgres: ",
 		"-postgres postgres://x:p verify": "-postgres: ",
 	} {
@@ -140,6 +141,8 @@ func TestBadCommands(t *testing.T) {
 		"open -currency NGN -normal credit x --flor=0":  {"--flor=0: flags stand before the arguments"},
 		"open -currency NGN -normal credit x -- -floor": {"--: flags stand before the arguments"},
 		"hold -id 1 -currency NGN -expires x a b 1":     {"-expires"},
+		"hold -id 1 -currency NGN -expires 0s a b 1":    {"-expires", "must be more than 0"},
+		"hold -id 1 -currency NGN -expires -5s a b 1":   {"-expires", "must be more than 0"},
 		"capture -id 1":                                 {"-of is missing"},
 		"capture -id 1 -of 2 bank ada 1":                {"-currency is missing"},
 		"release -id 1 -of 2 -currency NGN":             {"not defined: -currency"},

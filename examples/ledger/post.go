@@ -84,7 +84,13 @@ func (a *app) transaction(f *flag.FlagSet, kind ledger.Kind, done string) func(c
 		f.StringVar(&of, "of", "", "`id` of the hold or transaction that this is about")
 	}
 	if kind == ledger.KindHold {
-		f.DurationVar(&tx.Expires, "expires", 0, "how long it can be captured; default for ever")
+		// 0 is for ever to the ledger: what was calculated to be over would never be.
+		f.Func("expires", "how long it can be captured, a `duration` like 168h; default for ever", func(s string) (err error) {
+			if tx.Expires, err = time.ParseDuration(s); err == nil && tx.Expires <= 0 {
+				err = errors.New("must be more than 0")
+			}
+			return err
+		})
 	}
 	return func(ctx context.Context, args []string) error {
 		if len(args) > 0 && kind == ledger.KindCapture {
