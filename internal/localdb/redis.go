@@ -81,7 +81,7 @@ func (r *Redis) Close(ctx context.Context) error { return r.in.wrap(r.in.close(c
 // argv writes the configuration anew: a file, since only there a value may be several words.
 func (r *Redis) argv() ([]string, error) {
 	var conf strings.Builder
-	fmt.Fprintf(&conf, "port %d\ndir %q\n", r.in.port, r.in.dir)
+	fmt.Fprintf(&conf, "port %d\ndir %s\n", r.in.port, quoted(r.in.dir))
 	for _, name := range slices.Sorted(maps.Keys(r.settings)) {
 		value := r.settings[name]
 		if value == "" {
@@ -91,6 +91,20 @@ func (r *Redis) argv() ([]string, error) {
 	}
 	name, err := r.configure(conf.String())
 	return []string{filepath.Join(r.bin, "redis-server"), name}, err
+}
+
+// quoted returns a text as redis.conf takes it. Go's %q is not that: Redis does not know \u3000, which is a blank of
+// Japanese folder names.
+func quoted(text string) string {
+	var b strings.Builder
+	for _, c := range []byte(text) {
+		if c < ' ' || c > '~' || c == '"' || c == '\\' {
+			fmt.Fprintf(&b, `\x%02x`, c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return `"` + b.String() + `"`
 }
 
 // configure writes a configuration that the server may write too, as a sentinel does.

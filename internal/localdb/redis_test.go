@@ -5,6 +5,7 @@ package localdb_test
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +24,14 @@ func TestRedisDefaults(t *testing.T) {
 		have, err := c.ConfigGet(t.Context(), name).Result()
 		require.NoError(t, err)
 		require.Equal(t, want, have[name], name)
+	}
+}
+
+// A configuration is a file with a grammar of its own. U+3000 is a blank of Japanese names.
+func TestRedisFolderMayHaveAnyName(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"a b", `"a'\\`, "d\u00e9p\u00f4t e\u0301", "\u5e33\u7c3f\u3000\u00a0", "a\tb\nc", "\xff"} {
+		_ = startRedis(t, localdb.Options{Dir: filepath.Join(sharedDir(t), name)})
 	}
 }
 

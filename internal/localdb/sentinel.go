@@ -91,7 +91,7 @@ func (s *RedisSentinel) watch(ctx context.Context, o Options) (*Redis, error) {
 	}
 	r := &Redis{}
 	argv := func() ([]string, error) {
-		conf := fmt.Sprintf("port %d\ndir %q\nbind 127.0.0.1\n", r.in.port, r.in.dir) +
+		conf := fmt.Sprintf("port %d\ndir %s\nbind 127.0.0.1\n", r.in.port, quoted(r.in.dir)) +
 			fmt.Sprintf("sentinel monitor %s 127.0.0.1 %d 1\n", SentinelMaster, s.nodes[0].in.port) +
 			fmt.Sprintf("sentinel down-after-milliseconds %s 2000\nsentinel failover-timeout %s 10000\n", SentinelMaster, SentinelMaster)
 		name, err := r.configure(conf)
