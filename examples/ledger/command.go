@@ -110,7 +110,7 @@ func (m *moment) String() string {
 
 func (m *moment) Set(s string) (err error) {
 	for _, layout := range []string{time.RFC3339Nano, time.DateTime, time.DateOnly} {
-		if m.Time, err = time.ParseInLocation(layout, s, time.UTC); err == nil {
+		if m.Time, err = time.ParseInLocation(layout, s, time.UTC); err == nil && !m.IsZero() { // which would be none
 			return nil
 		}
 	}

@@ -49,8 +49,16 @@ func (a *app) export(f *flag.FlagSet) func(context.Context, []string) error {
 	}
 }
 
-// writeFile writes a whole file or none: what was at path stays until then.
+// writeFile writes a whole file or none: what was at path stays until then. To a device
+// or a pipe it just writes.
 func writeFile(path string, write func(io.Writer) error) error {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		return errors.Join(write(f), f.Close())
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".ledger-*")
 	if err != nil {
 		return err

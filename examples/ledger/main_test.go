@@ -97,6 +97,18 @@ verify
 	require.Empty(t, left)
 }
 
+// Root may put a file in the place of /dev/null, for all programs of the machine.
+func TestADeviceIsWrittenToAndNotReplaced(t *testing.T) {
+	t.Parallel()
+	null := filepath.Join(t.TempDir(), "null")
+	require.NoError(t, os.Symlink(os.DevNull, null))
+	_, _, err := start(t.Context(), "open -currency NGN -normal debit bank\nexport -format csv -o "+null+" bank\nstatement -html "+null+" bank\n")
+	require.NoError(t, err)
+	info, err := os.Stat(null)
+	require.NoError(t, err)
+	require.False(t, info.Mode().IsRegular())
+}
+
 func TestBadCommandLines(t *testing.T) {
 	t.Parallel()
 	for line, want := range map[string]string{
@@ -141,6 +153,7 @@ func TestBadCommands(t *testing.T) {
 		"open -currency NGN -normal credit x --flor=0":  {"--flor=0: flags stand before the arguments"},
 		"open -currency NGN -normal credit x -- -floor": {"--: flags stand before the arguments"},
 		"hold -id 1 -currency NGN -expires x a b 1":     {"-expires"},
+		"balance -at 0001-01-01 bank":                   {"-at"},
 		"hold -id 1 -currency NGN -expires 0s a b 1":    {"-expires", "must be more than 0"},
 		"hold -id 1 -currency NGN -expires -5s a b 1":   {"-expires", "must be more than 0"},
 		"capture -id 1":                                 {"-of is missing"},
