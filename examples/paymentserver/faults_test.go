@@ -437,6 +437,15 @@ func TestRedisWithoutAFile(t *testing.T) {
 	require.Zero(t, b.answers["202"])
 	ready := "http://" + p.addr + "/readyz"
 	require.NoError(t, wantStatus(t.Context(), b, ready, http.StatusOK))
+	require.NoError(t, rdb.Kill())
+	var health struct {
+		Status string
+		Stores map[string]string
+	}
+	require.NoError(t, b.get(t.Context(), p.addr, "health", &health))
+	require.Equal(t, "degraded", health.Status)
+	require.Equal(t, map[string]string{"postgres": "up", "redis": "down"}, health.Stores)
+	require.NoError(t, rdb.Start(t.Context()))
 	require.NoError(t, db.Stop(t.Context()))
 	require.NoError(t, wantStatus(t.Context(), b, ready, http.StatusServiceUnavailable), "a balancer sends payments to where they are taken")
 }
