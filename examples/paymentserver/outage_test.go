@@ -155,6 +155,24 @@ func TestAPaymentThatIsRejectedIsTold(t *testing.T) {
 	}
 }
 
+// ahead is a store of a payment that was taken by a server whose clock is ahead.
+type ahead struct{ store }
+
+func (ahead) post(context.Context, []string) ([]payment, error) {
+	now := time.Now()
+	return []payment{{State: statePosted, AcceptedAt: now.Add(time.Hour), PostedAt: now}}, nil
+}
+
+// A sum of delays that falls is a counter that was reset, to Prometheus.
+func TestADelayIsNotNegative(t *testing.T) {
+	t.Parallel()
+	s := newMemoryServer(t)
+	s.store = ahead{s.store}
+	_, err := s.post(t.Context(), []string{"A"})
+	require.NoError(t, err)
+	require.Contains(t, s.metrics(t), "\npaymentserver_posting_delay_seconds_sum 0\n")
+}
+
 // stuckStore and stuckCache hang until their caller has had enough.
 type stuckStore struct{ store }
 

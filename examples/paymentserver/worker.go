@@ -48,7 +48,7 @@ func (a *accepter) post(ctx context.Context, references []string) (int, error) {
 	}
 	for _, p := range posted {
 		a.m.posted.WithLabelValues(p.State).Inc()
-		a.m.postingDelay.Observe(p.PostedAt.Sub(p.AcceptedAt).Seconds())
+		a.m.postingDelay.Observe(max(0, p.PostedAt.Sub(p.AcceptedAt).Seconds())) // two clocks, of one that was spilled
 		if p.State == stateRejected {
 			a.log.Error("a payment was rejected by the ledger", slog.String("reference", p.Reference), slog.String("reason", p.Reason))
 		}
