@@ -177,7 +177,7 @@ func (a *accepter) record(ctx context.Context, requests []*request, acknowledged
 func (a *accepter) divert(ctx context.Context, requests []*request, cause error) ([]acceptance, error) {
 	accepted := make([]acceptance, len(requests))
 	var bodies [][]byte
-	now := time.Now().UTC()
+	now := time.Now().UTC().Truncate(time.Microsecond) // which is what PostgreSQL keeps
 	for i, r := range requests {
 		if r.cached.Outcome == idempotency.Mismatch { // to what was taken, or to what was refused
 			accepted[i].err = errUnavailable

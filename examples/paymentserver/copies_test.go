@@ -236,6 +236,7 @@ func TestOtherContentIsNotSpilled(t *testing.T) {
 	require.Equal(t, "R", kept.Reference)
 	require.Equal(t, "10", kept.Amount.String())
 	require.True(t, kept.AcceptedAt.Equal(first.AcceptedAt) && !first.AcceptedAt.IsZero())
+	require.Equal(t, first.AcceptedAt.Truncate(time.Microsecond), first.AcceptedAt, "a look-up in PostgreSQL tells the same time")
 	told, err := s.queue.Stats(ctx)
 	require.NoError(t, err)
 	require.Zero(t, told)
