@@ -312,6 +312,43 @@ func TestTheSweepWithoutAQueueIsForAll(t *testing.T) {
 	})
 }
 
+// slow is a store that posts a hundred payments a second.
+type slow struct {
+	store
+
+	left atomic.Int64
+}
+
+func (s *slow) received(_ context.Context, _ time.Duration, limit int) ([]string, error) {
+	return make([]string, min(int(s.left.Load()), limit)), nil
+}
+
+func (s *slow) post(ctx context.Context, references []string) ([]payment, error) {
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(time.Duration(len(references)) * 10 * time.Millisecond):
+	}
+	s.left.Add(-int64(len(references)))
+	return make([]payment, len(references)), nil
+}
+
+// A commit of more payments than can be posted in its time fails, and so does the same
+// one a second later, for ever.
+func TestASweepThatIsTooSlowTakesLess(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newMemoryServer(t)
+		store := &slow{store: s.store}
+		store.left.Store(3000)
+		s.queue, s.store = nil, store
+		ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+		defer stop()
+		require.NoError(t, s.sweep(ctx))
+		require.Zero(t, store.left.Load())
+	})
+}
+
 // sweeps runs the sweep, and returns what tells the age that it has last asked for when
 // something is done; -1 for none.
 func (s *server) sweeps(t *testing.T) func(do func()) time.Duration {

@@ -59,7 +59,7 @@ func (a *accepter) post(ctx context.Context, references []string) (int, error) {
 // sweep posts what no message tells of. Without Redis that is everything, and it
 // goes on as fast as there is work.
 func (a *accepter) sweep(ctx context.Context) error {
-	for pause := time.Duration(0); ; {
+	for pause, limit := time.Duration(0), 5*batchSize; ; {
 		age := sweepAge
 		select {
 		case <-ctx.Done():
@@ -75,22 +75,24 @@ func (a *accepter) sweep(ctx context.Context) error {
 		if a.queue == nil || !a.redis.Closed() {
 			age, pause = 0, 10*time.Millisecond
 		}
-		n, err := a.sweepOnce(ctx, age)
+		n, err := a.sweepOnce(ctx, age, limit)
 		switch {
 		case err != nil:
-			pause = time.Second
+			pause, limit = time.Second, batchSize // what was too much for its time would be so for ever
 			if ctx.Err() == nil && a.db.Closed() {
 				a.log.Warn("sweep failed", slog.Any("error", err))
 			}
 		case n > 0:
 			pause = 0
+		default:
+			limit = 5 * batchSize
 		}
 	}
 }
 
-func (a *accepter) sweepOnce(ctx context.Context, age time.Duration) (int, error) {
+func (a *accepter) sweepOnce(ctx context.Context, age time.Duration, limit int) (int, error) {
 	references, err := breaker.Call(ctx, a.db, func(ctx context.Context) ([]string, error) {
-		return a.store.received(ctx, age, 5*batchSize)
+		return a.store.received(ctx, age, limit)
 	})
 	if err != nil || len(references) == 0 {
 		return 0, err
