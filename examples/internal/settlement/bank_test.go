@@ -122,6 +122,18 @@ func TestABookWithALineThatLacksItsEnd(t *testing.T) {
 	}
 }
 
+// A bank whose book cannot be read does not know what it has paid, and says nothing.
+func TestABookThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	bank := &settlement.FakeBank{Book: t.TempDir()}
+	_, err := bank.Find(t.Context(), "s1/pay")
+	require.Error(t, err)
+	_, err = bank.Pay(t.Context(), "s1/pay", hundred)
+	require.Error(t, err)
+	_, times := bank.Paid()
+	require.Zero(t, times)
+}
+
 // A bank that has paid does not say no afterwards: the hold would be released.
 func TestABankDeclinesNothingThatItHasPaid(t *testing.T) {
 	t.Parallel()
