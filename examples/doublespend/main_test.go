@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -161,6 +162,44 @@ func TestBooksThatAreWrongByTheSameAreWrong(t *testing.T) {
 	var out bytes.Buffer
 	advise(&out, []*stage{s}, &options{})
 	require.Contains(t, out.String(), "Not to be used for money: luck.\n")
+}
+
+// kept are books that are what they are.
+type kept []account
+
+func (kept) open(context.Context, []string, int64) error         { return nil }
+func (k kept) read(context.Context, []string) ([]account, error) { return k, nil }
+
+// says answers every payment alike.
+type says verdict
+
+func (s says) pay(context.Context, payment) (verdict, error) { return verdict(s), nil }
+
+// An account that cannot be looked at, and a repeat that gets another answer, are not
+// what no fault was found in.
+func TestWhatIsNotSeenIsNotCalledSafe(t *testing.T) {
+	t.Parallel()
+	s := &stage{books: kept{{opening: 100, balance: 100}}}
+	_, err := s.audit(t.Context(), []string{"a", "b"})
+	require.ErrorContains(t, err, "1 of 2 accounts")
+	both := servers{{payer: says(paid)}, {payer: says(declined)}}
+	require.ErrorContains(t, s.round(t.Context(), both, payment{}, payment{}), `one request was answered "paid" and "declined"`)
+	s.way.unsafe = "it says so"
+	require.NoError(t, s.round(t.Context(), both, payment{}, payment{}))
+}
+
+// What a balance says that its entries do not is no payment that was seen.
+func TestALedgerThatDoesNotAddUpIsTold(t *testing.T) {
+	t.Parallel()
+	events, _ := wayNamed("events")
+	s := testStage(t, events)
+	require.NoError(t, s.books.open(t.Context(), []string{"a"}, funds))
+	_, err := s.audit(t.Context(), []string{"a"})
+	require.NoError(t, err)
+	_, err = s.pool.Exec(t.Context(), `UPDATE ledger_accounts SET credits = credits + 1 WHERE id = 'a'`)
+	require.NoError(t, err)
+	_, err = s.audit(t.Context(), []string{"a"})
+	require.ErrorContains(t, err, "does not add up")
 }
 
 // What is sent before an answer has come belongs to the same round trip.
