@@ -55,6 +55,11 @@ func TestQuery(t *testing.T) {
 		require.Empty(t, f, query)
 		require.Equal(t, want, n, query)
 	}
+	c, _ := gin.CreateTestContext(httptest.NewRecorder())
+	c.Request = httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/?n=x", nil)
+	var f Faults
+	f.Query(c, "n", 50, 0, 9)
+	require.Len(t, f, 1, "what is no number is not 0")
 	// What two readers understand differently, or skip, is not taken for what was not given.
 	for query, reason := range map[string]string{
 		"?n=1&n=2": "must be given once", "?n=%zz": "cannot be read in this query", "?n=5;m=2": "cannot be read in this query", "?%": "cannot be read in this query",
