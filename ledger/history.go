@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"math/bits"
 	"time"
 
 	"github.com/shopspring/decimal"
@@ -25,7 +26,8 @@ type PastBalance struct {
 //
 // The answer for a moment that has only just passed may still change: a batch
 // reads the clock before it is committed. Where the store's clock was set back,
-// the answer is the balance at one of the moments that had this time.
+// the answer is the balance at one of the moments that had this time, the same
+// whatever is posted after t.
 //
 // Cost: 2 round trips for a t after the last entry, else about log₂ of the
 // account's version (20 for a million entries), each of one entry.
@@ -50,22 +52,42 @@ func (l *Ledger) BalanceAt(ctx context.Context, account AccountID, t time.Time) 
 
 // lastAt finds the last entry at t or before; the zero Recorded stands for none.
 func (l *Ledger) lastAt(ctx context.Context, s *State, t time.Time) (Recorded, error) {
-	var last Recorded
-	// Entries up to low are known to be at t or before, those from high on to be
-	// after it. What is posted while this runs is at high or above.
-	low, high := int64(0), s.Version+1
-	for probe := s.Version; low+1 < high; probe = low + (high-low)/2 {
-		page, err := l.store.Lines(ctx, s.ID, probe-1, 1)
+	look := func(version int64) (Recorded, error) {
+		page, err := l.store.Lines(ctx, s.ID, version-1, 1)
+		if err == nil && (len(page) == 0 || page[0].Version != version) {
+			err = &HistoryError{Account: s.ID, Version: version, Reason: "is missing"}
+		}
 		if err != nil {
 			return Recorded{}, err
 		}
-		if len(page) == 0 || page[0].Version != probe {
-			return Recorded{}, &HistoryError{Account: s.ID, Version: probe, Reason: "is missing"}
+		return page[0], nil
+	}
+	if s.Version == 0 {
+		return Recorded{}, nil
+	}
+	if newest, err := look(s.Version); err != nil || !newest.At.After(t) {
+		return newest, err
+	}
+	// The version is put together bit by bit from the highest. Halves would do as well,
+	// but where they lie goes by how many entries there are by now:
+	//
+	//	the clock was set back, so that there were two moments of this time;
+	//	one is found, and is where a statement ends;
+	//	more is posted, the other one is found, and is where the next statement begins.
+	//
+	// This way entries after t change nothing.
+	var last Recorded
+	for bit := int64(1) << (bits.Len64(uint64(s.Version)) - 1); bit > 0; bit /= 2 {
+		probe := last.Version + bit
+		if probe >= s.Version { // that one is after t
+			continue
 		}
-		if page[0].At.After(t) {
-			high = probe
-		} else {
-			low, last = probe, page[0]
+		r, err := look(probe)
+		if err != nil {
+			return Recorded{}, err
+		}
+		if !r.At.After(t) {
+			last = r
 		}
 	}
 	return last, nil

@@ -8,6 +8,9 @@
 //
 //   - Opening balance, entries and closing balance add up: each entry follows
 //     from the one before, else Read returns a [*ledger.HistoryError].
+//   - A period begins with the balance that the one before it has ended with, and each
+//     entry is in one of them. Where the store's clock was set back over the moment
+//     between the two, an entry may be in the one that its time is not of.
 //   - The page needs nothing else: no script, font, image or style from elsewhere,
 //     and its own policy forbids any. Ids are text in it, whatever they hold.
 //   - The chart shows every extreme: where there are more entries than it has

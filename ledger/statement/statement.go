@@ -3,6 +3,7 @@ package statement
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/shopspring/decimal"
@@ -32,8 +33,8 @@ type Options struct {
 
 // Read reads an account's statement. An unknown account is an
 // [*ledger.UnknownAccountError], a To that is not after From an
-// [*ledger.InputError]. Cost: the round trips of [ledger.Ledger.BalanceAt], one
-// where the period has no beginning, and those of [ledger.Ledger.Entries].
+// [*ledger.InputError]. Cost: the round trips of [ledger.Ledger.BalanceAt] for each
+// end of the period, one where it has no beginning, and those of [ledger.Ledger.Entries].
 func Read(ctx context.Context, l *ledger.Ledger, account ledger.AccountID, o *Options) (*Statement, error) {
 	if o == nil {
 		o = &Options{}
@@ -48,9 +49,17 @@ func Read(ctx context.Context, l *ledger.Ledger, account ledger.AccountID, o *Op
 	s := &Statement{
 		Account: account, Currency: opening.Currency, Normal: opening.Normal, From: o.From, To: o.To, Opening: opening.Posted,
 	}
+	last := int64(math.MaxInt64)
+	if !o.To.IsZero() { // found as the next statement finds its beginning, not by the first entry of a later time
+		then, err := l.BalanceAt(ctx, account, o.To.Add(-1))
+		if err != nil {
+			return nil, fmt.Errorf("statement: %w", err)
+		}
+		last = then.Version
+	}
 	b := opening
 	for e, err := range l.Entries(ctx, account, opening.Version) {
-		if err == nil && !o.To.IsZero() && !e.At.Before(o.To) {
+		if err == nil && e.Version > last {
 			break
 		}
 		if err == nil {

@@ -92,6 +92,41 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// A clock that is set back over midnight: what is in neither day's statement, or in both, is money that nobody can account for.
+func TestDaysMeetWhereTheClockWasSetBack(t *testing.T) {
+	t.Parallel()
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	midnight := start.Add(time.Hour)
+	for range 100 {
+		now := start
+		l, err := ledger.New(ledger.NewMemory(&ledger.MemoryOptions{Now: func() time.Time { return now }}), nil)
+		require.NoError(t, err)
+		require.NoError(t, l.Open(t.Context(),
+			ledger.Account{ID: "bank", Currency: "NGN", Normal: ledger.Debit}, ledger.Account{ID: "ada", Currency: "NGN", Normal: ledger.Credit}))
+		n := 0
+		post := func(at time.Time) {
+			now = at
+			pay(t, l, fmt.Sprint(n), "ada", 100)
+			n++
+		}
+		for range r.IntN(20) {
+			post(midnight.Add(time.Duration(r.IntN(60)-30) * time.Second))
+		}
+		post(midnight.Add(time.Minute))
+		first, err := statement.Read(t.Context(), l, "ada", &statement.Options{To: midnight})
+		require.NoError(t, err)
+		for range r.IntN(20) {
+			post(midnight.Add(time.Hour))
+		}
+		second, err := statement.Read(t.Context(), l, "ada", &statement.Options{From: midnight, To: midnight.AddDate(0, 0, 1)})
+		require.NoError(t, err)
+		require.Equal(t, first.Closing.String(), second.Opening.String())
+		require.Len(t, append(first.Entries, second.Entries...), n)
+	}
+}
+
 func TestReadErrors(t *testing.T) {
 	t.Parallel()
 	l := newLedger(t, time.Hour)
