@@ -38,6 +38,7 @@ func WriteCSV(w io.Writer, txs iter.Seq2[Transaction, error], o *CSVOptions) err
 	}
 	for tx, err := range txs {
 		if err != nil {
+			c.Flush() // the error that came first counts
 			return err
 		}
 		at := tx.At.UTC().Format(time.RFC3339Nano)

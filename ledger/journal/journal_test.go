@@ -6,6 +6,7 @@ import (
 	"encoding/csv"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"iter"
 	"os"
@@ -210,6 +211,30 @@ func TestADiskThatIsFullIsToldOf(t *testing.T) {
 	t.Parallel()
 	for name, f := range formats {
 		require.ErrorIs(t, f.write(full{}, one(journal.Transaction{ID: "small"})), errFull, name)
+	}
+}
+
+// A buffer that is full is written wherever a line stands.
+func TestAReadThatFailsLeavesWholeTransactions(t *testing.T) {
+	t.Parallel()
+	const n = 1000
+	whole := func(yield func(journal.Transaction, error) bool) {
+		for i := range n {
+			if !yield(journal.Transaction{ID: ledger.TransactionID(fmt.Sprintf("%08d", i)), Postings: []journal.Posting{{
+				Debit: journal.Account{ID: "a"}, Credit: journal.Account{ID: "b"}, Amount: decimal.New(5, 0), Currency: "JPY",
+			}}}, nil) {
+				return
+			}
+		}
+	}
+	for name, f := range formats {
+		var want, have bytes.Buffer
+		require.NoError(t, f.write(&want, whole), name)
+		require.ErrorIs(t, f.write(&have, func(yield func(journal.Transaction, error) bool) {
+			whole(yield)
+			yield(journal.Transaction{}, errFull)
+		}), errFull, name)
+		require.Equal(t, want.Len(), have.Len(), name)
 	}
 }
 
