@@ -290,6 +290,25 @@ IF current_setting('transaction_isolation') <> 'read committed' THEN RAISE EXCEP
 	}
 }
 
+// Two servers start at once and open the same accounts. In a transaction with a single snapshot the second could not see what it waited for.
+func TestOpenAtOnceWhereTheDefaultIsASnapshot(t *testing.T) {
+	t.Parallel()
+	url := testdb.PostgresURL(t)
+	f := openOn(t, newPool(t, url, func(*pgxpool.Config) {}))
+	strict := newPool(t, url, func(c *pgxpool.Config) {
+		c.ConnConfig.RuntimeParams["default_transaction_isolation"] = "repeatable read"
+	})
+	account := ledger.Account{ID: "c", Currency: "NGN", Normal: ledger.Debit}
+	tx := begin(t, f, pgx.TxOptions{})
+	require.NoError(t, on(t, tx).Open(t.Context(), account))
+	second := on(t, strict)
+	opened := make(chan error, 1)
+	go func() { opened <- second.Open(t.Context(), account) }()
+	waitForLock(t, f.pool, 1)
+	require.NoError(t, tx.Commit(t.Context()))
+	require.NoError(t, <-opened)
+}
+
 func TestMissingTables(t *testing.T) {
 	t.Parallel()
 	pool := testdb.Postgres(t)

@@ -27,7 +27,7 @@ func (s *Store) Open(ctx context.Context, accounts []ledger.State) error {
 	if err := s.idle(); err != nil {
 		return fmt.Errorf("pgledger: open: %w", err)
 	}
-	tx, err := s.db.Begin(ctx)
+	tx, err := s.beginOpen(ctx)
 	if err != nil {
 		return fmt.Errorf("pgledger: open: begin: %w", err)
 	}
@@ -55,6 +55,18 @@ func (s *Store) Open(ctx context.Context, accounts []ledger.State) error {
 		return fmt.Errorf("pgledger: open: commit: %w", err)
 	}
 	return nil
+}
+
+// beginOpen begins a transaction, READ COMMITTED whatever the default: who waited for
+// another that opens the same accounts must see them. In the caller's it is a savepoint.
+func (s *Store) beginOpen(ctx context.Context) (pgx.Tx, error) {
+	db, ok := s.db.(interface {
+		BeginTx(ctx context.Context, o pgx.TxOptions) (pgx.Tx, error)
+	})
+	if !ok {
+		return s.db.Begin(ctx)
+	}
+	return db.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 }
 
 // States is [ledger.Store.States]: one round trip.
