@@ -271,7 +271,7 @@ func (r *Recorded) entry(account AccountID, scale uint8) Entry {
 // are numbered 1 to its version; and where the store is a [Sealer], that nothing
 // which was sealed has been changed, added or removed since. It reads every entry,
 // as of one moment, and what is sealed, side by side where the store has a method
-// Concurrent() bool that says so, without holding up those who post.
+// Concurrent() bool that says so, without holding up those who post, but in memory.
 // Contradictions are in the report, not in the error.
 func (l *Ledger) Verify(ctx context.Context) (Report, error) {
 	var r Report

@@ -54,7 +54,10 @@ func NewMemory(o *MemoryOptions) *Memory {
 }
 
 // Open is [Store.Open].
-func (m *Memory) Open(_ context.Context, accounts []State) error {
+func (m *Memory) Open(ctx context.Context, accounts []State) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	fresh := map[AccountID]State{}
@@ -154,7 +157,10 @@ func (m *Memory) record(d *Draft, v Verdict, posting int, lines []Line, now time
 }
 
 // ExpiredHolds is [Expirer.ExpiredHolds]. Cost: O(open holds that can expire).
-func (m *Memory) ExpiredHolds(_ context.Context, limit int) ([]TransactionID, error) {
+func (m *Memory) ExpiredHolds(ctx context.Context, limit int) ([]TransactionID, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.now()
@@ -240,7 +246,7 @@ func (m *Memory) Lines(ctx context.Context, account AccountID, after int64, limi
 	return append([]Recorded(nil), page[:min(limit, len(page))]...), nil
 }
 
-// Verify is [Store.Verify].
+// Verify is [Store.Verify]. Who posts waits for it.
 func (m *Memory) Verify(ctx context.Context) (Report, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
