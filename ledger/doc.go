@@ -21,7 +21,7 @@
 //     their sum: [Ledger.Verify] proves both.
 //
 // [Ledger.Seal] adds a hash chain, apart from posting: whoever keeps a seal's hash
-// elsewhere can tell whether anything before it was changed.
+// elsewhere can tell whether a transaction before it was changed.
 //
 // Verdicts that depend on the ledger's state are permanent. A transaction that
 // is malformed in itself (no postings, an amount of 0, too many decimals) gets

@@ -10,8 +10,9 @@ import (
 // Seal is a link of the hash chain over all that was ever decided. Its Hash is
 // over the seal before it and every transaction since then, with its postings
 // and holds: whoever keeps one Hash elsewhere (prints it, sends it to an
-// auditor) can tell later whether anything before it was changed. [Ledger.Verify]
-// looks at all of them.
+// auditor) can tell later whether any of that was changed. What an account is called,
+// its currency, decimal places, side and floor are not in it. [Ledger.Verify] looks at
+// all seals.
 type Seal struct {
 	Number       int64 // 1 for the first; 0 where there is none yet
 	Transactions int64 // in this seal

@@ -29,7 +29,7 @@ const (
 //	when all ids below X are done, everything up to H that ever will be is there.
 //
 // That takes no lock and holds up nobody. It waits for the longest transaction
-// that writes anything in this database.
+// that writes anything on this server: a snapshot counts those of its other databases.
 const (
 	horizonSQL = `SELECT CASE WHEN is_called THEN last_value + 8191 ELSE 0 END FROM {sequence}`
 	nextIDSQL  = `SELECT pg_current_xact_id()::text::bigint` // a snapshot's xmax will not do: it ends at the last that is done
@@ -70,7 +70,7 @@ WHERE t.seq > $1 AND t.seq <= $2 ORDER BY t.seq`
 var errOwnTransaction = errors.New("pgledger: seal: not within a transaction")
 
 // Seal is [ledger.Sealer.Seal]: it waits until everybody who has begun to write
-// anything in this database is done, then reads what is not sealed yet, in transactions
+// anything on this server, in another database too, is done, then reads what is not sealed yet, in transactions
 // of its own. A store over a transaction cannot seal.
 func (s *Store) Seal(ctx context.Context) (ledger.Seal, error) {
 	if _, callers := s.db.(pgx.Tx); callers || s.idle() != nil {
