@@ -43,10 +43,10 @@ WITH entries AS (
         UNION ALL SELECT h.credit_no, 0, h.amount, h.transaction_id FROM {holds} h
     ) h JOIN {transactions} t ON t.id = h.transaction_id AND t.verdict = 0 AND t.closed_by IS NULL GROUP BY no
 ), strays AS (
-    SELECT p.debit_no, p.transaction_id, t.id AS transaction, d.id, d.currency, c.currency AS other
+    SELECT p.debit_no, p.transaction_id, t.id AS transaction, d.id, d.currency, c.currency AS other, d.scale <> c.scale AS rescaled
     FROM {postings} p FULL JOIN (SELECT seq, id FROM {transactions} WHERE verdict = 0 AND kind IN (0, 2, 4)) t ON t.seq = p.seq
     LEFT JOIN {accounts} d ON d.no = p.debit_no LEFT JOIN {accounts} c ON c.no = p.credit_no
-    WHERE p.transaction_id IS DISTINCT FROM t.id OR d.currency <> c.currency
+    WHERE p.transaction_id IS DISTINCT FROM t.id OR d.currency <> c.currency OR d.scale <> c.scale
 ), closings AS MATERIALIZED (
     SELECT id, closed_by, CASE verdict WHEN 0 THEN target END AS target FROM {transactions} WHERE closed_by IS NOT NULL OR target IS NOT NULL
 ), breaks AS (
@@ -64,6 +64,8 @@ WITH entries AS (
               FROM strays WHERE id IS NOT NULL AND transaction_id IS DISTINCT FROM transaction GROUP BY id, currency
     UNION ALL SELECT id, currency, 0, 'postings with an account in ' || other, count(*), 0
               FROM strays WHERE currency <> other GROUP BY id, currency, other
+    UNION ALL SELECT id, currency, 0, 'postings with an account of other decimal places', count(*), 0
+              FROM strays WHERE rescaled GROUP BY id, currency
     UNION ALL SELECT '', '', 0, 'postings of transaction ' || transaction, 0, 1 FROM strays WHERE debit_no IS NULL
     UNION ALL SELECT '', '', 0, coalesce('transactions that close ' || t.id, 'transactions closed by ' || c.id), 0, 1
               FROM (SELECT id, closed_by FROM closings WHERE closed_by IS NOT NULL) t
@@ -73,8 +75,9 @@ WITH entries AS (
               FROM {holds} h LEFT JOIN {transactions} t ON t.id = h.transaction_id AND t.kind = 1 WHERE t.id IS NULL GROUP BY h.transaction_id
     UNION ALL SELECT '', '', 0, 'amounts held by ' || t.id, 0, 1
               FROM {transactions} t WHERE t.kind = 1 AND t.verdict = 0 AND NOT EXISTS (SELECT FROM {holds} h WHERE h.transaction_id = t.id)
-    UNION ALL SELECT '', currency, max(scale), 'sum', sum(debits), sum(credits)
-              FROM checked GROUP BY currency HAVING sum(debits) <> sum(credits)
+    UNION ALL SELECT '', currency, 30, 'sum', sum(debits * unit), sum(credits * unit) -- in what every currency has units of
+              FROM (SELECT currency, debits, credits, ('1e' || 30 - scale)::numeric AS unit FROM checked) c
+              GROUP BY currency HAVING sum(debits * unit) <> sum(credits * unit)
 )
 (SELECT id, currency, scale::int, what, have::text, want::text, 0::bigint, 0::bigint, 0::bigint FROM breaks ORDER BY id, what COLLATE "C" LIMIT $1)
 UNION ALL

@@ -134,6 +134,15 @@ var tamperings = map[string]struct {
 			`NGN postings with an account in USD of account "bank": 1, should be 0`,
 		},
 	},
+	"decimal places": {
+		[]string{`UPDATE ledger_accounts SET scale = 0 WHERE id = 'b'`},
+		[]string{
+			"NGN sum: 121, should be 1111",
+			`NGN postings with an account of other decimal places of account "a": 1, should be 0`,
+			`NGN postings with an account of other decimal places of account "b": 1, should be 0`,
+			`NGN postings with an account of other decimal places of account "bank": 1, should be 0`,
+		},
+	},
 	"a posting is given to another transaction": {
 		[]string{`UPDATE ledger_postings SET transaction_id = '1'` + ofThird},
 		[]string{`NGN postings without a transaction of account "a": 1, should be 0`},
