@@ -207,6 +207,15 @@ func testReverse(t *testing.T, f *fixture) {
 	f.want(t, ledger.Posted, of(ledger.KindReverse, "refund", "c"))
 	f.has(t, wallet(4), "0", "0", 2)
 	f.has(t, wallet(0), "50", "50", 9)
+
+	// A capture of all names no posting, and has made some.
+	f.want(t, ledger.Posted, hold("all", ngn(wallet(0), wallet(5), "50")), of(ledger.KindCapture, "capture all", "all"))
+	f.want(t, ledger.Posted, of(ledger.KindReverse, "refund all", "capture all"))
+	f.has(t, wallet(5), "0", "0", 2)
+	f.want(t, ledger.Posted, hold("all 2", ngn(wallet(0), wallet(5), "50")),
+		of(ledger.KindCapture, "capture all 2", "all 2"), of(ledger.KindReverse, "refund all 2", "capture all 2"))
+	f.has(t, wallet(5), "0", "0", 4)
+	f.has(t, wallet(0), "50", "50", 13)
 	f.verify(t)
 }
 
