@@ -215,7 +215,53 @@ func TestPageOfAPeriodWithoutEntries(t *testing.T) {
 		require.NotContains(t, page, "<svg")
 		page = render(t, l, account, &statement.Options{From: later, To: later.Add(36 * time.Hour)}, nil)
 		require.Contains(t, page, "Entries from 1 March 2026 until 2 March 2026 12:00:00;")
+		page = render(t, l, account, &statement.Options{From: later, To: later.AddDate(0, 0, 1).Add(1)}, nil)
+		require.Contains(t, page, "Entries from 1 March 2026 until 2 March 2026 00:00:00.000000001;")
 	}
+	page := render(t, l, "new", &statement.Options{To: later}, nil)
+	require.Contains(t, page, "Entries to the end of 28 February 2026;")
+	require.NotContains(t, page, "<svg")
+}
+
+// chartLine is the path of the balance.
+func chartLine(page string) string {
+	return regexp.MustCompile(`<path class="line" d="([^"]+)"`).FindStringSubmatch(page)[1]
+}
+
+// An entry may be in the period beside that of its time.
+func TestChartOfAPeriodOverWhichTheClockWasSetBack(t *testing.T) {
+	t.Parallel()
+	day := start.AddDate(0, 0, 1)
+	s := &statement.Statement{Account: "ada", Currency: "JPY", Normal: ledger.Credit, From: start, To: day, Closing: decimal.New(2, 0)}
+	for i, at := range []time.Time{start.Add(-time.Hour), day.Add(time.Hour)} {
+		s.Entries = append(s.Entries, ledger.Entry{Account: "ada", Version: int64(i + 1), Side: ledger.Credit, Balance: decimal.New(int64(i+1), 0), At: at})
+	}
+	var b bytes.Buffer
+	require.NoError(t, statement.WriteHTML(&b, s, nil))
+	require.Equal(t, "M0 252H0V135H900V18H900", chartLine(b.String()))
+}
+
+// All at one moment stand side by side, by their order.
+func TestChartOfOneMoment(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t, 0, "ada")
+	for _, id := range []string{"1", "2", "3"} {
+		pay(t, l, id, "ada", 100)
+	}
+	line := chartLine(render(t, l, "ada", nil, nil))
+	require.Regexp(t, `^M0 252H224V[0-9.]+H450V[0-9.]+H674V[0-9.]+H900$`, line)
+}
+
+// No mark is at a part of what the currency has.
+func TestChartHasNoMarkBelowTheMinorUnit(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t, time.Hour, "ada")
+	pay(t, l, "1", "ada", 1)
+	var marks []string
+	for _, m := range regexp.MustCompile(`<text class="label" x="4" [^>]*>([^<]+)<`).FindAllStringSubmatch(render(t, l, "ada", nil, nil), -1) {
+		marks = append(marks, m[1])
+	}
+	require.Equal(t, []string{"0.00", "0.01"}, marks)
 }
 
 func TestIDsAreTextInThePage(t *testing.T) {
