@@ -252,6 +252,24 @@ func TestChartOfOneMoment(t *testing.T) {
 	require.Regexp(t, `^M0 252H224V[0-9.]+H450V[0-9.]+H674V[0-9.]+H900$`, line)
 }
 
+// Marks are where quarters and even years begin, wherever the period does.
+func TestChartIsMarkedAtRoundTimes(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t, time.Hour, "ada")
+	from := time.Date(2021, 2, 10, 0, 0, 0, 0, time.UTC)
+	for to, want := range map[time.Time][]string{
+		from.AddDate(1, 6, 0): {"Apr 2021", "Jul 2021", "Oct 2021", "Jan 2022", "Apr 2022", "Jul 2022"},
+		from.AddDate(8, 0, 0): {"2022", "2024", "2026", "2028"},
+	} {
+		var marks []string
+		page := render(t, l, "ada", &statement.Options{From: from, To: to}, nil)
+		for _, m := range regexp.MustCompile(`text-anchor="[a-z]+">([^<]+)<`).FindAllStringSubmatch(page, -1) {
+			marks = append(marks, m[1])
+		}
+		require.Equal(t, want, marks)
+	}
+}
+
 // No mark is at a part of what the currency has.
 func TestChartHasNoMarkBelowTheMinorUnit(t *testing.T) {
 	t.Parallel()
