@@ -255,6 +255,18 @@ func TestReadBeginsWithTheEarliest(t *testing.T) {
 	require.Equal(t, []string{"2", "1", "0"}, ids)
 }
 
+// An account that is open and has no entry yet is in nobody's way.
+func TestReadOfAnAccountWithoutEntries(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	for _, id := range []ledger.AccountID{"a", "b", "idle"} {
+		require.NoError(t, l.Open(t.Context(), ledger.Account{ID: id, Currency: "NGN", Normal: ledger.Debit}))
+	}
+	post(t, l, ledger.Transaction{ID: "1", Postings: []ledger.Posting{move("a", "b", "1", "NGN")}})
+	require.Len(t, expect(t, l, "idle", "a"), 2)
+	require.Empty(t, expect(t, l, "idle"))
+}
+
 // Postings that arrive while a journal is read would tear a transaction apart.
 func TestReadIsOfOneMoment(t *testing.T) {
 	t.Parallel()
