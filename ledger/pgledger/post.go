@@ -286,7 +286,7 @@ func (p *posting) decide() *writes {
 		o.At = p.at
 		w.add(d, p.seq+int64(i), o, lines, p.numbers)
 		if _, wanted := p.targets[d.ID]; wanted && v == ledger.Posted { // by a later one of this batch
-			p.targets[d.ID] = asTarget(d, lines, p.at)
+			p.targets[d.ID] = asTarget(d, lines)
 		}
 	})
 	return w

@@ -68,14 +68,12 @@ func (p *posting) scanTargets(rows pgx.Rows) error {
 	return rows.Err()
 }
 
-// asTarget is a transaction of this batch as a later one of it may refer to it.
-func asTarget(d *ledger.Draft, lines []ledger.Line, now time.Time) *ledger.Target {
+// asTarget is a transaction of this batch as a later one of it may refer to it. No
+// hold's time is over in its own batch, for which the clock is read once.
+func asTarget(d *ledger.Draft, lines []ledger.Line) *ledger.Target {
 	t := &ledger.Target{Kind: d.Kind, Postings: d.Postings}
 	if d.Kind != ledger.KindHold {
 		t.Postings = ledger.Made(lines)
-	}
-	if d.Expires > 0 {
-		t.Expires = now.Add(d.Expires)
 	}
 	return t
 }
