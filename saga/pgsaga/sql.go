@@ -181,7 +181,7 @@ RETURNING {record}, due.crashed, due.due_at, clock_timestamp()`
 
 	giveBackSQL = `
 UPDATE {sagas} s SET owner = CASE WHEN u.crashed THEN s.owner END, crashes = s.crashes - u.crashed::int
-FROM unnest($1::text[], $2::bigint[], $3::boolean[]) AS u(id, token, crashed)
+FROM (SELECT unnest($1::text[]) AS id, unnest($2::bigint[]) AS token, unnest($3::boolean[]) AS crashed) AS u
 WHERE s.id = u.id AND s.token = u.token`
 
 	renewSQL = `

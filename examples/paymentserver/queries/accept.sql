@@ -4,8 +4,9 @@
 -- transaction took it while this one ran; the next statement is not. They are
 -- locked in the order in which due.sql locks them, whatever the language of the database.
 WITH input AS (
-    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::numeric[], $5::timestamp[], $6::text[], $7::timestamptz[])
-    WITH ORDINALITY AS i(reference, customer_id, payment_status, amount, transaction_date, state, accepted_at, n)
+    SELECT unnest($1::text[]) AS reference, unnest($2::text[]) AS customer_id, unnest($3::text[]) AS payment_status, unnest($4::numeric[]) AS amount,
+           unnest($5::timestamp[]) AS transaction_date, unnest($6::text[]) AS state, unnest($7::timestamptz[]) AS accepted_at,
+           generate_subscripts($1::text[], 1) AS n
 ), fresh AS (
     INSERT INTO payments AS p (reference, customer_id, payment_status, amount, transaction_date, state, reason, accepted_at)
     SELECT i.reference, i.customer_id, i.payment_status, i.amount, i.transaction_date,

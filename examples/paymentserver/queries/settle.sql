@@ -1,2 +1,2 @@
 UPDATE payments p SET state = u.state, reason = u.reason, posted_at = $4
-FROM unnest($1::text[], $2::text[], $3::text[]) AS u(reference, state, reason) WHERE p.reference = u.reference
+FROM (SELECT unnest($1::text[]) AS reference, unnest($2::text[]) AS state, unnest($3::text[]) AS reason) AS u WHERE p.reference = u.reference
