@@ -160,6 +160,15 @@ func testExpireHolds(t *testing.T, f *fixture) {
 	}
 	f.has(t, wallet(0), "100", "100", 1)
 	f.want(t, ledger.TargetClosed, of(ledger.KindCapture, "late", string(holds[1].ID)))
+
+	// What was released long ago is not in the way of what has expired since.
+	last := hold("last", ngn(wallet(0), wallet(1), "5"))
+	last.Expires = time.Microsecond
+	f.want(t, ledger.Posted, last)
+	time.Sleep(2 * time.Millisecond)
+	if k, err := f.ExpireHolds(t.Context(), 1); err != nil || k != 1 {
+		t.Errorf("%d of 1 hold expired: %v", k, err)
+	}
 	f.verify(t)
 }
 
