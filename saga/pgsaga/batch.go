@@ -205,6 +205,11 @@ func (s *Store) probe(ctx context.Context, scan func(pgx.Rows) error, sql string
 	return s.db.SendBatch(ctx, b).Close()
 }
 
+// probeAgain is probe as often as PostgreSQL asks for it; scan begins anew each time.
+func (s *Store) probeAgain(ctx context.Context, scan func(pgx.Rows) error, sql string, args ...any) error {
+	return s.repeat(ctx, func() error { return s.probe(ctx, scan, sql, args...) })
+}
+
 func (w *writing) created(rows pgx.Rows) error {
 	var id string
 	var at time.Time

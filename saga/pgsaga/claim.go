@@ -39,7 +39,8 @@ func (s *Store) Claim(ctx context.Context, c saga.Claim) ([]saga.Claimed, error)
 	}
 	var all []aged
 	var strange unreadable
-	err := s.probe(ctx, func(rows pgx.Rows) error {
+	err := s.probeAgain(ctx, func(rows pgx.Rows) error {
+		all, strange.all = nil, nil
 		return eachRecord(rows, func(r *saga.Record, c claim) {
 			if c.odd != nil {
 				strange.all = append(strange.all, odd{r.ID, r.Token, c})
@@ -75,7 +76,7 @@ func (s *Store) giveBack(ctx context.Context, odd []odd) error {
 	for n, o := range odd {
 		ids[n], tokens[n], crashed[n] = o.id, o.token, o.claim.crashed
 	}
-	return s.probe(ctx, func(pgx.Rows) error { return nil }, s.sql.giveBack, ids, tokens, crashed)
+	return s.probeAgain(ctx, func(pgx.Rows) error { return nil }, s.sql.giveBack, ids, tokens, crashed)
 }
 
 // Renew is [saga.Store.Renew]: one round trip. Under a stricter default isolation than
@@ -139,7 +140,7 @@ func (s *Store) Deliver(ctx context.Context, id, name string, payload []byte) er
 	}
 	for {
 		taken := false
-		err := s.probe(ctx, func(rows pgx.Rows) error {
+		err := s.probeAgain(ctx, func(rows pgx.Rows) error {
 			taken = rows.Next()
 			rows.Close()
 			return rows.Err()

@@ -310,6 +310,63 @@ func TestLeasesAreRenewedBesideACheckpoint(t *testing.T) {
 	require.Equal(t, 2, f.count(t, "SELECT count(*) FROM sagas WHERE due_at > now() + interval '59 minutes'"))
 }
 
+// Where sessions are REPEATABLE READ, PostgreSQL refuses a statement that comes to a row which was changed behind its snapshot.
+func TestWhatMeetsACheckpointIsDoneAgain(t *testing.T) {
+	t.Parallel()
+	url := testdb.PostgresURL(t)
+	f := openOn(t, newPool(t, url, func(c *pgxpool.Config) {
+		c.MaxConns = 2
+		c.ConnConfig.RuntimeParams["default_transaction_isolation"] = "repeatable read"
+	}))
+	watch := fixture{pool: newPool(t, url, func(*pgxpool.Config) {})}
+	const due = "due_at = now() - interval '1 second'"
+	for name, does := range map[string]struct {
+		before string // what the row is changed to
+		call   func(id string) (int, error)
+	}{
+		"Deliver": {due, func(id string) (int, error) { return 1, f.Deliver(t.Context(), id, "go", []byte("{}")) }},
+		"Claim": {due, func(id string) (int, error) {
+			claimed, err := f.Claim(t.Context(), saga.Claim{Owner: "you", Lease: time.Minute, Definitions: []string{begun(id, "me").Definition}, Limit: 1, IDs: []string{id}})
+			return len(claimed), err
+		}},
+		"Sweep": {"status = 'COMPLETED', over_at = now() - interval '2 hours', due_at = NULL", func(string) (int, error) {
+			return f.Sweep(t.Context(), time.Hour, 10)
+		}},
+	} {
+		tx, err := f.pool.Begin(t.Context())
+		require.NoError(t, err)
+		defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
+		_, _ = does.call("nobody") // to prepare a statement waits for the table too, and has no snapshot yet
+		f.create(t, name, "me")
+		_, err = f.pool.Exec(t.Context(), "UPDATE sagas SET "+does.before+" WHERE id = $1", name)
+		require.NoError(t, err)
+		var pid int
+		require.NoError(t, tx.QueryRow(t.Context(), "SELECT pg_backend_pid()").Scan(&pid))
+		_, err = tx.Exec(t.Context(), "LOCK TABLE sagas")
+		require.NoError(t, err)
+		type answer struct {
+			n   int
+			err error
+		}
+		done := make(chan answer, 1)
+		go func() {
+			n, err := does.call(name)
+			done <- answer{n, err}
+		}()
+		for watch.count(t, "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))", pid) == 0 {
+			select {
+			case a := <-done:
+				t.Fatal(name, "has not waited for the table", a.err)
+			case <-time.After(time.Millisecond):
+			}
+		}
+		_, err = tx.Exec(t.Context(), "UPDATE sagas SET revision = revision WHERE id = $1", name)
+		require.NoError(t, err)
+		require.NoError(t, tx.Commit(t.Context()))
+		require.Equal(t, answer{1, nil}, <-done, name)
+	}
+}
+
 func TestMissingTables(t *testing.T) {
 	t.Parallel()
 	pool := testdb.Postgres(t)

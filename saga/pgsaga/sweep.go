@@ -15,7 +15,7 @@ func (s *Store) Sweep(ctx context.Context, age time.Duration, limit int) (int, e
 		return 0, refuse("limit", "is less than 1")
 	}
 	n := 0
-	err := s.probe(ctx, func(rows pgx.Rows) error {
+	err := s.probeAgain(ctx, func(rows pgx.Rows) error {
 		_, err := pgx.ForEachRow(rows, []any{&n}, func() error { return nil })
 		return err
 	}, s.sql.sweep, age.Microseconds(), limit)
