@@ -24,8 +24,8 @@ type Options struct {
 	Batch int
 	// Flights is how many may be under way at once, to one server or to a sixteenth of a Cluster's slots. Who comes when there is none flies at
 	// once; who comes meanwhile waits for its return, and flies with all others who do. When these are 16, a second one sets out, and from then on
-	// the two share who comes. When they fill a flight, or the last one has been away for 2 ms, as where the network is slow or a packet was lost,
-	// another sets out beside them.
+	// the two share who comes. When they fill a flight, or somebody comes when the last one has been away for 2 ms, as where the network is slow or
+	// a packet was lost, another sets out beside them.
 	// Default: 4.
 	Flights int
 	// Queue is how many calls may wait for a flight, to one server or sixteenth, before more are answered with [ErrBusy].
