@@ -76,6 +76,20 @@ func consume(t *testing.T, q queue.Queue, o *queue.ConsumeOptions, handle queue.
 	}
 }
 
+// handledOnce consumes what is in q, of which the only message takes five minutes.
+func handledOnce(t *testing.T, q queue.Queue) {
+	t.Helper()
+	var calls atomic.Int32
+	drain := consume(t, q, nil, func(context.Context, []queue.Message) error {
+		calls.Add(1)
+		time.Sleep(5 * time.Minute)
+		return nil
+	})
+	time.Sleep(6 * time.Minute)
+	drain()
+	require.EqualValues(t, 1, calls.Load())
+}
+
 func push(t *testing.T, q queue.Queue, from, to int) {
 	t.Helper()
 	for i := from; i <= to; i++ {
@@ -240,15 +254,7 @@ func TestConsumeRenewsWhileAHandlerRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newFaulty(t)
 		push(t, q, 1, 1)
-		var calls atomic.Int32
-		drain := consume(t, q, nil, func(context.Context, []queue.Message) error {
-			calls.Add(1)
-			time.Sleep(5 * time.Minute)
-			return nil
-		})
-		time.Sleep(6 * time.Minute)
-		drain()
-		require.EqualValues(t, 1, calls.Load())
+		handledOnce(t, q)
 		wantStats(t, q, 0, 0)
 	})
 }
@@ -587,15 +593,7 @@ func TestConsumeRenewsAfterARenewalThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := &hanging{faulty: newFaulty(t)}
 		push(t, q, 1, 1)
-		var calls atomic.Int32
-		drain := consume(t, q, nil, func(context.Context, []queue.Message) error {
-			calls.Add(1)
-			time.Sleep(5 * time.Minute)
-			return nil
-		})
-		time.Sleep(6 * time.Minute)
-		drain()
-		require.EqualValues(t, 1, calls.Load())
+		handledOnce(t, q)
 	})
 }
 
