@@ -289,13 +289,19 @@ func (r *run) event(kind EventKind, step string, attempt int, text string) {
 // decode reads the data as the last checkpoint has it. A step that failed may have
 // left its copy half changed.
 func (r *run) decode() error {
-	data := r.program.empty()
-	if err := json.Unmarshal(r.rec.Data, data); err != nil {
+	data, err := r.program.read(r.rec.Data)
+	if err != nil {
 		return err
 	}
 	r.data = data
 	r.encoded()
 	return nil
+}
+
+// read returns a new *T that is what text says.
+func (p *program) read(text []byte) (any, error) {
+	data := p.empty()
+	return data, json.Unmarshal(text, data)
 }
 
 // rewind takes the data back to the last checkpoint after err, which it returns.

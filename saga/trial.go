@@ -2,7 +2,6 @@ package saga
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 )
 
@@ -90,8 +89,8 @@ func (r *run) doubtful(t *trial) (verdict, error) {
 	//
 	//	the provider's answer ends behind the amount; the step is attempted again, and
 	//	charges that.
-	t.data = r.program.empty()
-	if fault := json.Unmarshal(t.base, t.data); fault != nil {
+	var fault error
+	if t.data, fault = r.program.read(t.base); fault != nil {
 		return unknown, errors.Join(fault, err)
 	}
 	switch {
