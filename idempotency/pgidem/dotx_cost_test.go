@@ -69,9 +69,7 @@ func TestDoTxCommitsOnce(t *testing.T) {
 	conf, err := pgxpool.ParseConfig(server.URL())
 	require.NoError(t, err)
 	conf.MaxConns = 1
-	pool, err := pgxpool.NewWithConfig(t.Context(), conf)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
+	pool := openPool(t, conf)
 	s := newShop(t, pool, nil)
 	execTx(t, pool, "ALTER SYSTEM SET autovacuum = off")
 	execTx(t, pool, "SELECT pg_reload_conf()")
@@ -119,9 +117,7 @@ func TestDoTxPlansOfAnEmptyTableDoNotScanAFullOne(t *testing.T) {
 	t.Parallel()
 	conf := testdb.Postgres(t).Config()
 	conf.MaxConns = 1 // all statements are cached on it
-	pool, err := pgxpool.NewWithConfig(t.Context(), conf)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
+	pool := openPool(t, conf)
 	s := newShop(t, pool, nil)
 	execTx(t, pool, "ALTER TABLE idempotency_records SET (autovacuum_enabled = off)")
 	execTx(t, pool, "ANALYZE idempotency_records")

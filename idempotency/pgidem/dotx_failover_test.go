@@ -125,9 +125,7 @@ func TestDoTxErrorBehindACommitIsNoRollback(t *testing.T) {
 			conn, err := dial(ctx, network, addr)
 			return &lastWords{Conn: conn}, err
 		}
-		pool, err := pgxpool.NewWithConfig(t.Context(), conf)
-		require.NoError(t, err)
-		t.Cleanup(pool.Close)
+		pool := openPool(t, conf)
 		s := newShop(t, pool, &o)
 		for what, words := range map[string]*pgproto3.ErrorResponse{
 			"pooler": {Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: "08006", Message: "remote server read/write error"},

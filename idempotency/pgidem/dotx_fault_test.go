@@ -255,9 +255,7 @@ func TestDoTxSearchFindsACommitThatIsSlow(t *testing.T) {
 	conf, err := pgxpool.ParseConfig(server.URL())
 	require.NoError(t, err)
 	conf.ConnConfig.RuntimeParams["synchronous_commit"] = "local"
-	pool, err := pgxpool.NewWithConfig(t.Context(), conf)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
+	pool := openPool(t, conf)
 	s := newShop(t, pool, &pgidem.TxOptions{CommitTimeout: 500 * time.Millisecond})
 	execTx(t, pool, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
 	execTx(t, pool, "SELECT pg_reload_conf()")
@@ -410,9 +408,7 @@ func TestDoTxHangUpWhileWaiting(t *testing.T) {
 			t.Parallel()
 			conf := testdb.Postgres(t).Config()
 			edit(conf.ConnConfig)
-			pool, err := pgxpool.NewWithConfig(t.Context(), conf)
-			require.NoError(t, err)
-			t.Cleanup(pool.Close)
+			pool := openPool(t, conf)
 			s := newShop(t, pool, nil)
 			enter, leave := make(chan struct{}), make(chan struct{})
 			var wg sync.WaitGroup
@@ -453,12 +449,10 @@ func TestDoTxThatCannotBeginGivesUp(t *testing.T) {
 	bothWays(t, func(t *testing.T, o pgidem.TxOptions) {
 		conf := testdb.Postgres(t).Config()
 		conf.MaxConns = 2
-		pool, err := pgxpool.NewWithConfig(t.Context(), conf)
-		require.NoError(t, err)
-		t.Cleanup(pool.Close)
+		pool := openPool(t, conf)
 		o.Wait, o.CommitTimeout = -1, 100*time.Millisecond
 		s := newShop(t, pool, &o)
-		_, err = s.sell(t.Context(), "known", "", nil)
+		_, err := s.sell(t.Context(), "known", "", nil)
 		require.NoError(t, err)
 		s.runs.Store(0)
 		ctx, cancel := context.WithTimeout(t.Context(), txPatience)

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/safetill/safetill/idempotency"
@@ -299,12 +298,10 @@ func slowShop(t *testing.T, o pgidem.TxOptions) *shop {
 		conn, err := dial(ctx, network, addr)
 		return &slowConn{Conn: conn}, err
 	}
-	pool, err := pgxpool.NewWithConfig(t.Context(), conf)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
+	pool := openPool(t, conf)
 	o.CommitTimeout, o.Attempts = 3*time.Second, 1
 	s := newShop(t, pool, &o)
-	_, err = s.sell(t.Context(), "prepare", "", nil)
+	_, err := s.sell(t.Context(), "prepare", "", nil)
 	require.NoError(t, err)
 	return s
 }

@@ -31,6 +31,15 @@ type shop struct {
 	runs  atomic.Int32
 }
 
+// openPool opens a pool that is closed with the test.
+func openPool(t testing.TB, config *pgxpool.Config) *pgxpool.Pool {
+	t.Helper()
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	return pool
+}
+
 func newShop(t *testing.T, pool *pgxpool.Pool, o *pgidem.TxOptions) *shop {
 	t.Helper()
 	require.NoError(t, pgidem.Migrate(t.Context(), pool, nil))
@@ -206,9 +215,7 @@ func TestDoTxOnOtherConnectionSettings(t *testing.T) {
 			t.Parallel()
 			conf := testdb.Postgres(t).Config()
 			edit(conf.ConnConfig)
-			pool, err := pgxpool.NewWithConfig(t.Context(), conf)
-			require.NoError(t, err)
-			t.Cleanup(pool.Close)
+			pool := openPool(t, conf)
 			s := newShop(t, pool, nil)
 			s.storm(t, "storm", 40, s.guard, newTxGuard(t, s.pool, nil))
 			require.EqualValues(t, 1, s.runs.Load())

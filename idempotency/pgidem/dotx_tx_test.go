@@ -423,9 +423,7 @@ func TestDoTxLeavesAClaimThatIsExtendedLate(t *testing.T) {
 			require.NoError(t, errors.Join(append(lost, err)...))
 			test.late()
 		}}
-		pool, err := pgxpool.NewWithConfig(t.Context(), config)
-		require.NoError(t, err)
-		t.Cleanup(pool.Close)
+		pool := openPool(t, config)
 		_, err = s.sellOn(t.Context(), newTxGuard(t, pool, nil), name, "body", nil)
 		require.ErrorIs(t, err, test.want)
 		require.Zero(t, s.runs.Load())
@@ -451,10 +449,8 @@ func TestDoTxTakesOverTheLastClaim(t *testing.T) {
 		claim()
 		execTx(t, s.pool, "UPDATE idempotency_records SET token = $1", int64(last))
 	})}
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
-	_, err = s.sellOn(t.Context(), newTxGuard(t, pool, nil), "a", "body", nil)
+	pool := openPool(t, config)
+	_, err := s.sellOn(t.Context(), newTxGuard(t, pool, nil), "a", "body", nil)
 	require.NoError(t, err)
 	require.EqualValues(t, last+1, queryTx[int64](t, s.pool, "SELECT token FROM idempotency_records"))
 }
@@ -699,9 +695,7 @@ func TestDoTxPoolOfOneConnection(t *testing.T) {
 	t.Parallel()
 	conf := testdb.Postgres(t).Config()
 	conf.MaxConns = 1
-	pool, err := pgxpool.NewWithConfig(t.Context(), conf)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
+	pool := openPool(t, conf)
 	s := newShop(t, pool, nil)
 	var wg sync.WaitGroup
 	for i := range 40 {

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/safetill/safetill/idempotency"
@@ -22,9 +21,7 @@ func TestPlansOfAnEmptyTableDoNotScanAFullOne(t *testing.T) {
 	t.Parallel()
 	config := testdb.Postgres(t).Config()
 	config.MaxConns = 1 // all statements are cached on it
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
+	pool := openPool(t, config)
 	require.NoError(t, pgidem.Migrate(t.Context(), pool, nil))
 	exec := func(sql string) {
 		t.Helper()

@@ -84,9 +84,7 @@ func TestSweepReadsThePagesThatItIsAt(t *testing.T) {
 	t.Parallel()
 	config := migrated(t).Config()
 	config.MaxConns = 1 // the plan is kept on it
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
+	pool := openPool(t, config)
 	execTx(t, pool, "ALTER TABLE idempotency_records SET (autovacuum_enabled = off)")
 	execTx(t, pool, "ANALYZE idempotency_records")
 	for range 8 {
