@@ -20,7 +20,9 @@ func (r *run) forward() bool {
 	//	a saga is started, and computes a price, which takes a while; it is cancelled
 	//	meanwhile, and the canceller told so; nothing was written since, so that its owner
 	//	has not heard of it, and charges.
-	if r.unwritten && r.decides(i) && !r.save() {
+	//
+	// That may take as long as our lease, and another owner charge meanwhile.
+	if r.unwritten && r.decides(i) && (!r.save() || !r.holds()) {
 		return false
 	}
 	if kind, reason := r.turned(i); kind != "" {

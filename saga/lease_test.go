@@ -19,6 +19,7 @@ type heldUp struct {
 	*saga.Memory
 
 	claim, create atomic.Int64 // for how long, the first time that a claim gets something, and that a saga is created
+	save          atomic.Int64 // and that a checkpoint is written, behind which the store is away
 	away          atomic.Bool  // nothing can be claimed, and no lease renewed
 	renewals      atomic.Int64 // how often leases were
 }
@@ -39,6 +40,15 @@ func (h *heldUp) Create(ctx context.Context, c []*saga.Create) error {
 	if d := time.Duration(h.create.Swap(0)); d > 0 {
 		time.Sleep(d)
 		return lostAnswer{}
+	}
+	return err
+}
+
+func (h *heldUp) Save(ctx context.Context, writes []*saga.Write) error {
+	err := h.Memory.Save(ctx, writes)
+	if d := time.Duration(h.save.Swap(0)); d > 0 {
+		h.away.Store(true)
+		time.Sleep(d)
 	}
 	return err
 }
@@ -121,6 +131,29 @@ func TestNothingBeginsBehindALookUpThatOutlivesTheLease(t *testing.T) {
 		stop1()
 		stop2()
 		require.EqualValues(t, 1, w.charged.Load(), "charged after the refund")
+	})
+}
+
+// The same while it writes the Pure steps in front of the pivot.
+func TestNothingBeginsBehindACheckpointThatOutlivesTheLease(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var w world
+		slow := &heldUp{Memory: store}
+		slow.save.Store(int64(20 * time.Second))
+		def := saga.MustDefine("order", 1,
+			saga.Pure("price", func(context.Context, *order) error { return nil }),
+			saga.Pivot("charge", func(context.Context, *order) error { w.charged.Add(1); return nil }).
+				Verify(func(context.Context, *order) (saga.Outcome, error) { return saga.NeverApplied, nil }))
+		_, _, stop1 := start(t, slow, def, saga.Options{})
+		e2, stop2 := second(t, store, def)
+		require.Equal(t, saga.Completed, wait(t, def.Handle(e2, "o1")).Status)
+		require.EqualValues(t, 1, w.charged.Load())
+		time.Sleep(10 * time.Second)
+		slow.away.Store(false)
+		time.Sleep(time.Minute)
+		stop1()
+		stop2()
+		require.EqualValues(t, 1, w.charged.Load(), "charged by the last owner, too")
 	})
 }
 
