@@ -39,7 +39,7 @@ type MemoryOptions struct {
 type memorySaga struct {
 	rec Record
 	due time.Time    // the end of its lease, or when it is due; zero: it is not
-	few [8]StepState // rec.Steps, if they are not more
+	few [6]StepState // rec.Steps, if they are not more
 }
 
 // NewMemory returns an empty store. nil options are the defaults.

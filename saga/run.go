@@ -38,7 +38,7 @@ type run struct {
 	create  Create
 	creates [1]*Create
 	first   Record       // rec, of a saga that was started here
-	few     [8]StepState // its Steps, if they are not more
+	few     [6]StepState // its Steps, if they are not more
 	events  []Event      // for the next checkpoint
 
 	unwritten bool // Pure steps are done since the last

@@ -199,14 +199,13 @@ func (d *Definition[T]) fresh(e *Engine, id string, data T, o *StartOptions) (*r
 	}
 	r := newRun(e, &d.program)
 	r.parts = d.parts
-	*r.rec = Record{
-		ID: id, BusinessID: options.BusinessID, Definition: d.name, Version: d.version, Plan: d.plan,
-		Status: Running, Steps: r.few[:0], Data: body, DeadlineAfter: options.Deadline,
-	}
+	rec := r.rec
+	rec.ID, rec.BusinessID, rec.Definition, rec.Version, rec.Plan = id, options.BusinessID, d.name, d.version, d.plan
+	rec.Status, rec.Steps, rec.Data, rec.DeadlineAfter = Running, r.few[:0], body, options.Deadline
 	for range d.plan {
-		r.rec.Steps = append(r.rec.Steps, StepState{Mark: Open})
+		rec.Steps = append(rec.Steps, StepState{Mark: Open})
 	}
-	r.rec.Fingerprint = fingerprint(r.rec)
+	rec.Fingerprint = fingerprint(rec)
 	r.data = &data
 	r.encoded()
 	if r.reading() == nil {
