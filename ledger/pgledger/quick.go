@@ -169,12 +169,13 @@ func (p *posting) learn() {
 // columns returns the parameters of postSQL, the accounts in the order in which
 // all lock them.
 func (p *posting) columns(w *writes, g *guess) []any {
-	n := len(p.names)
-	nos, befores, versions := make([]int64, n), make([]int64, n), make([]int64, n)
+	var nos, befores, versions integers
 	var heldDebits, heldCredits, floors, debits, credits, debitsBefore, creditsBefore numerics
 	for i, id := range p.names {
 		before, after := &g.before[i], p.accounts[ledger.AccountID(id)]
-		nos[i], befores[i], versions[i] = p.numbers[after.ID], before.Version, after.Version
+		nos.add(p.numbers[after.ID])
+		befores.add(before.Version)
+		versions.add(after.Version)
 		heldDebits.add(before.HeldDebits)
 		heldCredits.add(before.HeldCredits)
 		floors.addFloor(before.Floor)
@@ -183,7 +184,7 @@ func (p *posting) columns(w *writes, g *guess) []any {
 		debits.add(after.Debits)
 		credits.add(after.Credits)
 	}
-	columns := []any{nos, befores, heldDebits.String(), heldCredits.String(), floors.String(), versions, debits.String(), credits.String()}
+	columns := []any{nos.String(), befores.String(), heldDebits.String(), heldCredits.String(), floors.String(), versions.String(), debits.String(), credits.String()}
 	columns = append(columns, w.posted.all()...)
 	columns = append(columns, w.decidedColumns()[:3]...)
 	return append(columns, g.places.String(), p.names, debitsBefore.String(), creditsBefore.String())

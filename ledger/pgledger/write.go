@@ -3,6 +3,7 @@ package pgledger
 import (
 	"cmp"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -11,8 +12,8 @@ import (
 )
 
 // writes collects what a batch has to write, column by column, as unnest takes
-// it. Numerics travel as array literals: PostgreSQL parses them faster than the
-// driver could make its binary form.
+// it. Numbers travel as array literals: PostgreSQL parses them faster than the
+// driver makes its binary form, for which it would allocate each of them.
 type writes struct {
 	decided []decidedRow
 	moved   map[*ledger.State]int64 // ledger_accounts.no
@@ -35,10 +36,10 @@ type decidedRow struct {
 
 // columns are those of ledger_postings; ledger_holds has some of them.
 type columns struct {
-	seqs                                   []int64
-	postings                               []int16
-	debitNos, creditNos                    []int64
-	debitVersions, creditVersions          []int64
+	n                                      int
+	seqs, postings                         integers
+	debitNos, creditNos                    integers
+	debitVersions, creditVersions          integers
 	amounts, debitBalances, creditBalances numerics
 	transactions                           []string
 }
@@ -81,12 +82,13 @@ func (w *writes) add(d *ledger.Draft, seq int64, o *ledger.Outcome, lines []ledg
 }
 
 func (c *columns) add(id string, seq int64, posting int16, l *ledger.Line, debit, credit int64) {
-	c.seqs = append(c.seqs, seq)
-	c.postings = append(c.postings, posting)
-	c.debitNos = append(c.debitNos, debit)
-	c.creditNos = append(c.creditNos, credit)
-	c.debitVersions = append(c.debitVersions, l.DebitVersion)
-	c.creditVersions = append(c.creditVersions, l.CreditVersion)
+	c.n++
+	c.seqs.add(seq)
+	c.postings.add(int64(posting))
+	c.debitNos.add(debit)
+	c.creditNos.add(credit)
+	c.debitVersions.add(l.DebitVersion)
+	c.creditVersions.add(l.CreditVersion)
 	c.amounts.add(l.Amount)
 	c.debitBalances.add(l.DebitBalance)
 	c.creditBalances.add(l.CreditBalance)
@@ -95,7 +97,7 @@ func (c *columns) add(id string, seq int64, posting int16, l *ledger.Line, debit
 
 func (c *columns) all() []any {
 	return []any{
-		c.seqs, c.postings, c.debitNos, c.creditNos, c.debitVersions, c.creditVersions,
+		c.seqs.String(), c.postings.String(), c.debitNos.String(), c.creditNos.String(), c.debitVersions.String(), c.creditVersions.String(),
 		c.amounts.String(), c.debitBalances.String(), c.creditBalances.String(), c.transactions,
 	}
 }
@@ -111,16 +113,16 @@ func (w *writes) queue(b *pgx.Batch, sql *statements, at time.Time) {
 	}
 	switch columns := w.movedColumns(); {
 	case len(w.moved) == 0:
-	case w.freed || len(w.held.seqs) > 0:
+	case w.freed || w.held.n > 0:
 		b.Queue(sql.updateHeld, columns...)
 	default:
 		b.Queue(sql.update, columns[:4]...)
 	}
-	if p := &w.posted; len(p.seqs) > 0 {
+	if p := &w.posted; p.n > 0 {
 		b.Queue(sql.insert, append(p.all(), at)...)
 	}
-	if h := &w.held; len(h.seqs) > 0 {
-		b.Queue(sql.hold, h.transactions, h.postings, h.debitNos, h.creditNos, h.amounts.String())
+	if h := &w.held; h.n > 0 {
+		b.Queue(sql.hold, h.transactions, h.postings.String(), h.debitNos.String(), h.creditNos.String(), h.amounts.String())
 	}
 	if len(w.closed[0]) > 0 {
 		b.Queue(sql.close, w.closed[0], w.closed[1])
@@ -135,28 +137,32 @@ const plainColumns = 5
 func (w *writes) decidedColumns() []any {
 	slices.SortFunc(w.decided, func(a, b decidedRow) int { return cmp.Compare(a.id, b.id) })
 	n := len(w.decided)
-	ids, seqs, fingerprints := make([]string, n), make([]int64, n), make([][]byte, n)
-	verdicts, postings, kinds := make([]int16, n), make([]int16, n), make([]int16, n)
+	ids, fingerprints := make([]string, n), make([][]byte, n)
+	var seqs, verdicts, postings, kinds integers
 	targets, expires := make([]*string, n), make([]*time.Time, n)
 	for i, r := range w.decided {
-		ids[i], seqs[i], fingerprints[i] = r.id, r.seq, r.fingerprint
-		verdicts[i], postings[i], kinds[i] = r.verdict, r.posting, r.kind
+		ids[i], fingerprints[i] = r.id, r.fingerprint
+		seqs.add(r.seq)
+		verdicts.add(int64(r.verdict))
+		postings.add(int64(r.posting))
+		kinds.add(int64(r.kind))
 		targets[i], expires[i] = r.target, r.expires
 	}
-	return []any{ids, seqs, fingerprints, verdicts, postings, kinds, targets, expires}
+	return []any{ids, seqs.String(), fingerprints, verdicts.String(), postings.String(), kinds.String(), targets, expires}
 }
 
 func (w *writes) movedColumns() []any {
-	var nos, versions []int64
+	var nos, versions integers
 	var debits, credits, heldDebits, heldCredits numerics
 	for s, no := range w.moved {
-		nos, versions = append(nos, no), append(versions, s.Version)
+		nos.add(no)
+		versions.add(s.Version)
 		debits.add(s.Debits)
 		credits.add(s.Credits)
 		heldDebits.add(s.HeldDebits)
 		heldCredits.add(s.HeldCredits)
 	}
-	return []any{nos, versions, debits.String(), credits.String(), heldDebits.String(), heldCredits.String()}
+	return []any{nos.String(), versions.String(), debits.String(), credits.String(), heldDebits.String(), heldCredits.String()}
 }
 
 // literal is that of an array.
@@ -164,7 +170,7 @@ type literal struct{ text []byte }
 
 func (l *literal) next() []byte {
 	if len(l.text) == 0 {
-		return append(l.text, '{')
+		return append(make([]byte, 0, 256), '{') // of a few dozen, as most are
 	}
 	return append(l.text, ',')
 }
@@ -172,6 +178,11 @@ func (l *literal) next() []byte {
 func (l *literal) null() { l.text = append(l.next(), "NULL"...) }
 
 func (l *literal) String() string { return string(append(l.text, '}')) }
+
+// integers is the literal of a bigint[] or smallint[].
+type integers struct{ literal }
+
+func (n *integers) add(i int64) { n.text = strconv.AppendInt(n.next(), i, 10) }
 
 // numerics is the literal of a numeric[].
 type numerics struct{ literal }
