@@ -26,7 +26,7 @@ func (c *txCall) guess(ctx context.Context, u *txUnit, work txWork) (answer *txR
 	}
 	result, failure := u.run(ctx, work)
 	switch {
-	case pg.Retryable(failure), errors.Is(failure, errEnded):
+	case pg.Retryable(failure), errors.Is(failure, errEnded), errors.Is(failure, errReading):
 		return nil, nil, failure
 	case failure != nil:
 	case result.refusal != nil:

@@ -38,6 +38,9 @@ const txRollbackLimit = 5 * time.Second
 // errEnded: the work has sent COMMIT or ROLLBACK as text.
 var errEnded = errors.New("pgidem: the work has ended the transaction, which is for DoTx to end; whether it was committed depends on how")
 
+// errReading: nothing can be sent on the connection, and what the driver says of that would be a reason to run the work again.
+var errReading = errors.New("pgidem: the work has left rows open, which are to be closed before it returns")
+
 // acquire returns a unit that has not begun.
 func (g *TxGuard) acquire(ctx context.Context) (*txUnit, error) {
 	// PostgreSQL only warns of a BEGIN within a transaction:
@@ -124,7 +127,12 @@ func (u *txUnit) run(ctx context.Context, work txWork) (txResult, error) {
 	tx := &lent{u.tx}
 	defer func() { tx.Tx = closedTx }()
 	result, err := work(ctx, tx)
-	if conn := u.tx.Conn(); conn == nil || conn.IsClosed() || conn.PgConn().TxStatus() != 'I' {
+	switch conn := u.tx.Conn(); {
+	case conn == nil || conn.IsClosed():
+		return result, err
+	case err == nil && conn.PgConn().IsBusy():
+		return txResult{}, errReading
+	case conn.PgConn().TxStatus() != 'I':
 		return result, err
 	}
 	if err == nil {
