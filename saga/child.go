@@ -152,7 +152,7 @@ func (r *run) underWay(i int) int {
 		switch kind := r.rec.Plan[i+j].Kind; {
 		case kind == KindChild && (s.Mark == Maybe || s.Mark == Waiting):
 			return i + j
-		case kind != KindPure || j > 0 && !s.ahead():
+		case kind != KindPure && s.ahead():
 			return i
 		}
 	}

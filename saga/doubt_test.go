@@ -98,6 +98,32 @@ func TestAStepBehindAPureOneIsInDoubtAfterACrash(t *testing.T) {
 	})
 }
 
+// A person has said that a step has taken effect, and the Pure one in front of it is done
+// again: what is begun behind both may have happened.
+func TestAStepBehindOneThatAPersonKnowsIsInDoubtAfterACrash(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var reserved, died atomic.Bool
+		var charges, looks atomic.Int64
+		def := saga.MustDefine("order", 1,
+			saga.Pure("price", noop),
+			saga.Step("reserve", func(context.Context, *order) error { crash(&reserved); return nil }).Undo(noop),
+			chargeAndDie(&died, &charges, &looks))
+		o := quick(def)
+		o.MaxCrashes = 1
+		e := engine(t, store, o)
+		for _, do := range []saga.Action{saga.ActionForceApplied, saga.ActionRetry} {
+			require.Equal(t, saga.Stuck, result(t, def, e).Status)
+			rec, err := e.Admin().Inspect(within(t), "o1")
+			require.NoError(t, err)
+			require.Equal(t, saga.Open, rec.Steps[0].Mark)
+			_, err = e.Admin().Resolve(within(t), "o1", do, saga.Audit{Actor: "ada", Reason: "r", ExpectRevision: rec.Revision})
+			require.NoError(t, err)
+		}
+		require.Equal(t, saga.Completed, result(t, def, e).Status)
+		require.Equal(t, []int64{1, 1}, []int64{charges.Load(), looks.Load()}, "charged again without a look-up")
+	})
+}
+
 // Behind a Pure step, which has no checkpoint of its own, a pivot may have happened
 // already when that step is done again.
 func TestAPivotThatMayHaveHappenedIsNotTurnedBack(t *testing.T) {

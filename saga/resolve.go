@@ -59,8 +59,11 @@ func (r *Record) blocked() (steps []int) {
 // ones which are to be done again, as their owner has died before it wrote them, or else
 // first.
 func (r *Record) doubted(first int) int {
-	for i := first; i < len(r.Steps) && r.Steps[i].ahead(); i++ {
-		if r.Plan[i].Kind == KindPure {
+	if !r.Steps[first].ahead() {
+		return first
+	}
+	for i := first; i < len(r.Steps); i++ {
+		if r.Plan[i].Kind == KindPure || !r.Steps[i].ahead() {
 			continue
 		}
 		if r.Steps[i].Mark == Maybe || r.Steps[i].Mark == Waiting {

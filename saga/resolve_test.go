@@ -291,6 +291,8 @@ func TestBlocked(t *testing.T) {
 	rec = stuck(t, "a:su b:su c:su", "D1 X2 X3", "c", true)
 	require.Equal(t, []string{"a", "c", "b"}, rec.Blocked())
 	require.Nil(t, stuck(t, "a:su", "D1", "", false).Blocked())
+	require.Equal(t, []string{"c"}, stuck(t, "a:p b:su c:su d:v", "O D2 M O", "a", false).Blocked(), "behind a step that is over")
+	require.Equal(t, []string{"a"}, stuck(t, "a:p b:su c:su d:v", "O D2 O M", "a", false).Blocked())
 }
 
 // The store's clock was set back by a failover: what is written can be read.

@@ -202,6 +202,11 @@ func (r *run) loop() {
 //	validate is Pure, and done; the card is charged; the owner dies; the next one
 //	finds that validate is still ahead, and takes the charge for not yet begun.
 //
+// Nor does one end the search that is over, as it is passed over:
+//
+//	validate is to be done again; a person says that the goods are reserved; validate is
+//	done, the card charged, and the owner dies; the next one charges again.
+//
 // It goes by the plan: also one who does not know the steps, and lets go of the saga
 // again, must write this down, as the next owner is not told of the death.
 func (r *run) suspect() {
@@ -213,8 +218,11 @@ func (r *run) suspect() {
 		if group > 0 && p.Group != group {
 			return
 		}
+		if !s.ahead() {
+			continue
+		}
 		effect := p.Kind == KindStep || p.Kind == KindPivot || p.Kind == KindRetriable
-		if effect && !p.Tx && s.ahead() || p.Kind == KindChild && s.Mark == Open {
+		if effect && !p.Tx || p.Kind == KindChild && s.Mark == Open {
 			s.Mark = Maybe
 		}
 		if group = p.Group; group == 0 && p.Kind != KindPure {

@@ -26,6 +26,11 @@ func TestSuspect(t *testing.T) {
 		{"a:p b:p c:su d:v", "O O O O", "O O M O"},
 		{"a:p b:v c:p d:r", "D D O O", "D D O M"},
 		{"a:p b:p", "O O", "O O"},
+		// Nor is what stands between them and is over, as by a person's word.
+		{"a:p b:su c:su d:v", "O D O O", "O D M O"},
+		{"a:p b:cu c:p d:cu e:v", "O S O O O", "O S O M O"},
+		{"a:p b:su1 c:su1 d:su e:v", "O D N O O", "O D N M O"},
+		{"a:p b:su1 c:su1 d:su e:v", "O D O O O", "O D M O O"},
 		// What is rolled back with its checkpoint is in no doubt, nor what is behind it.
 		{"a:stu b:su c:v", "O O O", "O O O"},
 		{"a:p b:vt c:r", "O O O", "O O O"},
@@ -86,5 +91,27 @@ func TestDecided(t *testing.T) {
 		r := at(t, c.plan, c.steps)
 		require.Equal(t, c.decided, r.decided(c.i), "%s of %s at %d", c.steps, c.plan, c.i)
 		require.Equal(t, c.decides, r.decides(c.i), "%s of %s at %d", c.steps, c.plan, c.i)
+	}
+}
+
+// TestUnderWay tells which child may be under way when a saga is to turn back at a step.
+func TestUnderWay(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		plan, steps string
+		i, want     int
+	}{
+		{"a:cu b:v", "M O", 0, 0},
+		{"a:su b:cu c:v", "O M O", 0, 0}, // it would not have begun
+		{"a:p b:p c:cu d:v", "O O M O", 0, 2},
+		{"a:p b:p c:cu d:v", "O O W O", 0, 2},
+		{"a:p b:p c:cu d:v", "D O W O", 1, 2},
+		{"a:p b:p c:cu d:v", "O O O O", 0, 0},
+		{"a:p b:cu c:p d:cu e:v", "O D D M O", 0, 3}, // b is over, and was passed over
+		{"a:p b:cu c:su d:cu e:v", "O N S W O", 0, 3},
+		{"a:p b:cu c:su d:cu e:v", "O D O M O", 0, 0},
+		{"a:p b:cu", "O D", 0, 0},
+	} {
+		require.Equal(t, c.want, at(t, c.plan, c.steps).underWay(c.i), "%s of %s at %d", c.steps, c.plan, c.i)
 	}
 }
