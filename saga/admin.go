@@ -136,10 +136,8 @@ func (a *Admin) Resolve(ctx context.Context, id string, do Action, audit Audit) 
 	}
 	told := do == ActionCancel && !next.Undoing // the engine is, by a signal
 	if told {
-		// That is a second write, and who sends this may be gone behind the first:
-		//
-		//	the history says that a person has cancelled the saga; his browser was closed,
-		//	and no signal sent; it goes on, and pays.
+		// That is a second write, and who sends this may be gone behind the first. Until it
+		// is made, [cancelledBy] counts; the signal stays, also if the saga gets stuck then.
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeLimit)
 		defer cancel()
 		ctx = limited
@@ -153,7 +151,9 @@ func (a *Admin) Resolve(ctx context.Context, id string, do Action, audit Audit) 
 	}
 	after, err := a.confirmed(ctx, id, len(rec.Events), ev)
 	if err == nil && told {
-		err = a.store.Deliver(ctx, id, cancelSignal, []byte("{}"))
+		if err = a.store.Deliver(ctx, id, cancelSignal, []byte("{}")); errors.Is(err, ErrOver) {
+			err = nil // it has gone back since
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("saga: resolve %s: %w", id, err)

@@ -153,6 +153,63 @@ func TestACancellationThatIsInTheHistoryIsDone(t *testing.T) {
 	})
 }
 
+// untold is a store that keeps a cancellation after a while only, if at all.
+type untold struct {
+	*saga.Memory
+	after time.Duration // 0: never
+}
+
+func (u untold) Deliver(ctx context.Context, id, name string, payload []byte) error {
+	if u.after == 0 {
+		return errGone
+	}
+	time.Sleep(u.after)
+	return u.Memory.Deliver(ctx, id, name, payload)
+}
+
+// The same for a process that dies behind the write of the history, or is held up there
+// until the child is over: the saga does not go on, and pay.
+func TestACancellationThatIsInTheHistoryNeedsNoSignal(t *testing.T) {
+	for name, c := range map[string]struct {
+		after  time.Duration
+		steps  []saga.Part[order] // behind the child
+		want   saga.Status
+		reason string
+		undone int
+	}{
+		"its process dies":       {0, []saga.Part[order]{saga.Pivot("confirm", noop)}, saga.Compensated, "it was cancelled: r", 1},
+		"it is held up":          {20 * time.Second, []saga.Part[order]{saga.Pivot("confirm", noop)}, saga.Compensated, "it was cancelled: r", 1},
+		"nothing else was to do": {0, nil, saga.Completed, "", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				undone := 0
+				inner := saga.MustDefine("inner", 1, saga.Pivot("pay", noop), saga.Sleep("pause", func(*order) time.Duration { return 10 * time.Second }))
+				def := saga.MustDefine("order", 1, append([]saga.Part[order]{
+					saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil }, func(*order, saga.Result[order]) error { return nil }).
+						Undo(func(context.Context, *order) error { undone++; return nil }),
+				}, c.steps...)...)
+				e, h, stop := start(t, store, def, saga.Options{Definitions: []saga.Registered{inner}})
+				time.Sleep(time.Second)
+				rec, err := e.Admin().Inspect(context.Background(), "o1")
+				require.NoError(t, err)
+				require.Equal(t, saga.Suspended, rec.Status)
+				_, err = saga.NewAdmin(untold{store, c.after}).Resolve(context.Background(), "o1", saga.ActionCancel, saga.Audit{Actor: "ada", Reason: "r", ExpectRevision: rec.Revision})
+				if c.after == 0 {
+					require.ErrorIs(t, err, errGone)
+				} else {
+					require.NoError(t, err)
+				}
+				got := wait(t, h)
+				stop()
+				require.Equal(t, c.want, got.Status)
+				require.Equal(t, c.reason, got.Reason)
+				require.Equal(t, c.undone, undone)
+			})
+		})
+	}
+}
+
 type parcel struct {
 	Label, Route string
 	Weight       int

@@ -53,6 +53,9 @@ func (r *run) turned(i int) (EventKind, string) {
 	if r.decided(i) {
 		return "", "" // there is no way back, or perhaps none
 	}
+	if r.rec.cancelled() {
+		return EventCancelled, r.rec.Error
+	}
 	if _, ok := r.rec.Signals[cancelSignal]; ok {
 		return EventCancelled, "it was cancelled"
 	}
@@ -139,9 +142,8 @@ func (r *run) settle(i int) {
 	s := &r.rec.Steps[i]
 	s.Mark, s.At = Done, r.elapsed()
 	r.rec.Crashes = 0
-	r.rec.Error = ""
 	if r.rec.at() < 0 {
-		r.rec.Status = Completed
+		r.rec.Status, r.rec.Error = Completed, ""
 	}
 }
 

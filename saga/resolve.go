@@ -277,12 +277,23 @@ func (re *resolution) cancel() string {
 	case re.rec.irreversible():
 		return "it cannot go back any more, as a step from the pivot on has been begun; force-not-applied says that a pivot has not happened"
 	case re.rec.waitsForChild():
-		re.goOn() // the engine cancels the child first, for which it is sent a signal
+		re.goOn() // the engine cancels the child first
+		re.rec.Error = cancelledBy + re.audit.Reason
 		return ""
 	}
-	re.goBack(re.rec.Failed, "it was cancelled: "+re.audit.Reason)
+	re.goBack(re.rec.Failed, cancelledBy+re.audit.Reason)
 	return ""
 }
+
+// cancelledBy is how the error of a saga begins that a person has cancelled, also while it
+// waits for its child. It is written with the history:
+//
+//	the history says that a person has cancelled the saga; before the signal is sent, which
+//	is another write, his process dies, or the child ends: the saga goes on, and pays.
+const cancelledBy = "it was cancelled: "
+
+// cancelled reports whether the saga is to go back when nothing is under way.
+func (r *Record) cancelled() bool { return !r.Undoing && strings.HasPrefix(r.Error, cancelledBy) }
 
 // goBack makes the saga undo what it has done.
 func (re *resolution) goBack(step, reason string) {
