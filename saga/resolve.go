@@ -223,10 +223,14 @@ func (re *resolution) reopen(i int) {
 }
 
 // goOn lets the saga go forward, unless a person has yet to say what became of a step
-// that ran at the same time.
+// that ran at the same time. A doubt may be attempted with the other; what was refused is not:
+//
+//	two steps behind the pivot run at the same time; one fails, and the other is refused;
+//	a person retries the first; the saga is completed, and the other was never done.
 func (re *resolution) goOn() {
 	for _, i := range re.blocked {
-		if m := re.rec.Steps[i].Mark; i != re.step && re.do != ActionRetry && (m == Maybe || m == NotApplied) {
+		m := re.rec.Steps[i].Mark
+		if i != re.step && (m == NotApplied || m == Maybe && re.do != ActionRetry) {
 			re.rec.Failed = re.rec.Plan[i].Name
 			return
 		}

@@ -160,6 +160,14 @@ func TestResolve(t *testing.T) {
 				ActionForceNotApplied: "STUCK b D1 N2*1 O",
 			},
 		},
+		"one of a group behind the pivot, beside another that was refused": {
+			plan: "a:v b:r1 c:r1", steps: "D1 N2*1 F3*20", failed: "b", step: "c",
+			want: map[Action]string{ActionRetry: "STUCK b D1 N2*1 F3"}, // else it would be completed without b
+		},
+		"one of a group behind the pivot, beside another that failed": {
+			plan: "a:v b:r1 c:r1", steps: "D1 F2*20 N3*1", failed: "b", step: "c",
+			want: map[Action]string{ActionRetry: "RUNNING  D1 F2*20 O"},
+		},
 		"a group that has begun to decide": {
 			plan: "a:su1 b:r1", steps: "M*3 D2", failed: "a",
 			want: map[Action]string{ActionForceNotApplied: "cannot go back any more", ActionCancel: "cannot go back any more"},
