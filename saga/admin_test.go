@@ -150,6 +150,33 @@ func TestAPersonHelpsACompensation(t *testing.T) {
 	}
 }
 
+// A payment in doubt is passed over by a person, and left as it is. The customer has
+// cancelled meanwhile: what was charged for the payment is not given back.
+func TestASagaDoesNotTurnBackFromWhatAPersonHasPassedOver(t *testing.T) {
+	t.Parallel()
+	var undone atomic.Int64
+	def := saga.MustDefine("order", 1,
+		saga.Step("charge", noop).Undo(func(context.Context, *order) error { undone.Add(1); return nil }),
+		saga.Parallel("both",
+			saga.Retriable("pay", func(context.Context, *order) error { return errPlain }).Retry(saga.Retry{Attempts: 1}),
+			saga.Retriable("notify", func(context.Context, *order) error { return saga.Reject(errPlain) })))
+	e := engine(t, saga.NewMemory(nil), quick(def))
+	require.Equal(t, saga.Stuck, result(t, def, e).Status)
+	require.NoError(t, e.Cancel(within(t), "o1"))
+	for _, step := range []string{"pay", "notify"} {
+		rec, err := e.Admin().Inspect(within(t), "o1")
+		require.NoError(t, err)
+		do := saga.ActionSkip
+		if step == "notify" {
+			do = saga.ActionRetry
+		}
+		_, err = e.Admin().Resolve(within(t), "o1", do, saga.Audit{Actor: "ada", Reason: "r", ExpectRevision: rec.Revision, Step: step})
+		require.NoError(t, err)
+	}
+	require.Equal(t, saga.Stuck, result(t, def, e).Status)
+	require.Zero(t, undone.Load())
+}
+
 func TestAPersonCancelsASagaThatWaits(t *testing.T) {
 	t.Parallel()
 	def := saga.MustDefine("order", 1,

@@ -72,10 +72,12 @@ func (r *run) turned(i int) (EventKind, string) {
 //
 //	the price is computed; the transfer is made; the owner dies; the next one computes
 //	the price again, and finds that the saga was cancelled, or that there is no price.
+//
+// Nor is there a way back from a step that a person has passed over: what it has done stays.
 func (r *run) decided(i int) bool {
 	plan, pivot := r.rec.Plan, r.rec.Plan.pivot()
 	behind := i > pivot && (plan[i].Group == 0 || plan[i].Group != plan[pivot].Group)
-	return behind || slices.ContainsFunc(r.rec.Steps[pivot:], StepState.happened)
+	return behind || slices.ContainsFunc(r.rec.Steps[pivot:], func(s StepState) bool { return s.happened() || s.Mark == Skipped })
 }
 
 // decides reports whether the pivot is among what is begun with step i.

@@ -82,7 +82,8 @@ func TestDecided(t *testing.T) {
 		{"a:su b:v c:r", "D S O", 2, true, false}, // a person has passed over the pivot
 		{"a:su b:su", "D O", 1, false, false},     // there is none
 		{"a:r1 b:r1 c:r", "O O O", 0, false, true},
-		{"a:r1 b:r1 c:r", "S O O", 1, false, true},
+		{"a:r1 b:r1 c:r", "S O O", 1, true, true}, // or over what was beside it
+		{"a:r1 b:r1 c:r", "N O O", 1, false, true},
 		{"a:r1 b:r1 c:r", "D O O", 1, true, true},
 		{"a:r1 b:r1 c:r", "S S O", 2, true, false},
 		{"a:r1 b:r1 c:r2 d:r2", "S S O O", 2, true, false},
