@@ -220,6 +220,33 @@ func TestABranchThatEndsItsGoroutineIsInDoubt(t *testing.T) {
 	})
 }
 
+// An earlier attempt is known not to have taken effect; of the next one, which ends its
+// goroutine, nobody knows.
+func TestABranchThatEndsItsGoroutineBehindALookUpIsInDoubt(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var attempts, charges atomic.Int64
+		def := saga.MustDefine("order", 1,
+			saga.Parallel("both",
+				saga.Step("a", noop).Undo(noop),
+				saga.Step("charge", func(context.Context, *order) error {
+					if attempts.Add(1) == 1 {
+						return context.DeadlineExceeded
+					}
+					charges.Add(1)
+					runtime.Goexit()
+					return nil
+				}).Undo(noop).Retry(saga.Retry{First: time.Millisecond}).Verify(func(context.Context, *order) (saga.Outcome, error) {
+					if charges.Load() == 0 {
+						return saga.NeverApplied, nil
+					}
+					return saga.Applied, nil
+				})))
+		got := result(t, def, engine(t, store, quick(def)))
+		require.NoError(t, got.Err())
+		require.Equal(t, int64(1), charges.Load(), "charged again without a look-up")
+	})
+}
+
 // slow gives the engine time to renew leases while a saga begins.
 type slow struct{ *saga.Memory }
 

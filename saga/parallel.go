@@ -62,23 +62,32 @@ type fork struct {
 	more      bool
 }
 
-// try makes one attempt of a branch, on a goroutine of its own.
+// try makes one attempt of a branch, on a goroutine of its own. What was found out before
+// it does not count where it has no end:
+//
+//	a charge times out; the provider says that it took no effect; it is attempted again,
+//	takes effect, and ends its goroutine; it is taken for not begun, and charged again.
 func (f *fork) try(t *trial) {
-	t.v, t.err = unknown, errEnded // of a step that ends its goroutine
+	cut := true // by a step that ends its goroutine, or by a panic
 	defer func() {
 		v := recover() // of how the data is read, such as the caller's UnmarshalJSON
+		if !cut {
+			return
+		}
+		t.v, t.err = unknown, errEnded
 		if v != nil {
 			t.err, t.panics = errors.Join(errEnded, &panicked{v, debug.Stack()}), t.panics+1
 		}
-		if errors.Is(t.err, errEnded) && f.run.parts[t.i].kind != KindPure {
+		if f.run.parts[t.i].kind != KindPure {
 			t.state.Mark = Maybe
 		}
 	}()
 	if err := json.Unmarshal(f.base, t.data); err != nil {
 		t.v, t.err = failed, err
-		return
+	} else {
+		f.run.try(t)
 	}
-	f.run.try(t)
+	cut = false
 }
 
 // ended takes over what a branch has come to.
