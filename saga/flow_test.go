@@ -3,6 +3,7 @@ package saga_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -61,6 +62,26 @@ func TestASignalThatComesFirstIsKept(t *testing.T) {
 		require.Equal(t, "ann", got.Data.Customer)
 		require.GreaterOrEqual(t, time.Since(begun), time.Hour, "a signal for somebody else does not end a sleep")
 	})
+}
+
+// What a Sleep has half done to the data when it fails is not what is undone.
+func TestASleepThatFailsLeavesTheData(t *testing.T) {
+	for name, pause := range map[string]func(*order) time.Duration{
+		"it panics":                 func(o *order) time.Duration { o.Seen = nil; panic("no such day") },
+		"its data cannot be stored": func(o *order) time.Duration { o.Seen = []string{strings.Repeat("x", 1<<20)}; return time.Hour },
+	} {
+		t.Run(name, func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				def := saga.MustDefine("order", 1, saga.Step("reserve", note("reserve")).Undo(note("release")), saga.Sleep("pause", pause))
+				_, h, stop := start(t, store, def, saga.Options{})
+				got := wait(t, h)
+				stop()
+				require.Equal(t, saga.Compensated, got.Status)
+				require.Equal(t, "pause", got.Failed)
+				require.Equal(t, []string{"reserve", "release"}, got.Data.Seen)
+			})
+		})
+	}
 }
 
 func TestASignalThatDoesNotComeIsANo(t *testing.T) {

@@ -198,7 +198,7 @@ func (r *run) waiting(i int) bool {
 		var d time.Duration
 		_, err := r.attempt(p, 1, func(context.Context, any) error { d = max(0, p.wait(r.data)); return nil }, nil)
 		if err != nil {
-			return r.fail(i, err)
+			return r.fail(i, r.rewind(err))
 		}
 		s.Mark, s.At = Waiting, r.elapsed()
 		s.At += min(d, maxAt-s.At).Truncate(time.Microsecond)
@@ -209,8 +209,8 @@ func (r *run) waiting(i int) bool {
 	//	meanwhile the signal has come, in time.
 	if left := max(0, s.At-r.elapsed()); left > 0 || p.on != nil && r.age < s.At {
 		r.rec.Status = Suspended
-		if err := r.encode(); err != nil { // Pure steps may be before it
-			return r.fail(i, err)
+		if err := r.encode(); err != nil { // it may have changed the data
+			return r.fail(i, r.rewind(err))
 		}
 		if d := r.rec.DeadlineAfter; d > 0 && i < r.rec.Plan.pivot() {
 			left = min(left, max(0, d-r.elapsed()))
