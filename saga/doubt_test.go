@@ -683,3 +683,28 @@ func TestALookUpLeavesNothingInTheDataOfTheNextAttempt(t *testing.T) {
 		}
 	}
 }
+
+// Nor in that of the next compensation, where the provider is asked behind an Undo; what
+// that has written is kept, and seen by who asks.
+func TestALookUpBehindAnUndoLeavesNothingInTheData(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		var seen, asked []string
+		see := func(_ context.Context, o *order) error { seen = append(seen, o.Customer); return nil }
+		def := saga.MustDefine("order", 1,
+			saga.Step("reserve", func(_ context.Context, o *order) error { o.Customer = "ann"; return nil }).Undo(see),
+			saga.Step("charge", func(context.Context, *order) error { return errLost }).Retry(saga.Retry{Attempts: 1}).
+				Undo(func(_ context.Context, o *order) error { o.Charge = "refunded"; return nil }).
+				Verify(func(_ context.Context, o *order) (saga.Outcome, error) {
+					asked = append(asked, o.Charge)
+					*o = order{Customer: "somebody else"}
+					return saga.NeverApplied, nil
+				}))
+		_, h, stop := start(t, store, def, saga.Options{})
+		got := wait(t, h)
+		stop()
+		require.Equal(t, saga.Compensated, got.Status)
+		require.Equal(t, []string{"ann"}, seen)
+		require.Equal(t, []string{"refunded"}, asked)
+		require.Equal(t, order{Customer: "ann", Charge: "refunded"}, got.Data)
+	})
+}
