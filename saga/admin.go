@@ -32,7 +32,8 @@ const (
 	// ActionForceNotApplied says that a step has not taken effect, and will not. The
 	// saga goes back, without undoing that step; behind the pivot, where it
 	// cannot, the step is attempted again as if for the first time. It is
-	// not for compensations: those are retried or skipped.
+	// not for compensations: those are retried or skipped; nor for a child that is under
+	// way, which is cancelled.
 	ActionForceNotApplied Action = "force-not-applied"
 	// ActionCancel makes a saga go back that is not decided yet: whose pivot has not,
 	// and cannot have, taken effect. A step in doubt is undone. A child that is under
@@ -134,6 +135,11 @@ func (a *Admin) Resolve(ctx context.Context, id string, do Action, audit Audit) 
 	if err != nil {
 		return nil, err
 	}
+	if do == ActionForceNotApplied {
+		if err := a.idle(ctx, rec, ev.Step); err != nil {
+			return nil, err
+		}
+	}
 	told := do == ActionCancel && !next.Undoing // the engine is, by a signal
 	if told {
 		// That is a second write, and who sends this may be gone behind the first. Until it
@@ -160,6 +166,29 @@ func (a *Admin) Resolve(ctx context.Context, id string, do Action, audit Audit) 
 	}
 	a.nudge(id)
 	return after, nil
+}
+
+// idle refuses to take a child that is under way for one that will not take effect:
+//
+//	a child waits, and its parent is stuck; a person says that it has not taken effect; the
+//	parent goes back, and has nothing to undo; the child goes on, and pays.
+func (a *Admin) idle(ctx context.Context, rec *Record, step string) error {
+	if !slices.ContainsFunc(rec.Plan, func(p Planned) bool { return p.Name == step && p.Kind == KindChild }) {
+		return nil
+	}
+	child, err := a.Inspect(ctx, childID(rec, step))
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	case child.Parent != rec.ID || child.Status == Completed || child.Status == Compensated:
+		return nil
+	}
+	return &ActionError{
+		ID: rec.ID, Action: ActionForceNotApplied, Status: rec.Status, Step: step,
+		Reason: fmt.Sprintf("its child %s is %s and may still take effect: cancel, and it is cancelled first", child.ID, child.Status),
+	}
 }
 
 // confirmed reads the saga and looks for the event that was written, behind those

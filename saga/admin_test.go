@@ -231,6 +231,56 @@ func TestAPersonCancelsASagaThatWaitsForItsChild(t *testing.T) {
 	require.Equal(t, []string{"pay", "-pay"}, child.Data.Seen)
 }
 
+// A person says of a child that it has not taken effect, and will not, while it is under way,
+// and about to pay.
+func TestAChildThatIsUnderWayMayStillTakeEffect(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		child  *saga.Record
+		reason string // why it is refused; empty: it is not
+	}{
+		"there is none":    {nil, ""},
+		"it runs":          {&saga.Record{Parent: "o1", Status: saga.Running}, "is RUNNING"},
+		"it waits":         {&saga.Record{Parent: "o1", Status: saga.Suspended}, "is SUSPENDED"},
+		"it is stuck":      {&saga.Record{Parent: "o1", Status: saga.Stuck}, "is STUCK"},
+		"it is done":       {&saga.Record{Parent: "o1", Status: saga.Completed}, ""}, // and was undone by hand, say
+		"it has gone back": {&saga.Record{Parent: "o1", Status: saga.Compensated}, ""},
+		"it is another's":  {&saga.Record{Parent: "o2", Status: saga.Running}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			store := saga.NewMemory(nil)
+			parent := &saga.Record{ID: "o1", Status: saga.Stuck, Failed: "inner"}
+			require.NoError(t, parent.Plan.UnmarshalText([]byte("inner:cu confirm:v")))
+			require.NoError(t, parent.Steps.UnmarshalText([]byte("M*5 O")))
+			records := []*saga.Record{parent}
+			if c.child != nil {
+				c.child.ID = "o1/inner"
+				records = append(records, c.child)
+			}
+			for _, r := range records {
+				require.NoError(t, store.Create(within(t), []*saga.Create{{Record: r}}))
+				next := *r
+				next.Revision = 1
+				require.NoError(t, store.Save(within(t), []*saga.Write{{Record: &next, Release: true}}))
+			}
+			a := saga.NewAdmin(store)
+			rec, err := a.Resolve(within(t), "o1", saga.ActionForceNotApplied, saga.Audit{Actor: "ada", Reason: "r", ExpectRevision: 1})
+			if c.reason == "" {
+				require.NoError(t, err)
+				require.Equal(t, saga.Compensating, rec.Status)
+				return
+			}
+			refused, ok := errors.AsType[*saga.ActionError](err)
+			require.True(t, ok, err)
+			require.Equal(t, "inner", refused.Step)
+			require.ErrorContains(t, err, c.reason)
+			_, err = a.Resolve(within(t), "o1", saga.ActionCancel, saga.Audit{Actor: "ada", Reason: "r", ExpectRevision: 1})
+			require.NoError(t, err)
+		})
+	}
+}
+
 // TestTwoPeopleResolveTheSameRevision is for a trap: the write of the second is one of
 // the revision that the store has by then, which it takes for a repeat.
 func TestTwoPeopleResolveTheSameRevision(t *testing.T) {
