@@ -181,7 +181,7 @@ func (r *run) childFailed(i int, err error) bool {
 		}
 		return r.pause(r.retrying(i, err))
 	}
-	if s.Mark == Maybe && r.rec.Crashes < r.e.o.MaxCrashes {
+	if s.Mark == Maybe {
 		switch buried, fault := r.bury(i); {
 		case fault != nil:
 			return r.pause(p.retry.First)

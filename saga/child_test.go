@@ -65,6 +65,30 @@ func TestAChildIsKnownByItsParentWhateverItWasGiven(t *testing.T) {
 	})
 }
 
+// A child was started and is done, and the owner of its parent has died before it was
+// written. What the next one half fills into the data, before that fails, is not kept.
+func TestAChildThatCannotBeStartedAgainLeavesTheData(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		given := 0
+		inner := saga.MustDefine("inner", 1, saga.Pure("price", noop))
+		def := saga.MustDefine("order", 1,
+			saga.Step("reserve", note("reserve")).Undo(noop),
+			saga.Child("inner", inner, func(o *order) (order, error) {
+				if given++; given > 1 {
+					o.Seen = nil
+					return order{}, errPlain
+				}
+				return order{}, nil
+			}, func(_ *order, r saga.Result[order]) error { return saga.Reject(r.Err()) }).Undo(noop))
+		_, h, stop := start(t, &dyingParent{Memory: store}, def, saga.Options{Definitions: []saga.Registered{inner}})
+		got := wait(t, h)
+		stop()
+		require.Equal(t, saga.Completed, got.Status)
+		require.Equal(t, 2, given)
+		require.Equal(t, []string{"reserve"}, got.Data.Seen)
+	})
+}
+
 // The parent was stuck over the weekend; its child was over long before, and old sagas
 // are swept. To find no child is not to have had none.
 func TestAChildIsKeptAsLongAsItsParentMayAskForIt(t *testing.T) {
@@ -194,6 +218,27 @@ func TestAChildOfWhichNothingIsKnownIsNotGivenUp(t *testing.T) {
 	})
 }
 
+// The same child may still come when its parent is cancelled meanwhile.
+func TestAChildOfWhichNothingIsKnownIsCancelledWithItsParent(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		paid, undone := 0, 0
+		inner := saga.MustDefine("inner", 1, saga.Pivot("pay", func(context.Context, *order) error { paid++; return nil }))
+		def := saga.MustDefine("order", 1,
+			saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
+				func(_ *order, r saga.Result[order]) error { return saga.Reject(r.Err()) }).
+				Retry(saga.Retry{First: 20 * time.Second, Max: 20 * time.Second}).
+				Undo(func(context.Context, *order) error { undone++; return nil }))
+		deaf := &blind{dyingParent: &dyingParent{Memory: store, late: 5 * time.Second}, times: 1}
+		e, h, stop := start(t, deaf, def, saga.Options{Definitions: []saga.Registered{inner}})
+		time.Sleep(time.Second)
+		require.NoError(t, e.Cancel(context.Background(), "o1"))
+		require.Equal(t, saga.Compensated, wait(t, h).Status)
+		time.Sleep(time.Hour)
+		stop()
+		require.Equal(t, []int{0, 0}, []int{paid, undone}, "the parent is compensated, and the child has paid")
+	})
+}
+
 // failsOnce is a store that creates no child at first, and does not say so.
 type failsOnce struct {
 	*saga.Memory
@@ -228,8 +273,93 @@ func TestACancellationStartsNoChild(t *testing.T) {
 		rec, err := e.Admin().Inspect(context.Background(), "o1/inner")
 		require.NoError(t, err)
 		require.Equal(t, saga.Compensated, rec.Status)
+		require.Equal(t, saga.Open, rec.Steps[0].Mark, "as a store can keep it")
 		stop()
 		require.Equal(t, []int{0, 0, 0}, []int{paid, undone, ended})
+	})
+}
+
+// contested is a store in which something happens just when the id of a child is taken.
+type contested struct {
+	*dyingParent
+	meanwhile func() error
+}
+
+func (c *contested) Create(ctx context.Context, all []*saga.Create) error {
+	if all[0].Record.Undoing && c.meanwhile != nil {
+		meanwhile := c.meanwhile
+		c.meanwhile = nil
+		if err := meanwhile(); err != nil {
+			return err
+		}
+	}
+	return c.dyingParent.Create(ctx, all)
+}
+
+// A child may be on its way when its parent is cancelled. As long as its id is not taken for
+// certain it is not taken to be.
+func TestAChildThatMayBeOnItsWayIsNotGivenUpByHalf(t *testing.T) {
+	for name, meanwhile := range map[string]func() error{
+		"the store is away":  func() error { return lostAnswer{} },
+		"the child is first": func() error { time.Sleep(5 * time.Second); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				paid, undone := 0, 0
+				inner := saga.MustDefine("inner", 1,
+					saga.Sleep("pause", func(*order) time.Duration { return time.Hour }),
+					saga.Pivot("pay", func(context.Context, *order) error { paid++; return nil }))
+				def := saga.MustDefine("order", 1,
+					saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
+						func(_ *order, r saga.Result[order]) error { return saga.Reject(r.Err()) }).
+						Retry(saga.Retry{First: 20 * time.Second, Max: 20 * time.Second}).
+						Undo(func(context.Context, *order) error { undone++; return nil }),
+					saga.Pivot("confirm", noop))
+				e, h, stop := start(t, &contested{&dyingParent{Memory: store, late: 4 * time.Second}, meanwhile}, def, saga.Options{Definitions: []saga.Registered{inner}})
+				time.Sleep(time.Second)
+				require.NoError(t, e.Cancel(context.Background(), "o1"))
+				require.Equal(t, saga.Compensated, wait(t, h).Status)
+				time.Sleep(2 * time.Hour)
+				stop()
+				require.Equal(t, []int{0, 0}, []int{paid, undone}, "the parent is compensated, and the child has paid")
+			})
+		})
+	}
+}
+
+// away is a store that cannot be asked for a child when it is told so.
+type away struct {
+	*dyingParent
+	next atomic.Bool
+}
+
+func (a *away) Find(ctx context.Context, f saga.Filter) iter.Seq2[*saga.Record, error] {
+	if strings.Contains(f.IDs[0], "/") && a.next.CompareAndSwap(true, false) {
+		return func(yield func(*saga.Record, error) bool) { yield(nil, lostAnswer{}) }
+	}
+	return a.dyingParent.Find(ctx, f)
+}
+
+// The same where the store cannot be asked for the child just when it is to be cancelled.
+func TestAChildThatCannotBeLookedForIsNotTakenToBeThere(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		paid, undone := 0, 0
+		inner := saga.MustDefine("inner", 1, saga.Pivot("pay", func(context.Context, *order) error { paid++; return nil }))
+		def := saga.MustDefine("order", 1,
+			saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
+				func(_ *order, r saga.Result[order]) error { return saga.Reject(r.Err()) }).
+				Retry(saga.Retry{First: 20 * time.Second, Max: 20 * time.Second}).
+				Undo(func(context.Context, *order) error { undone++; return nil }),
+			saga.Pivot("confirm", noop))
+		deaf := &away{dyingParent: &dyingParent{Memory: store, late: 8 * time.Second}}
+		e, h, stop := start(t, deaf, def, saga.Options{Definitions: []saga.Registered{inner}})
+		time.Sleep(time.Second)
+		deaf.next.Store(true)
+		require.NoError(t, e.Cancel(context.Background(), "o1"))
+		require.Equal(t, saga.Compensated, wait(t, h).Status)
+		time.Sleep(time.Hour)
+		stop()
+		require.Equal(t, []int{1, 1}, []int{paid, undone})
 	})
 }
 

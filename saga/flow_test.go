@@ -134,6 +134,23 @@ func TestCancelGoesBackUntilThePivot(t *testing.T) {
 	})
 }
 
+// Nobody knows whether the card was charged when the saga is cancelled: the charge is undone.
+func TestCancelUndoesAStepInDoubt(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		def := saga.MustDefine("order", 1,
+			saga.Step("charge", func(context.Context, *order) error { return context.DeadlineExceeded }).Undo(note("refund")).Idempotent().
+				Retry(saga.Retry{First: time.Minute}))
+		e, h, end := start(t, store, def, saga.Options{})
+		defer end()
+		time.Sleep(time.Second)
+		require.NoError(t, e.Cancel(t.Context(), "o1"))
+		got := wait(t, h)
+		require.Equal(t, saga.Compensated, got.Status)
+		require.Equal(t, "it was cancelled", got.Reason)
+		require.Equal(t, []string{"refund"}, got.Data.Seen)
+	})
+}
+
 // parting is a store whose next write is the last that its caller hears of.
 type parting struct {
 	*saga.Memory

@@ -213,6 +213,22 @@ func TestWhatIsKnownOfAChild(t *testing.T) {
 	}
 }
 
+// What its parent has half made of a child's end when that is refused is not what is undone.
+func TestTheEndOfAChildThatIsRefusedLeavesTheData(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		inner := saga.MustDefine("inner", 1, saga.Pivot("pay", noop))
+		def := saga.MustDefine("order", 1,
+			saga.Step("reserve", note("reserve")).Undo(note("release")),
+			saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
+				func(o *order, _ saga.Result[order]) error { o.Seen = nil; return errNo }).Undo(noop))
+		_, h, stop := start(t, store, def, saga.Options{Definitions: []saga.Registered{inner}})
+		got := wait(t, h)
+		stop()
+		require.Equal(t, saga.Compensated, got.Status)
+		require.Equal(t, []string{"reserve", "release"}, got.Data.Seen)
+	})
+}
+
 // A saga is cancelled before its child begins: there is none then, also not later.
 func TestNoChildBeginsBehindACancellation(t *testing.T) {
 	alone(t, func(t *testing.T, store *saga.Memory) {

@@ -178,7 +178,14 @@ func TestAFullEngineClaimsNothing(t *testing.T) {
 }
 
 // A child was removed by hand: its parent starts another, and does not wait for ever.
-func TestAChildThatWasRemovedIsStartedAgain(t *testing.T) {
+func TestAChildThatWasRemovedIsStartedAgain(t *testing.T) { withoutChild(t, false, Completed) }
+
+// Nor does it where it is cancelled.
+func TestAChildThatWasRemovedDoesNotHoldACancellation(t *testing.T) {
+	withoutChild(t, true, Compensated)
+}
+
+func withoutChild(t *testing.T, cancelled bool, want Status) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		type data struct{}
@@ -200,12 +207,15 @@ func TestAChildThatWasRemovedIsStartedAgain(t *testing.T) {
 		require.Contains(t, store.live, "o1/inner")
 		delete(store.live, "o1/inner")
 		store.mu.Unlock()
+		if cancelled {
+			require.NoError(t, e.Cancel(ctx, "o1"))
+		}
 		late, stop := context.WithTimeout(ctx, 3*time.Hour)
 		defer stop()
 		got, err := h.Wait(late)
 		cancel()
 		require.NoError(t, <-ended)
 		require.NoError(t, err)
-		require.Equal(t, Completed, got.Status)
+		require.Equal(t, want, got.Status)
 	})
 }

@@ -112,6 +112,7 @@ func TestUnderWay(t *testing.T) {
 		{"a:p b:cu c:su d:cu e:v", "O N S W O", 0, 3},
 		{"a:p b:cu c:su d:cu e:v", "O D O M O", 0, 0},
 		{"a:p b:cu", "O D", 0, 0},
+		{"a:p b:su c:v", "O M O", 0, 0}, // which is no child
 	} {
 		require.Equal(t, c.want, at(t, c.plan, c.steps).underWay(c.i), "%s of %s at %d", c.steps, c.plan, c.i)
 	}
