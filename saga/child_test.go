@@ -327,6 +327,23 @@ func TestAChildThatMayBeOnItsWayIsNotGivenUpByHalf(t *testing.T) {
 	}
 }
 
+// Nor is it where its parent has started it as often as it may.
+func TestAChildThatMayBeOnItsWayIsNotGivenUpByItsStarts(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		paid := 0
+		inner := saga.MustDefine("inner", 1, saga.Pivot("pay", func(context.Context, *order) error { paid++; return nil }))
+		def := saga.MustDefine("order", 1,
+			saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
+				func(_ *order, r saga.Result[order]) error { return saga.Reject(r.Err()) }).Retry(saga.Retry{Attempts: 1}).Undo(noop))
+		first := &contested{&dyingParent{Memory: store, late: time.Second}, func() error { time.Sleep(2 * time.Second); return nil }}
+		_, h, stop := start(t, first, def, saga.Options{Definitions: []saga.Registered{inner}})
+		got := wait(t, h)
+		stop()
+		require.Equal(t, saga.Completed, got.Status, got.Reason)
+		require.Equal(t, 1, paid)
+	})
+}
+
 // away is a store that cannot be asked for a child when it is told so.
 type away struct {
 	*dyingParent
