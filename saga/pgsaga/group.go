@@ -41,7 +41,6 @@ type group struct {
 type call struct {
 	open   int          // items without an answer
 	leader bool         // it was made a leader, and does not know yet
-	gone   bool         // it waits no longer
 	wake   chan message // of two: it can be made a leader, and be answered, at once
 }
 
@@ -179,8 +178,8 @@ func (g *group) done(batch []*item) {
 		if c == nil {
 			continue
 		}
-		if c.open--; c.open == 0 && !c.gone {
-			c.wake <- answered
+		if c.open--; c.open == 0 {
+			c.wake <- answered // also where it has left
 		}
 	}
 	g.mu.Unlock()
@@ -219,7 +218,6 @@ func (g *group) leave(ctx context.Context, c *call) error {
 	if c.open == 0 {
 		return nil
 	}
-	c.gone = true
 	rest := g.queue[:0]
 	for _, i := range g.queue {
 		if i.call != c {

@@ -57,6 +57,7 @@ func TestAnIdleGroupWritesAtOnceAndABusyOneTogether(t *testing.T) {
 		require.Equal(t, [][]string{{"0"}, {"1"}, {"2", "3", "4", "5", "6", "7", "8", "9"}}, batches)
 		require.Equal(t, 2*time.Second, time.Since(begin))
 		require.Zero(t, g.under)
+		require.Zero(t, g.items)
 	})
 }
 
@@ -73,6 +74,7 @@ func TestTwoWritesOfASagaAreNotInOneBatch(t *testing.T) {
 		wg.Wait()
 		require.ElementsMatch(t, [][]string{{"x"}, {"y"}, {"a", "b", "c"}, {"a"}, {"a"}}, batches)
 		require.Zero(t, g.under)
+		require.Zero(t, g.items)
 		require.Empty(t, g.queue)
 	})
 }
@@ -90,9 +92,11 @@ func TestABatchIsBounded(t *testing.T) {
 			many = append(many, fmt.Sprint(n))
 		}
 		come(t, g, t.Context(), &wg, many...)
-		for _, id := range []string{"large", "larger"} {
+		for n, id := range []string{"large", "larger", "half", "other half", "and one more"} {
 			large := items(id)
-			large[0].size = maxBytes + 1
+			if large[0].size = maxBytes + 1; n > 1 {
+				large[0].size = maxBytes / 2
+			}
 			wg.Go(func() { _ = g.do(t.Context(), large) })
 			synctest.Wait()
 		}
@@ -102,10 +106,12 @@ func TestABatchIsBounded(t *testing.T) {
 			n += len(b)
 			require.LessOrEqual(t, len(b), maxItems)
 		}
-		require.Equal(t, len(many)+4, n)
+		require.Equal(t, len(many)+7, n)
 		require.Contains(t, batches, []string{"large"})
 		require.Contains(t, batches, []string{"larger"})
+		require.Contains(t, batches, []string{"half", "other half"})
 		require.Zero(t, g.under)
+		require.Zero(t, g.items)
 	})
 }
 
@@ -133,6 +139,8 @@ func TestTwoBatchesShareWhoComes(t *testing.T) {
 		require.Len(t, g.queue, c.queued-c.takes, "%+v", c)
 		require.Equal(t, c.takes+c.other, g.items, "%+v", c)
 		require.Equal(t, c.leaders, g.under, "%+v", c)
+		told := len(g.queue) > 0 && g.queue[0].call.leader
+		require.Equal(t, c.other == 0 && c.leaders == 2, told, "%+v", c) // who leads knows
 	}
 }
 
@@ -156,6 +164,7 @@ func TestWhoHangsUpTakesItsItemsAlong(t *testing.T) {
 		require.Equal(t, [][]string{{"leader", "of two"}, {"y"}, {"stays"}}, batches)
 		require.ErrorIs(t, g.do(ctx, items("z")), context.Canceled)
 		require.Zero(t, g.under)
+		require.Zero(t, g.items)
 	})
 }
 
@@ -176,6 +185,7 @@ func TestTheLeadIsNeverLost(t *testing.T) {
 	}
 	wg.Wait()
 	require.Zero(t, g.under)
+	require.Zero(t, g.items)
 	require.Empty(t, g.queue)
 	require.NoError(t, g.do(t.Context(), items("last")))
 }
@@ -193,6 +203,19 @@ func TestTheLeadOfALeaderIsHandedOn(t *testing.T) {
 	cancel()
 	require.NoError(t, g.leave(ctx, c))
 	require.Zero(t, g.under)
+	require.Zero(t, g.items)
+}
+
+// Two leaders end, and one waits: it is made a leader once, and the other's place is free.
+func TestTheLeadIsHandedToNobodyTwice(t *testing.T) {
+	t.Parallel()
+	g, c := &group{under: 2}, &call{open: 1, wake: make(chan message, 2)}
+	g.queue = items("a")
+	g.queue[0].call = c
+	g.handOn()
+	g.handOn()
+	require.Equal(t, 1, g.under)
+	require.Len(t, c.wake, 1)
 }
 
 // A leader that panics does not leave the others waiting.
@@ -207,4 +230,5 @@ func TestALeaderThatPanics(t *testing.T) {
 	require.Panics(t, func() { _ = g.do(t.Context(), items("a")) })
 	require.NoError(t, g.do(t.Context(), items("b")))
 	require.Zero(t, g.under)
+	require.Zero(t, g.items)
 }
