@@ -120,6 +120,9 @@ func TestCancelGoesBackUntilThePivot(t *testing.T) {
 		require.Equal(t, saga.Compensated, got.Status)
 		require.Equal(t, []string{"reserve", "release"}, got.Data.Seen)
 		require.ErrorContains(t, got.Err(), "cancelled")
+		rec, err := e.Admin().Inspect(t.Context(), "o1")
+		require.NoError(t, err)
+		require.Equal(t, saga.EventCancelled, rec.Events[len(rec.Events)-1].Kind)
 	})
 	t.Run("not after it", func(t *testing.T) {
 		alone(t, func(t *testing.T, store *saga.Memory) {

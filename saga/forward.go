@@ -25,7 +25,7 @@ func (r *run) forward() bool {
 	if r.unwritten && r.decides(i) && (!r.save() || !r.holds()) {
 		return false
 	}
-	if kind, reason := r.turned(i); kind != "" {
+	if kind, reason := r.turned(); kind != "" {
 		if free, more := r.childless(r.underWay(i)); !free {
 			return more
 		}
@@ -49,8 +49,8 @@ func (r *run) forward() bool {
 // turned tells whether the saga is to go back for another reason than a step. It
 // asks between steps only, so that nothing that was done is forgotten: what a step
 // has done is written first and undone then.
-func (r *run) turned(i int) (EventKind, string) {
-	if r.decided(i) {
+func (r *run) turned() (EventKind, string) {
+	if r.decided() {
 		return "", "" // there is no way back, or perhaps none
 	}
 	if r.rec.cancelled() {
@@ -66,18 +66,15 @@ func (r *run) turned(i int) (EventKind, string) {
 }
 
 // decided reports whether the pivot, or what is behind or beside it, has happened or
-// may have, when step i is next. The pivot may have been done by an owner that died
-// before it was written, and with it the Pure steps in front of it, which are to be
-// done again:
+// may have. The pivot may have been done by an owner that died before it was written, and
+// with it the Pure steps in front of it, which are to be done again:
 //
 //	the price is computed; the transfer is made; the owner dies; the next one computes
 //	the price again, and finds that the saga was cancelled, or that there is no price.
 //
 // Nor is there a way back from a step that a person has passed over: what it has done stays.
-func (r *run) decided(i int) bool {
-	plan, pivot := r.rec.Plan, r.rec.Plan.pivot()
-	behind := i > pivot && (plan[i].Group == 0 || plan[i].Group != plan[pivot].Group)
-	return behind || slices.ContainsFunc(r.rec.Steps[pivot:], func(s StepState) bool { return s.happened() || s.Mark == Skipped })
+func (r *run) decided() bool {
+	return slices.ContainsFunc(r.rec.Steps[r.rec.Plan.pivot():], func(s StepState) bool { return s.happened() || s.Mark == Skipped })
 }
 
 // decides reports whether the pivot is among what is begun with step i.
@@ -153,7 +150,7 @@ func (r *run) settle(i int) {
 func (r *run) fail(i int, err error) bool {
 	p, s := r.parts[i], &r.rec.Steps[i]
 	poison := r.rec.Crashes >= r.e.o.MaxCrashes
-	back := !r.decided(i) && (i < r.rec.Plan.pivot() || s.Mark == NotApplied)
+	back := !r.decided() && (i < r.rec.Plan.pivot() || s.Mark == NotApplied)
 	if j := r.underWay(i); j != i && back && !poison {
 		if r.rec.Steps[j].Mark == Maybe { // else it was said
 			r.event(EventFailed, p.name, s.Attempts, text(err))

@@ -64,7 +64,7 @@ func TestSuspect(t *testing.T) {
 	}
 }
 
-// TestDecided tells from which step on a saga does not turn back.
+// TestDecided tells when a saga does not turn back any more, and with which step that begins.
 func TestDecided(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -88,9 +88,10 @@ func TestDecided(t *testing.T) {
 		{"a:r1 b:r1 c:r", "S S O", 2, true, false},
 		{"a:r1 b:r1 c:r2 d:r2", "S S O O", 2, true, false},
 		{"a:su1 b:su1 c:v", "O O O", 0, false, false},
+		{"a:p b:su1 c:su1", "D O O", 1, false, false},
 	} {
 		r := at(t, c.plan, c.steps)
-		require.Equal(t, c.decided, r.decided(c.i), "%s of %s at %d", c.steps, c.plan, c.i)
+		require.Equal(t, c.decided, r.decided(), "%s of %s at %d", c.steps, c.plan, c.i)
 		require.Equal(t, c.decides, r.decides(c.i), "%s of %s at %d", c.steps, c.plan, c.i)
 	}
 }

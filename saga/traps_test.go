@@ -145,6 +145,10 @@ func TestADeadlineDoesNotEraseASuccessfulCharge(t *testing.T) {
 		require.Empty(t, got.Failed)
 		require.EqualValues(t, 1, w.charged.Load())
 		require.EqualValues(t, 1, w.refunded.Load())
+		rec, err := e.Admin().Inspect(ctx, "o1")
+		require.NoError(t, err)
+		require.Len(t, rec.Events, 1)
+		require.Equal(t, saga.EventDeadline, rec.Events[0].Kind)
 		stop()
 	})
 }
