@@ -213,6 +213,29 @@ func TestWhatIsKnownOfAChild(t *testing.T) {
 	}
 }
 
+// What an attempt that fails has changed in the data is dropped, for the next attempt and
+// for the compensations.
+func TestAnAttemptThatFailsLeavesTheData(t *testing.T) {
+	for name, errs := range map[string][]error{"and is made again": {errPlain, nil}, "and is undone": {errNo}} {
+		t.Run(name, func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				do := &script{errs: errs}
+				def := saga.MustDefine("order", 1,
+					saga.Step("reserve", note("reserve")).Undo(note("release")),
+					saga.Step("charge", func(_ context.Context, o *order) error { o.Seen = append(o.Seen, "charge"); return do.next() }).Undo(noop))
+				_, h, stop := start(t, store, def, saga.Options{})
+				got := wait(t, h)
+				stop()
+				want := []string{"reserve", "charge"}
+				if got.Status == saga.Compensated {
+					want[1] = "release"
+				}
+				require.Equal(t, want, got.Data.Seen)
+			})
+		})
+	}
+}
+
 // What its parent has half made of a child's end when that is refused is not what is undone.
 func TestTheEndOfAChildThatIsRefusedLeavesTheData(t *testing.T) {
 	alone(t, func(t *testing.T, store *saga.Memory) {
