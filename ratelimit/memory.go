@@ -192,13 +192,25 @@ func (m *Memory) call(c *Call) Reply {
 	return Reply{Outcomes: outcomes}
 }
 
-// try finds out what takes would be told, and whether one is refused.
+// try finds out what takes would be told, and whether one is refused. That is carried out: it charges nothing, but writes down that the clock was set back.
+// As a peek it would not be, and where all calls are to several limits nobody would:
+//
+//	the clock is set back an hour: a bucket that was hardly used is to be full in an hour, which counts as empty
+//	every call to it and to others is refused, and leaves it as it is, for an hour
+//
+// A place of a holder who has one already is refused here, and would be extended: it is let be.
 func try(ops []Op, outcomes []Outcome, one func(i int, op *Op) Outcome) (refused bool) {
 	for i := range ops {
 		if trial := ops[i]; trial.Kind == Take {
 			trial.Kind = Peek
 			outcomes[i] = one(i, &trial)
-			refused = refused || !outcomes[i].Allowed
+			if outcomes[i].Allowed {
+				continue
+			}
+			refused = true
+			if ops[i].Limit.Algorithm != Concurrency {
+				one(i, &ops[i])
+			}
 		}
 	}
 	return refused

@@ -100,6 +100,23 @@ func testNothingWritten(t *testing.T, open Open) {
 	}
 }
 
+// testSetBackForSeveral has nobody ask by himself for what is exhausted, as where all calls are to several limits: a refusal of those is the first that sees
+// the clock, and there may be no other until that is where it was.
+func testSetBackForSeveral(t *testing.T, open Open) {
+	for _, l := range limits(3) {
+		c := newClock()
+		s := open(t, c.now)
+		key := l.Algorithm.String()
+		ops := []ratelimit.Op{{Limit: l, Key: key, N: 3}, {Limit: l.Named("other"), Key: key, N: 1}}
+		equal(t, true, all(t, s, ops...)[0].Allowed, key)
+		c.move(-3600_000_000)
+		equal(t, false, all(t, s, ops...)[0].Allowed, key+": nothing comes back when the clock is set back")
+		c.move(2 * 60_000_000)
+		got := all(t, s, ops...)
+		equal(t, [2]bool{true, true}, [2]bool{got[0].Allowed, got[1].Allowed}, key+" two minutes after the clock was set back an hour")
+	}
+}
+
 // testGivenBackBehind gives back what others stand behind, who have taken ahead.
 func testGivenBackBehind(t *testing.T, open Open) {
 	s := open(t, newClock().now)

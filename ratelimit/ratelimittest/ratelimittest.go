@@ -26,6 +26,7 @@ func Run(t *testing.T, ops int, open Open) {
 		{"a bad call is refused and charges nothing", testBadCalls},
 		{"a call is charged as a whole or not at all", testAllOrNothing},
 		{"a peek and a refusal write nothing", testNothingWritten},
+		{"a clock that was set back is believed by calls to several limits", testSetBackForSeveral},
 		{"giving back leaves those behind what is theirs", testGivenBackBehind},
 		{"names and keys have counters of their own", testCounters},
 		{"a changed limit holds at once", testChangedLimit},

@@ -80,9 +80,13 @@ func (m *model) decide(now int64, c ratelimit.Call) []ratelimit.Outcome {
 	if takes > 1 {
 		for i, op := range c.Ops {
 			if op.Kind == ratelimit.Take {
-				op.Kind = ratelimit.Peek
-				outcomes[i] = m.op(now, op)
+				trial := op
+				trial.Kind = ratelimit.Peek
+				outcomes[i] = m.op(now, trial)
 				refused = refused || !outcomes[i].Allowed
+				if !outcomes[i].Allowed && op.Limit.Algorithm != ratelimit.Concurrency {
+					m.op(now, op) // by itself it mends a clock that was set back
+				}
 			}
 		}
 	}

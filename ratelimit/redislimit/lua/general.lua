@@ -32,18 +32,22 @@ local function put(key, value, ttl)
   write(key, value, ttl)
 end
 
--- all decides a call of several ops: everything is found out before anything is written.
+-- all decides a call of several ops: everything is found out before anything is written. What a take that is refused by itself writes is that the clock was
+-- set back, and no charge. Were it left out,
+--   the clock is set back an hour: a bucket that was hardly used is to be full in an hour, which counts as empty
+--   every call to it and to others is refused, and leaves it as it is, for an hour
 local function all(ops, several)
-  local found, kinds, values, ttl, refused = {}, {}, {}, {}, false
+  local found, charges, values, ttl, refused = {}, {}, {}, {}, false
   for i = 1, ops do
     local code, ok = byte(calls, pos), nil
     local kind = code % 16
-    pos, kinds[i] = pos + 1, kind % 5
+    pos = pos + 1
     found[i], ok, values[i], ttl[i] = decide(code, keys[k + i], kind, several)
-    refused = refused or kinds[i] == 0 and not ok
+    charges[i] = kind % 5 == 0 and ok
+    refused = refused or kind % 5 == 0 and not ok
   end
   for i = 1, blocked and 0 or ops do
-    if values[i] ~= nil and not (refused and several and kinds[i] == 0) then
+    if values[i] ~= nil and not (refused and several and charges[i]) then
       found[i] = put(keys[k + i], values[i], ttl[i]) or found[i]
     end
   end
