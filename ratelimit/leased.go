@@ -179,15 +179,20 @@ func (m *leasedMode) admit(e *entry, n int64) bool {
 	return true
 }
 
-// live tells whether the window in which the units were charged goes on.
+// live tells whether the window in which the units were charged goes on. That the clock was set back whoever comes sees, until there are units anew:
+//
+//	the clock is set back; a peek sees it, and asks the store
+//	a take, for which the clock goes on, would use the units after their window
 func (l *prepaid) live(c *local) bool {
 	if l.end == 0 {
 		return true
 	}
 	now := c.now()
-	back := now < l.last
+	if now < l.last {
+		return false
+	}
 	l.last = now
-	return !back && now < l.end
+	return now < l.end
 }
 
 // lapse takes an entry's units out of use. The next pass gives them back: of a sliding counter they weigh in the next window.
