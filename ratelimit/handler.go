@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"reflect"
 	"slices"
 )
 
@@ -102,7 +101,7 @@ func (m *middleware) validate(d Decider) error {
 			faults = append(faults, invalid(field, reason))
 		}
 	}
-	none := d == nil || reflect.ValueOf(d).Kind() == reflect.Pointer && reflect.ValueOf(d).IsNil()
+	none := isNil(d)
 	refuse(none, "decider", "is nil")
 	refuse(!none && m.decider == nil, "decider", "is none of package ratelimit's")
 	refuse(!none && m.limiter == nil && o.Checks != nil, "HandlerOptions.Checks", "is for a Limiter, which can hold a request to several limits at once")

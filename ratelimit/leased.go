@@ -140,7 +140,7 @@ func (p *plan) aligned() bool { return p.Algorithm == FixedWindow || p.Algorithm
 func (m *leasedMode) lessReserve(l Limit) Limit {
 	l = l.Normal()
 	switch {
-	case l.Rate < 1 || l.Rate > MaxRate || l.Burst < 1 || l.Burst > MaxRate:
+	case l.Rate < 1 || l.Rate > MaxRate || l.Burst < 1 || l.Burst > MaxRate || !l.Algorithm.bucket() && l.Burst != l.Rate:
 	case l.Algorithm == SlidingLog:
 		l.Rate = m.fit(l.Rate)
 		l.Burst = 0

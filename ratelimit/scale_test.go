@@ -162,9 +162,12 @@ func TestScaleFaults(t *testing.T) {
 		"leasedNodes": second(NewLeased(newSpy(), good, nil)),
 		"reserve":     second(NewLeased(newSpy(), good, &LeasedOptions{Nodes: 1, Reserve: 2})),
 		"leasedLimit": second(NewLeased(newSpy(), PerSecond(-1), &LeasedOptions{Nodes: 1})),
+		"leasedBurst": second(NewLeased(newSpy(), good.As(FixedWindow).WithBurst(7), &LeasedOptions{Nodes: 1})),
+		"leasedLog":   second(NewLeased(newSpy(), good.As(SlidingLog).WithBurst(7), &LeasedOptions{Nodes: 1})),
 		"idle":        second(NewLeased(newSpy(), good, &LeasedOptions{Nodes: 1, Idle: -1})),
 		"self":        second(NewOwned("", NewMembers("a"), func(string) Peer { return nil }, good, nil)),
 		"members":     second(NewOwned("a", nil, nil, good, nil)),
+		"owned":       second(NewOwned("a", NewMembers("a"), func(string) Peer { return nil }, good.As(Concurrency), nil)),
 	} {
 		require.ErrorIs(t, err, ErrInvalid, name)
 	}
@@ -188,6 +191,8 @@ func TestWithoutRunTheStoreDecides(t *testing.T) {
 		for _, d := range []func(s Store) Decider{
 			func(s Store) Decider { return hybrid(t, s, quota(50), HybridOptions{}) },
 			func(s Store) Decider { return leased(t, s, quota(55), LeasedOptions{}) },
+			func(s Store) Decider { return leased(t, s, quota(55).As(SlidingLog), LeasedOptions{}) },
+			func(s Store) Decider { return leased(t, s, quota(50).As(FixedWindow), LeasedOptions{}) }, // of which none is held back
 		} {
 			s := newSpy()
 			require.EqualValues(t, 50, admit(t, d(s), "k", 60))

@@ -269,12 +269,27 @@ func TestLimitsThatCannotBeAreRefused(t *testing.T) {
 		"burst  ":   {Rate: 1, Per: 24 * time.Hour, Burst: 1_000_000},        // takes 2,700 years to refill
 		"burst   ":  {Rate: 999_999_937, Per: time.Hour, Burst: 999_999_999}, // cannot be counted exactly
 		"burst    ": good.As(ratelimit.FixedWindow).WithBurst(7),             // has none
+		"rate   ":   {Rate: ratelimit.MaxLog + 1, Per: time.Second, Algorithm: ratelimit.SlidingLog},
+		"rate    ":  {Rate: ratelimit.MaxLog + 1, Per: time.Second, Algorithm: ratelimit.Concurrency},
 		"name":      good.Named("a b"),
 		"name ":     good.Named("größe"),
 		"algorithm": good.As(77),
 	} {
 		_, err := ratelimit.New(ratelimit.NewMemory(nil), l, nil)
 		require.ErrorIs(t, err, ratelimit.ErrInvalid, "%q %+v", field, l)
+	}
+	for _, l := range []ratelimit.Limit{
+		{Rate: ratelimit.MaxRate, Per: time.Second, Algorithm: ratelimit.FixedWindow}, // these keep no entry of each
+		{Rate: ratelimit.MaxRate, Per: time.Second, Algorithm: ratelimit.SlidingCounter},
+		{Rate: 1, Per: ratelimit.MaxPer, Burst: 10},                              // takes MaxRefill
+		{Rate: 999_999_937, Per: time.Hour, Burst: 1 << 53 / int64(999_999_937)}, // can just be counted
+	} {
+		_, err := ratelimit.New(ratelimit.NewMemory(nil), l, nil)
+		require.NoError(t, err, "%+v", l)
+	}
+	for _, none := range []ratelimit.Store{(*ratelimit.Memory)(nil), (*remote)(nil)} { // as left by who does not look at an error
+		_, err := ratelimit.New(none, good, nil)
+		require.ErrorIs(t, err, ratelimit.ErrInvalid, "%T", none)
 	}
 	_, err := ratelimit.New(nil, ratelimit.Limit{Name: "ä"}, &ratelimit.Options{Timeout: -1, Share: 2})
 	require.ErrorContains(t, err, "store is nil")

@@ -124,6 +124,38 @@ func TestWhoIsAloneLeavesInTime(t *testing.T) {
 	require.Eventually(t, func() bool { return s.Flying() == 0 }, long, time.Millisecond)
 }
 
+func TestStoresThatCannotBeAreRefused(t *testing.T) {
+	t.Parallel()
+	rdb := redis.NewClient(&redis.Options{})
+	t.Cleanup(func() { require.NoError(t, rdb.Close()) })
+	for _, none := range []redis.UniversalClient{nil, (*redis.Client)(nil), (*redis.ClusterClient)(nil), (*redis.Ring)(nil)} {
+		_, err := redislimit.NewStore(none, &redislimit.Options{Batch: -1})
+		require.ErrorIs(t, err, ratelimit.ErrInvalid, "%T", none)
+		require.ErrorContains(t, err, "redis client is nil")
+		require.ErrorContains(t, err, "Batch", "all faults at once")
+	}
+	for _, bad := range []struct {
+		field string
+		o     redislimit.Options
+	}{
+		{"Batch", redislimit.Options{Batch: -1}},
+		{"Flights", redislimit.Options{Flights: -1}},
+		{"Queue", redislimit.Options{Queue: -1}},
+		{"CrossSlot", redislimit.Options{CrossSlot: redislimit.Refuse + 1}},
+		{"ReserveLease", redislimit.Options{ReserveLease: -1}},
+		{"ReserveLease", redislimit.Options{ReserveLease: ratelimit.MaxPer + 1}},
+		{"Prefix", redislimit.Options{Prefix: strings.Repeat("p", ratelimit.MaxKey+1)}},
+	} {
+		_, err := redislimit.NewStore(rdb, &bad.o)
+		require.ErrorIs(t, err, ratelimit.ErrInvalid, bad.field)
+		require.ErrorContains(t, err, "Options."+bad.field)
+	}
+	_, err := redislimit.NewStore(rdb, &redislimit.Options{
+		CrossSlot: redislimit.Refuse, ReserveLease: ratelimit.MaxPer, Prefix: strings.Repeat("p", ratelimit.MaxKey),
+	})
+	require.NoError(t, err)
+}
+
 // While the server hangs the queue is bounded, and those who have left it are not carried out afterwards.
 func TestQueueIsBounded(t *testing.T) {
 	t.Parallel()

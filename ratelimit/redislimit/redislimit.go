@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -103,7 +104,8 @@ func NewStore(rdb redis.UniversalClient, o *Options) (*Store, error) {
 			faults = append(faults, &ratelimit.InvalidError{Field: field, Reason: reason})
 		}
 	}
-	refuse(rdb == nil, "redis client", "is nil")
+	client := reflect.ValueOf(rdb)
+	refuse(!client.IsValid() || client.Kind() == reflect.Pointer && client.IsNil(), "redis client", "is nil")
 	refuse(s.o.Batch < 0, "Options.Batch", "is negative")
 	refuse(s.o.Flights < 0, "Options.Flights", "is negative")
 	refuse(s.o.Queue < 0, "Options.Queue", "is negative")
