@@ -129,6 +129,7 @@ func TestParseFieldsRefuses(t *testing.T) {
 		`x`, `"a"`, `"a";r`, `"a";r=`, `"a";r=x`, `"a";r=-1`, `"a";r=1.5`, `"a";r=1;t=x`, `"a";r=1;t=-1`, `"a";r=1,`, `"a";r=1 "b";r=1`, `"a" ;r=1`,
 		`"a;r=1`, `"a\x";r=1`, "\"a\x00\";r=1", "\"\u00e9\";r=1", `"a";R=1`, `"a";;r=1`, `"a";r=1000000000000000`, `"a";r=1;t=1.`, `"a";r=1;x=:a`,
 		`"a";r=1;x=?2`, `"a";r=1;x=@1.5`, `"a";r=1;x=!`, `"a";r=1;x=1.2345`, `"a";r=1;x=1234567890123.5`, `("a");r=1`, `"b";r=1, "a`,
+		`"a";r=1, "b\`, `"a";r=1;{=1`,
 		strings.Repeat(`"a";r=1,`, 64) + `"a";r=1`,
 	} {
 		told, err := ratelimit.ParseFields(http.Header{"Ratelimit": {line}})

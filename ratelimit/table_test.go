@@ -43,6 +43,32 @@ func TestCrowdIsChargedAllOrNone(t *testing.T) {
 	}
 }
 
+// A call that is refused in the end, since keys share a counter, takes no place from a holder who has it from another call.
+func TestCrowdLetsAPlaceBe(t *testing.T) {
+	t.Parallel()
+	m := NewMemory(&MemoryOptions{MaxKeys: shards, Now: func() time.Time { return time.UnixMicro(1_700_000_000_000_000) }})
+	l, places := PerHour(3), Limit{Algorithm: Concurrency, Rate: 2, Per: time.Hour}
+	p, err := planOf(l)
+	require.NoError(t, err)
+	place := Op{Limit: places, Key: "work", N: 1, Holder: "h"}
+	ops := []Op{place}
+	for i := 0; len(ops) < 4; i++ {
+		if key := strconv.Itoa(i); p.digest(key)%shards == 7 {
+			ops = append(ops, Op{Limit: l, Key: key, N: 3})
+		}
+	}
+	decide := func(ops ...Op) []Outcome {
+		reply := m.Decide(t.Context(), []Call{{Ops: ops}})[0]
+		require.NoError(t, reply.Err)
+		return reply.Outcomes
+	}
+	decide(place)
+	decide(ops[1]) // all the room that there is
+	refused := decide(ops[0], ops[2], ops[3])
+	require.Equal(t, []bool{true, true, false}, []bool{refused[0].Allowed, refused[1].Allowed, refused[2].Allowed})
+	require.EqualValues(t, 1, decide(Op{Kind: Peek, Limit: places, Key: "work", N: 1})[0].Remaining)
+}
+
 // What was taken ahead for a call that is refused in the end is given back whole, though it stands behind itself.
 func TestCrowdGivesBackWhatWasTakenAhead(t *testing.T) {
 	t.Parallel()

@@ -273,7 +273,7 @@ func TestLimitsThatCannotBeAreRefused(t *testing.T) {
 		"rate    ":  {Rate: ratelimit.MaxLog + 1, Per: time.Second, Algorithm: ratelimit.Concurrency},
 		"name":      good.Named("a b"),
 		"name ":     good.Named("größe"),
-		"algorithm": good.As(77),
+		"algorithm": good.As(ratelimit.Concurrency + 1),
 	} {
 		_, err := ratelimit.New(ratelimit.NewMemory(nil), l, nil)
 		require.ErrorIs(t, err, ratelimit.ErrInvalid, "%q %+v", field, l)
