@@ -595,6 +595,23 @@ func TestMethodsOverTheWire(t *testing.T) {
 	}
 }
 
+// A window is as new when it ends, however little of it is used; a bucket when that has come back, whatever the process' clock says.
+func TestResetIsOfTheAlgorithm(t *testing.T) {
+	t.Parallel()
+	c := newClock()
+	c.advance(time.Minute - 123456*time.Microsecond) // a window of ten minutes begins with the second in which the clock stands
+	store := ratelimit.NewMemory(&ratelimit.MemoryOptions{Now: c.Now})
+	bucket, window := ratelimit.Limit{Rate: 10, Per: 10 * time.Minute}, ratelimit.Limit{Name: "w", Algorithm: ratelimit.FixedWindow, Rate: 10, Per: 10 * time.Minute}
+	limiter, err := ratelimit.New(store, bucket, &ratelimit.Options{Now: c.Now})
+	require.NoError(t, err)
+	d := ratelimit.Hold(t.Context(), limiter, ratelimit.Check{Limit: bucket, Key: "ada"}, ratelimit.Check{Limit: window, Key: "ada"})
+	require.Equal(t, []time.Duration{time.Minute, 9 * time.Minute}, []time.Duration{d.Quotas[0].Reset, d.Quotas[1].Reset})
+	limiter, err = ratelimit.New(store, bucket, nil)
+	require.NoError(t, err)
+	d = ratelimit.Hold(t.Context(), limiter, ratelimit.Check{Limit: bucket, Key: "bob"})
+	require.Equal(t, time.Minute, d.Quotas[0].Reset)
+}
+
 // A clock that is not the store's must not make a hint of nonsense.
 func TestResetIsInBoundsWhereClocksDiffer(t *testing.T) {
 	t.Parallel()

@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"math/rand/v2"
 	"strconv"
 	"testing"
 	"time"
@@ -88,4 +89,30 @@ func TestCrowdGivesBackWhatWasTakenAhead(t *testing.T) {
 	require.False(t, all[2].Allowed, "more than two bursts")
 	ops[1].Kind = Peek
 	require.EqualValues(t, 10, decide(ops[1])[0].Remaining)
+}
+
+// Counters whose places are taken by others are found again, however many of those are deleted in front of them.
+func TestTableFindsWhatIsDisplaced(t *testing.T) {
+	t.Parallel()
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 0))
+	var table table[bucket]
+	table.limit = 24
+	want := map[uint64]int64{}
+	for range 2_000 {
+		digest := 1 + r.Uint64N(32)<<59 + r.Uint64N(2) // few places, at the end and the beginning too
+		if r.IntN(2) == 0 {
+			table.delete(digest)
+			delete(want, digest)
+		} else if _, there := want[digest]; there || len(want) < table.limit {
+			want[digest] = 1 + r.Int64N(1000)
+			table.put(digest, 0, bucket{us: want[digest]}, 0)
+		}
+		require.Equal(t, len(want), table.used, "seed %d", seed)
+		for digest, us := range want {
+			i := table.find(digest)
+			require.GreaterOrEqual(t, i, 0, "seed %d", seed)
+			require.Equal(t, us, table.slots[i].state.us, "seed %d", seed)
+		}
+	}
 }
