@@ -134,12 +134,14 @@ func (j *Joiner[T, R]) Run(ctx context.Context) error {
 		case slot <- struct{}{}:
 			calls := batch
 			handling.Go(func() {
+				defer func() { // a handler that calls runtime.Goexit, as a failed test does, ends this goroutine: nobody else would answer
+					<-slots
+					for _, c := range calls {
+						var none R
+						c.Answer(none, ErrUnanswered)
+					}
+				}()
 				j.handle(calls)
-				<-slots
-				for _, c := range calls {
-					var none R
-					c.Answer(none, ErrUnanswered)
-				}
 			})
 			batch = nil
 		case <-stop:

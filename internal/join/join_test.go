@@ -3,6 +3,7 @@ package join
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -217,6 +218,27 @@ func TestACallerThatGivesUpDoesNotTakeItsItemBack(t *testing.T) {
 	cancel()
 	_, err := j.Do(ctx, 1)
 	require.ErrorIs(t, err, context.Canceled)
+}
+
+// A handler that ends its goroutine, as a failed test in it does, leaves no caller waiting, nor the batches behind it.
+func TestAHandlerThatEndsItsGoroutineHasForgottenItsItems(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		j, stop := start(&Options{Size: 1, AtOnce: 1}, func(calls []*Call[int, int]) {
+			if calls[0].Item == 0 {
+				runtime.Goexit()
+			}
+			square(calls)
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		_, err := j.Do(ctx, 0)
+		require.ErrorIs(t, err, ErrUnanswered)
+		got, err := j.Do(ctx, 3)
+		require.NoError(t, err)
+		require.Equal(t, 9, got)
+		stop()
+	})
 }
 
 func TestEveryItemThatWasTakenIsHandledOnce(t *testing.T) {
