@@ -101,7 +101,7 @@ func TestParseFieldsOfTheDraft(t *testing.T) {
 		{`"default";r=50;t=30`, ratelimit.Told{Name: "default", Rate: -1, Remaining: 50, Reset: 30 * time.Second}},
 		{`"default";r=999;pk=:dHJpYWwxMjEzMjM=:`, ratelimit.Told{Name: "default", Rate: -1, Remaining: 999, Reset: -1}},
 		{`"default";r=300000000;t=60;pk=:QXBwLTk5OQ==:`, ratelimit.Told{Name: "default", Rate: -1, Remaining: 300000000, Reset: time.Minute}},
-		{`"a\"\\b";  r=1;t=0`, ratelimit.Told{Name: `a"\b`, Rate: -1, Remaining: 1}},
+		{`"a\"\\b c~";  r=1;t=0`, ratelimit.Told{Name: `a"\b c~`, Rate: -1, Remaining: 1}},
 		{`"a";r=1;acme-x=1.5;y;z=?1;*=tok/en:x;d=@-5;s="s";e=%"e"`, ratelimit.Told{Name: "a", Rate: -1, Remaining: 1, Reset: -1}},
 		{`"a";r=1;r=2`, ratelimit.Told{Name: "a", Rate: -1, Remaining: 2, Reset: -1}},
 		{`"a";r=1;t=999999999999999`, ratelimit.Told{Name: "a", Rate: -1, Remaining: 1, Reset: math.MaxInt64 / time.Second * time.Second}},

@@ -363,6 +363,36 @@ func TestMemoryFullOfExhaustedKeys(t *testing.T) {
 	}
 }
 
+// A place that is held outlasts any number of other keys, and one that was released, or whose lease is over, makes way for them.
+func TestPlacesAreNotForgotten(t *testing.T) {
+	t.Parallel()
+	h := newHand()
+	l, err := ratelimit.New(ratelimit.NewMemory(&ratelimit.MemoryOptions{MaxKeys: 256, Now: h.now}),
+		ratelimit.Limit{Algorithm: ratelimit.Concurrency, Rate: 1, Per: time.Minute}, nil)
+	require.NoError(t, err)
+	acquire := func(key string) *ratelimit.Permit {
+		p, err := l.Acquire(t.Context(), key, 1)
+		require.NoError(t, err)
+		return p
+	}
+	others := func() (admitted int) {
+		for i := range 10_000 {
+			if acquire(fmt.Sprint("x", i)).Result.Allowed {
+				admitted++
+			}
+		}
+		return admitted
+	}
+	held := acquire("k")
+	require.True(t, held.Result.Allowed)
+	require.Equal(t, 511, others(), "one for each part but that of k, and one for each crowd")
+	require.False(t, acquire("k").Result.Allowed)
+	require.NoError(t, held.Release(t.Context()))
+	require.Equal(t, 1, others(), "the one that has made way")
+	h.move(time.Minute)
+	require.Equal(t, 512, others(), "those whose leases are over")
+}
+
 // What a crowd has used stays used when its part is searched for what is idle, as it is every second, and nothing is found.
 func TestCrowdIsNotForgotten(t *testing.T) {
 	t.Parallel()
