@@ -330,3 +330,51 @@ func TestReservationThatHasComeBackIsNotGivenBack(t *testing.T) {
 	now += 10_000 // the lease is over
 	require.EqualValues(t, 1, left(t, heir, l, "ip"))
 }
+
+// What a client that died had reserved is aborted in the next window, in which others have taken something: it is given back to its own.
+func TestReservationIsGivenBackToItsWindow(t *testing.T) {
+	t.Parallel()
+	ring := openRing(t)
+	for _, a := range []ratelimit.Algorithm{ratelimit.FixedWindow, ratelimit.SlidingCounter, ratelimit.SlidingLog} {
+		l := ratelimit.Limit{Algorithm: a, Rate: 10, Per: 10 * time.Second}
+		now := int64(1_800_000_009_500_000) // a window ends in half a second
+		o := redislimit.Options{Prefix: rand.Text() + ":"}
+		victim, heir := openStore(t, ring, o), openStore(t, ring, o)
+		victim.SetClock(func() int64 { return now })
+		heir.SetClock(func() int64 { return now })
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		victim.Die("reserved", cancel)
+		_ = victim.Decide(ctx, []ratelimit.Call{{Ops: []ratelimit.Op{take(l, "user", 2), take(l, "ip", 2)}}})
+		require.NoError(t, victim.Close())
+		now += 600_000
+		require.True(t, decide(t, heir, take(l, "ip", 3))[0].Allowed, "%v", a)
+		now += 400_000 // the lease is over
+		require.EqualValues(t, 7, left(t, heir, l, "ip"), "%v", a)
+	}
+}
+
+// A client that died has left a reservation at a counter, in front of another's, which is confirmed: only the first is given back when it has lapsed.
+func TestReservationsOfACounterAreSettledOneByOne(t *testing.T) {
+	t.Parallel()
+	ring := openRing(t)
+	for _, l := range forever(10) {
+		now := int64(1_800_000_000_000_000)
+		o := redislimit.Options{Prefix: rand.Text() + ":"}
+		victim, other, heir := openStore(t, ring, o), openStore(t, ring, o), openStore(t, ring, o)
+		for _, s := range []*redislimit.Store{victim, other, heir} {
+			s.SetClock(func() int64 { return now })
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		victim.Die("reserved", cancel)
+		_ = victim.Decide(ctx, []ratelimit.Call{{Ops: spread(l)}})
+		require.NoError(t, victim.Close())
+		require.True(t, decide(t, other, take(l, "ip", 3), take(l, "host", 3))[0].Allowed)
+		require.NoError(t, other.Close())
+		now += 2_000_000 // both leases are over, but one is settled
+		for key, free := range map[string]int64{"ip": 7, "host": 7, "user": 10} {
+			require.Equal(t, free, left(t, heir, l, key), "%s %s", l.Name, key)
+		}
+	}
+}
