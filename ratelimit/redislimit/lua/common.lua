@@ -7,7 +7,6 @@ local reserve -- of this call: lease, life and the name of the decision
 local blocked -- the name of the decision that must be looked up first
 local MOVED = '' -- in place of a name: the counter is another master's
 local force -- it cannot be looked up: what was reserved counts as charged
-local verdict -- of the decision in this call
 
 local function write(key, state, ttl)
   states[key], ttls[key] = state, ttl or KEPT

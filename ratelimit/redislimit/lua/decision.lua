@@ -14,10 +14,9 @@ return function(key)
       forgotten[key] = true
       return 'f'
     end
-    verdict = what
-    if not call('SET', key, what, 'NX', 'PX', ttl) then
-      verdict = call('GET', key)
+    if call('SET', key, what, 'NX', 'PX', ttl) then
+      return what
     end
-    return verdict
+    return call('GET', key)
   end
 end

@@ -69,7 +69,7 @@ return function(atcall, atkey)
       found = put(key, value, ttl) or found
     end
   else
-    pos, reserve, force, verdict = pos + 2, nil, mode >= 4, nil
+    pos, reserve, force = pos + 2, nil, mode >= 4
     if mode % 2 == 1 then
       local lease, life, name
       lease, life, name, pos = unpack('>I8I8I2c0', calls, pos)

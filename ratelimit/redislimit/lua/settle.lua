@@ -58,12 +58,12 @@ local function settleset(key, holding, name, give)
   end
 end
 
--- settle carries out a decision at a counter: 'c', 'a', or 'd' for the one in this call.
+-- settle carries out a decision at a counter: 'c' for committed, 'a' for aborted.
 return function(key)
   local what, class, name, next = unpack('>c1c1I2c0', calls, pos)
   pos = next
   return nil, true, function()
-    local give = (what == 'd' and verdict or what) == 'a'
+    local give = what == 'a'
     if class == 'b' or class == 'w' then
       settlestring(key, class == 'b' and 37 or 32, name, give)
     else
