@@ -225,6 +225,18 @@ func testHolders(t *testing.T, open Open) {
 	c.move(3_000_000) // a's lease is over to the microsecond
 	equal(t, true, one(t, s, op(ratelimit.Take, "d")).Allowed, "d, when a's lease is over")
 	equal(t, false, one(t, s, op(ratelimit.Take, "a")).Allowed, "a, whose place is d's")
+
+	l.Rate = 5
+	wide := op(ratelimit.Take, "e")
+	wide.Key, wide.N = "wide", 3
+	equal(t, int64(2), one(t, s, wide).Remaining, "three places of five")
+	c.move(10_000_000)
+	wide.N = 1
+	equal(t, int64(4), one(t, s, wide).Remaining, "one place, of who had three whose lease is over")
+	wide.Kind = ratelimit.Peek
+	equal(t, int64(4), one(t, s, wide).Remaining, "his one place, looked at")
+	wide.Kind = ratelimit.Return
+	equal(t, int64(5), one(t, s, wide).Remaining, "when he has let go")
 }
 
 func testBatch(t *testing.T, open Open) {
