@@ -121,11 +121,14 @@ func TestHolderThatIsCutOffLosesTheLock(t *testing.T) {
 	}
 }
 
-// The name is another process' for longer than one waits: the server's queue is left in time.
+// The name is another process' for longer than one waits: the server's queue is left in time, and the connection is kept.
 func TestWaitAtTheServerRunsOut(t *testing.T) {
 	t.Parallel()
 	pool := migrated(t)
-	holder, waiter := newLocker(t, pool, pglock.Options{}), newLocker(t, pool, pglock.Options{Wait: 50 * time.Millisecond})
+	var said bytes.Buffer
+	holder, waiter := newLocker(t, pool, pglock.Options{}), newLocker(t, pool, pglock.Options{
+		Wait: 50 * time.Millisecond, Logger: slog.New(slog.NewTextHandler(&said, nil)),
+	})
 	require.NoError(t, holder.Do(t.Context(), t.Name(), "a", func(ctx context.Context, _ lock.Held) error {
 		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
@@ -136,6 +139,7 @@ func TestWaitAtTheServerRunsOut(t *testing.T) {
 		}
 		return nil
 	}))
+	require.Empty(t, said.String())
 }
 
 // The server's limit for a statement is shorter than the wait: the name is held all the same, and the caller's transaction as it was.

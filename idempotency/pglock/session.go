@@ -105,10 +105,10 @@ func (s *session) take(ctx context.Context, wait time.Duration) error {
 	}
 	err := s.conn.SendBatch(ctx, b).Close()
 	switch {
-	case !won || hasCode(err, lockNotAvailable):
-		return &lock.HeldError{Name: s.key.Value, Cause: err}
+	case !won:
+		return &lock.HeldError{Name: s.key.Value}
 	case err != nil:
-		s.giveBack() // it may be locked all the same: a session's locks are not rolled back
+		s.giveBack()
 		return s.refused(ctx, err)
 	}
 	sent := time.Now()
@@ -210,14 +210,18 @@ func (s *session) close() {
 	s.stop()
 	<-s.gone
 	if !s.conn.Conn().IsClosed() { // it was not lost
-		s.unlock()
+		s.unlock(true)
 	}
 }
 
-// giveBack frees what the connection has locked or waits for, when the lock was not won.
+// giveBack frees what the connection has locked or waits for, when the lock was not won. It may be locked all the same: a session's locks
+// are not rolled back, and a wait may be over just when the holder lets go:
+//
+//	the holder's session hands the lock to ours, whose lock_timeout is over before its process runs again;
+//	the server answers 55P03, and ours has the lock: nobody gets it for as long as the pool keeps the connection.
 func (s *session) giveBack() {
 	if !s.conn.Conn().IsClosed() {
-		s.unlock()
+		s.unlock(false)
 		return
 	}
 	// The driver closes a connection whose context has ended, and meanwhile the server may go on waiting, and win.
@@ -227,8 +231,8 @@ func (s *session) giveBack() {
 	}
 }
 
-// unlock gives the lock back, under a deadline of its own: whoever hangs up must not keep others waiting.
-func (s *session) unlock() {
+// unlock gives the lock back, if it was won or may have been, under a deadline of its own: whoever hangs up must not keep others waiting.
+func (s *session) unlock(won bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.locker.writeTimeout)
 	defer cancel()
 	held := false
@@ -236,7 +240,7 @@ func (s *session) unlock() {
 	b.Queue(unlockSQL, hash(s.key)).QueryRow(func(row pgx.Row) error { return row.Scan(&held) })
 	b.Queue(resetSQL)
 	err := s.conn.SendBatch(ctx, b).Close()
-	if err == nil && held {
+	if err == nil && (held || !won) {
 		return
 	}
 	s.locker.logger.LogAttrs(ctx, slog.LevelWarn, "pglock: lock not released, its connection is closed",
