@@ -385,6 +385,35 @@ func (s *restartingStore) Complete(ctx context.Context, c []idempotency.Completi
 	return s.Store.Complete(ctx, c)
 }
 
+// reasonsStore fails to complete, each time for another reason, and hangs at last.
+type reasonsStore struct {
+	idempotency.Store
+	reasons []error
+}
+
+func (s *reasonsStore) Complete(ctx context.Context, _ []idempotency.Completion) ([]error, error) {
+	if len(s.reasons) == 0 {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	reason := s.reasons[0]
+	s.reasons = s.reasons[1:]
+	return nil, reason
+}
+
+// The error says why the store failed at last, rather than that the time for it ran out.
+func TestCompletionFailureSaysWhy(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := &reasonsStore{idempotency.NewMemory(nil), []error{errors.New("starting"), errDown}}
+		_, err := idempotency.Do(t.Context(), newGuard(t, store, nil), testKey("a"), idempotency.Fingerprint{},
+			func(context.Context, *idempotency.Run) (int, error) { return 1, nil })
+		require.ErrorIs(t, err, idempotency.ErrNotRecorded)
+		require.ErrorIs(t, err, errDown)
+		require.NotErrorIs(t, err, context.DeadlineExceeded)
+	})
+}
+
 func TestCompletionHasADeadlineOfItsOwn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -145,6 +145,19 @@ func TestWorkEndsWhenItsClaimIsLost(t *testing.T) {
 	})
 }
 
+// Work that returns why its context has ended is not told so once more.
+func TestLossIsToldOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		guard := newGuard(t, idempotency.NewMemory(nil), &idempotency.Options{Lease: time.Second, NoHeartbeat: true})
+		_, err := idempotency.Do(t.Context(), guard, testKey("a"), idempotency.Fingerprint{}, func(ctx context.Context, _ *idempotency.Run) (int, error) {
+			<-ctx.Done()
+			return 0, context.Cause(ctx)
+		})
+		require.Equal(t, idempotency.ErrLost, err)
+	})
+}
+
 // A store that hangs must not keep Do from returning, nor the work from being told.
 func TestHeartbeatThatHangs(t *testing.T) {
 	t.Parallel()

@@ -53,8 +53,9 @@ func NewMemory(opts *MemoryOptions) *Memory {
 		m.start = m.now()
 	}
 	// One counter for all keys, from the clock on: see Token. It never goes back while the process lives, so unlike
-	// the other stores this one need not remember a released key.
-	m.token.Store(m.start.UnixMicro())
+	// the other stores this one need not remember a released key. A clock may begin before 1970, as one of a test's that
+	// begins with the zero time does: with a token that is not positive nothing could be completed.
+	m.token.Store(max(0, m.start.UnixMicro()))
 	return m
 }
 

@@ -103,6 +103,18 @@ func TestMemoryTokensOutgrowARestart(t *testing.T) {
 	})
 }
 
+// A clock that begins with the zero time: nothing could be completed, and each result was reported as not recorded.
+func TestMemoryWhoseClockBeginsBefore1970(t *testing.T) {
+	t.Parallel()
+	guard := newGuard(t, idempotency.NewMemory(&idempotency.MemoryOptions{Now: func() time.Time { return time.Time{} }}), nil)
+	for _, replayed := range []bool{false, true} {
+		result, err := idempotency.Do(t.Context(), guard, testKey("a"), idempotency.Fingerprint{},
+			func(context.Context, *idempotency.Run) (int, error) { return 1, nil })
+		require.NoError(t, err)
+		require.Equal(t, replayed, result.Replayed)
+	}
+}
+
 // The trap: a record ends at the very time at which the store was made, by a clock that was set back, and is taken for one that is gone.
 func TestMemoryWhoseClockIsSetBackForgetsAll(t *testing.T) {
 	t.Parallel()

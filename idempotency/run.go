@@ -75,7 +75,6 @@ func (r *Run) close() (unrecorded bool) {
 
 // end ends the contexts of the work, and the extending of the lease, for which it waits.
 func (r *Run) end() {
-	r.close()
 	r.leave(nil)
 	r.lease.stop()
 }
