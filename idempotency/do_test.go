@@ -489,6 +489,24 @@ func TestReleaseFailureIsLoggedAndTheErrorOfWorkReturned(t *testing.T) {
 	require.ErrorIs(t, err, idempotency.ErrInFlight)
 }
 
+// A's work fails when B has the key already: there is nothing left to free, which is no failure to tell the log of.
+func TestReleaseOfALostClaimIsNotLogged(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newShopWith(t, idempotency.Options{Wait: -1, NoHeartbeat: true})
+		_, err := s.pay(t.Context(), "a", "body", func(context.Context) error {
+			time.Sleep(10 * time.Second)
+			_, err := s.pay(t.Context(), "a", "body", nil)
+			require.NoError(t, err)
+			return errDown
+		})
+		require.ErrorIs(t, err, errDown)
+		require.ErrorIs(t, err, idempotency.ErrLost)
+		require.Empty(t, s.log.String())
+		s.requireReplay(t, "a", "body")
+	})
+}
+
 func TestValueThatDoesNotEncodeOrDecode(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)

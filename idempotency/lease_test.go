@@ -107,7 +107,7 @@ func TestWorkDoesNotBeginWhenItsLeaseIsOver(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				s := newShopWith(t, o)
-				s.store.fail(faults{onClaim: func() { time.Sleep(10*time.Second - time.Millisecond) }})
+				s.store.fail(faults{onClaim: func() { time.Sleep(10*time.Second - 100*time.Millisecond) }}) // a hundredth is for the clocks
 				_, err := s.pay(t.Context(), "a", "body", nil)
 				require.ErrorIs(t, err, idempotency.ErrLost)
 				require.Zero(t, s.charges.Load())
@@ -300,6 +300,25 @@ func TestStepKeepsTheLeaseWhileAHeartbeatHasNoAnswer(t *testing.T) {
 				return 0, context.Cause(ctx)
 			})
 		require.ErrorIs(t, err, idempotency.ErrLost)
+	})
+}
+
+// A step extends also a lease that is not extended otherwise, once, and the work ends with it.
+func TestStepExtendsALeaseWithoutHeartbeat(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newShopWith(t, idempotency.Options{Wait: -1, NoHeartbeat: true})
+		start := time.Now()
+		_, err := s.do(t.Context(), "a", func(ctx context.Context, run *idempotency.Run) (string, error) {
+			time.Sleep(5 * time.Second)
+			_, err := idempotency.Step(ctx, run, "charge", func(context.Context) (int, error) { return 1, nil })
+			require.NoError(t, err)
+			<-ctx.Done()
+			return "", context.Cause(ctx)
+		})
+		require.Equal(t, idempotency.ErrLost, err)
+		require.Equal(t, 15*time.Second-100*time.Millisecond, time.Since(start))
+		require.Equal(t, 1, s.store.extensions)
 	})
 }
 

@@ -47,7 +47,7 @@ type admission struct {
 
 // admit claims the key, or waits for whoever has it.
 func (g *Guard) admit(ctx context.Context, q *Request) (admission, error) {
-	if g.wait > 0 && g.lobby.open.Load() > 0 {
+	if g.lobby.open.Load() > 0 { // who does not wait opens none
 		if r := g.lobby.enter(q, false); r != nil { // someone asks for this key already
 			return g.await(ctx, q, r)
 		}

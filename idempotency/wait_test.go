@@ -270,6 +270,7 @@ func TestWaitEnds(t *testing.T) {
 	}{
 		{"by default", 0, nil, 10 * time.Second, nil},
 		{"as asked for", 3 * time.Second, nil, 3 * time.Second, nil},
+		{"before the store is asked again", time.Millisecond, nil, time.Millisecond, nil},
 		{"at once", -1, nil, 0, nil},
 		{"with the caller's deadline", 0, func(ctx context.Context) (context.Context, context.CancelFunc) {
 			return context.WithTimeout(ctx, 2*time.Second)
