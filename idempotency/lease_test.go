@@ -322,6 +322,28 @@ func TestStepExtendsALeaseWithoutHeartbeat(t *testing.T) {
 	})
 }
 
+// sayingStore says whether it can do several things at once.
+type sayingStore struct {
+	*faultyStore
+	concurrent bool
+}
+
+func (s sayingStore) Concurrent() bool { return s.concurrent }
+
+// A store over a connection that is the work's too is asked nothing beside it.
+func TestOnlyAConcurrentStoreIsAskedBesideTheWork(t *testing.T) {
+	t.Parallel()
+	for concurrent, extensions := range map[bool]int{true: 2, false: 0} {
+		synctest.Test(t, func(t *testing.T) {
+			store := sayingStore{&faultyStore{Store: idempotency.NewMemory(nil)}, concurrent}
+			guard := newGuard(t, store, &idempotency.Options{Lease: 9 * time.Second})
+			_, err := doInt(t.Context(), guard, "a", func(context.Context) (int, error) { time.Sleep(8 * time.Second); return 1, nil })
+			require.NoError(t, err)
+			require.Equal(t, extensions, store.extensions)
+		})
+	}
+}
+
 // deafExtend extends nothing but with a step, and takes its time to say so.
 type deafExtend struct{ idempotency.Store }
 

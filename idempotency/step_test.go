@@ -132,6 +132,8 @@ func TestStepRefusals(t *testing.T) {
 		})
 		require.NoError(t, err)
 		refused("outer", "comes twice")
+		_, err = idempotency.Step(ctx, run, strings.Repeat("x", 255), func(context.Context) (int, error) { return 1, nil })
+		require.NoError(t, err)
 		return "receipt", nil
 	})
 	require.NoError(t, err)

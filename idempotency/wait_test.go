@@ -380,7 +380,7 @@ func TestAnotherLeadsWhenTheLeaderLeaves(t *testing.T) {
 	})
 }
 
-// The payload that took the key meanwhile is another: those who wait are told.
+// The payload that took the key meanwhile is another: those who wait are told, and wait no longer.
 func TestWaiterMeetsAnotherPayload(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -388,11 +388,13 @@ func TestWaiterMeetsAnotherPayload(t *testing.T) {
 		records, err := store.Claim(t.Context(), []idempotency.Request{{Key: testKey("a"), Lease: time.Minute}})
 		require.NoError(t, err)
 		guard := newGuard(t, store, nil)
+		start := time.Now()
 		var wg sync.WaitGroup
 		for range 3 {
 			wg.Go(func() {
 				_, err := doInt(t.Context(), guard, "a", func(context.Context) (int, error) { panic("must not run") })
 				require.ErrorIs(t, err, idempotency.ErrMismatch)
+				require.Less(t, time.Since(start), time.Second)
 			})
 		}
 		synctest.Wait()
