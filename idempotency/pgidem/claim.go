@@ -43,6 +43,9 @@ func (s *Store) Claim(ctx context.Context, requests []idempotency.Request) ([]id
 			for _, it := range items { // what came before the error was rolled back by it
 				records[it.at] = idempotency.Record{}
 			}
+			if !s.Concurrent() { // in a transaction, so was what an earlier look has won
+				clear(records)
+			}
 			return records, fail("claim", err)
 		}
 		items = undecided(requests, items, records)

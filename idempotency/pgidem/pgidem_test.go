@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/safetill/safetill/idempotency"
@@ -267,6 +268,64 @@ func TestLostRaceLooksAgain(t *testing.T) {
 	require.Equal(t, idempotency.Completed, b.records[2].Outcome)
 	require.Equal(t, idempotency.Mismatch, b.records[3].Outcome)
 	require.EqualValues(t, 2, db.calls.Load())
+}
+
+// once is a database that fails at its second statement.
+type once struct {
+	pgidem.DB
+	asked bool
+}
+
+var errGone = errors.New("gone")
+
+func (o *once) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	if o.asked {
+		return nil, errGone
+	}
+	o.asked = true
+	return o.DB.Query(ctx, sql, args...)
+}
+
+// onceTx is a transaction that does.
+type onceTx struct {
+	pgx.Tx
+	asked bool
+}
+
+func (o *onceTx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	if o.asked {
+		return pgx.FailedBatchResults(b, errGone)
+	}
+	o.asked = true
+	return o.Tx.SendBatch(ctx, b)
+}
+
+// One key is won at the first look, of the other the race is lost, and the second look fails: in a transaction that takes back the first one, too.
+func TestSecondLookThatFails(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	begin := func() pgx.Tx {
+		tx, err := pool.Begin(t.Context())
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) })
+		return tx
+	}
+	for outcome, db := range map[idempotency.Outcome]pgidem.DB{idempotency.Won: &once{DB: pool}, idempotency.Unknown: &onceTx{Tx: begin()}} {
+		batch, tx := requests(2), begin()
+		_, err := newStore(t, tx).Claim(t.Context(), batch[:1])
+		require.NoError(t, err)
+		answers := make(chan []idempotency.Record, 1)
+		go func() {
+			records, err := newStore(t, db).Claim(t.Context(), batch)
+			assert.ErrorIs(t, err, errGone)
+			answers <- records
+		}()
+		awaitWaiter(t, pool, tx)
+		require.NoError(t, tx.Commit(t.Context()))
+		records := <-answers
+		require.Equal(t, idempotency.Unknown, records[0].Outcome)
+		require.Equal(t, outcome, records[1].Outcome)
+	}
 }
 
 // A's lease is over, and B takes the key while A comes back: A's statement meets the row as it was before, and waits for it. What A then does to it
