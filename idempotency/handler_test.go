@@ -168,6 +168,19 @@ func TestNewMiddlewareReportsAllFaults(t *testing.T) {
 	require.EqualError(t, err, "idempotency: guard is nil, or was not made by New")
 }
 
+// A marker that net/http would not send is found when the server starts.
+func TestMarkerIsTheNameOfAField(t *testing.T) {
+	t.Parallel()
+	guard := newTill(t, nil, nil).guard
+	for name, fine := range map[string]bool{
+		"": true, "Replayed": true, "x-~!#$%&'*+-.^_`|9": true,
+		" ": false, "a b": false, "a\r\nb": false, "a:": false, "(a)": false, "a,b": false, "a\x7f": false, "ä": false, "a\xff": false,
+	} {
+		_, err := idempotency.NewMiddleware(guard, &idempotency.HandlerOptions{Marker: name, Scope: func(*http.Request) string { return "s" }})
+		require.Equal(t, fine, err == nil, "%q", name)
+	}
+}
+
 func TestMiddlewareRunsOnceAndReplays(t *testing.T) {
 	t.Parallel()
 	s := newTill(t, nil, nil)
@@ -773,5 +786,21 @@ func TestEndlessResponseEndsWithTheHandlersTime(t *testing.T) {
 		require.Equal(t, 11*time.Second, time.Since(begin))
 		require.Equal(t, 1, w.headers)
 		requireRefusal(t, s.serve(payRequest("x", "a")), http.StatusInternalServerError, "response_not_kept")
+	})
+}
+
+// A client that is there gets what the handler writes, also behind its time: that is no error of the writer's.
+func TestWriteBehindTheHandlersTimeArrives(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newTill(t, func(w http.ResponseWriter, r *http.Request) {
+			<-r.Context().Done()
+			for range 3 {
+				n, err := io.WriteString(w, "0123456789")
+				require.NoError(t, err)
+				require.Equal(t, 10, n)
+			}
+		}, &idempotency.HandlerOptions{MaxResponse: 10, Timeout: time.Second})
+		require.Equal(t, strings.Repeat("0123456789", 3), s.serve(payRequest("x", "a")).Body.String())
 	})
 }
