@@ -2,6 +2,7 @@ package pgidem
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"strconv"
 	"time"
@@ -19,7 +20,7 @@ type txFound struct {
 	locked bool
 	record *txRecord // nil: there is none
 
-	scans string
+	scans string // the setting of whoever's transaction it is, before anything was looked up
 }
 
 // txRecord is a record of the table.
@@ -39,7 +40,12 @@ func (f *txFound) enter(b *pgx.Batch, sql string, c *txCall) {
 	if sql == txLookSQL {
 		args = nil
 	}
-	b.Queue(sql, args...).QueryRow(func(row pgx.Row) error { return row.Scan(&f.now, &f.scans, nil, &f.locked) })
+	b.Queue(sql, args...).QueryRow(func(row pgx.Row) error {
+		var scans string
+		err := row.Scan(&f.now, &scans, nil, &f.locked)
+		f.scans = cmp.Or(f.scans, scans)
+		return err
+	})
 	b.Queue(c.g.sql.read, c.id).Query(f.scan(c))
 }
 
@@ -47,7 +53,7 @@ func (f *txFound) enter(b *pgx.Batch, sql string, c *txCall) {
 func (f *txFound) wait(b *pgx.Batch, c *txCall, limit time.Duration) {
 	f.locked = true
 	millis := strconv.FormatInt(max(1, min(limit, txLongestWait).Milliseconds()), 10)
-	b.Queue(c.g.sql.wait, c.lock, millis).QueryRow(func(row pgx.Row) error { return row.Scan(nil, nil, nil, &f.now, &f.scans, nil) })
+	b.Queue(c.g.sql.wait, c.lock, millis).QueryRow(func(row pgx.Row) error { return row.Scan(nil, nil, nil, &f.now, nil) })
 	b.Queue(c.g.sql.waited, c.id).Query(f.scan(c))
 }
 

@@ -36,7 +36,7 @@ const (
 	// Parameters: the key's lock, for how long to wait. They are evaluated in the order of writing: the limit is set before the
 	// wait, the clock read after it.
 	txWaitSQL = `SELECT set_config('safetill.lock_timeout', current_setting('lock_timeout'), true), set_config('lock_timeout', $2, true),
-	pg_advisory_xact_lock({lock}), clock_timestamp(), current_setting('enable_seqscan'), set_config('enable_seqscan', 'off', true)`
+	pg_advisory_xact_lock({lock}), clock_timestamp(), set_config('enable_seqscan', 'off', true)`
 
 	// Parameter: key. Result: the record, if there is one. What can be told from its columns is not asked for: an expression
 	// costs a lookup that finds nothing as well.

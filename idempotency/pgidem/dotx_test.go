@@ -517,8 +517,8 @@ func TestDoTxDuplicateWaitsNoLongerThanAStatementMay(t *testing.T) {
 	s.sold(t, "b", 1)
 }
 
-// Who has waited with a limit of ours works on with the caller's.
-func TestDoTxRestoresTheLockTimeoutAfterAWait(t *testing.T) {
+// Who has waited with settings of ours works on with the caller's.
+func TestDoTxRestoresSettingsAfterAWait(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, testdb.Postgres(t), nil)
 	enter, leave := make(chan struct{}), make(chan struct{})
@@ -530,11 +530,13 @@ func TestDoTxRestoresTheLockTimeoutAfterAWait(t *testing.T) {
 	<-enter
 	tx := beginTx(t, s.pool, "")
 	execTx(t, tx, "SET LOCAL lock_timeout = '7s'")
+	execTx(t, tx, "SET LOCAL enable_seqscan = off")
+	const settings = "SELECT current_setting('lock_timeout') || ' ' || current_setting('enable_seqscan')"
 	wg.Go(func() {
 		_, err := s.sellOn(t.Context(), s.guard.In(tx), "a", "", func(ctx context.Context, tx pgx.Tx) (err error) {
-			var limit string
-			if err = tx.QueryRow(ctx, "SHOW lock_timeout").Scan(&limit); limit != "7s" {
-				t.Errorf("lock_timeout is %q in the work", limit)
+			var are string
+			if err = tx.QueryRow(ctx, settings).Scan(&are); are != "7s off" {
+				t.Errorf("lock_timeout and enable_seqscan are %q in the work", are)
 			}
 			return err
 		})
@@ -545,7 +547,7 @@ func TestDoTxRestoresTheLockTimeoutAfterAWait(t *testing.T) {
 	s.waiting(t, 1)
 	close(leave)
 	wg.Wait()
-	require.Equal(t, "7s", queryTx[string](t, tx, "SHOW lock_timeout"))
+	require.Equal(t, "7s off", queryTx[string](t, tx, settings))
 	require.NoError(t, tx.Commit(t.Context()))
 	s.sold(t, "a", 1)
 }
