@@ -227,6 +227,7 @@ func TestResponseLimit(t *testing.T) {
 		w.Header().Set("X-Order", "7")
 		w.WriteHeader(http.StatusCreated)
 		w.Header().Set("Late", "1")
+		w.Header().Set(http.TrailerPrefix+"Begun", "1") // before the response is found to be too long
 		rest := bytes.Repeat([]byte("x"), int(size.Load()))
 		for len(rest) > 0 {
 			n, err := w.Write(rest[:min(len(rest), 999)])
@@ -258,7 +259,7 @@ func TestResponseLimit(t *testing.T) {
 		require.Equal(t, http.StatusCreated, first.status)
 		require.Equal(t, "7", first.header.Get("X-Order"))
 		require.Empty(t, first.header.Get("Late"))
-		require.Equal(t, http.Header{"Sum": {"1"}}, first.trailer)
+		require.Equal(t, http.Header{"Begun": {"1"}, "Sum": {"1"}}, first.trailer)
 		p := requireRefusal(t, s.serve(payRequest("x", strconv.Itoa(n))), http.StatusInternalServerError, "response_not_kept")
 		require.Equal(t, http.StatusCreated, p.FirstStatus)
 		require.Equal(t, before+1, s.charges.Load())
