@@ -96,7 +96,7 @@ func (r *run) backTx(i int) bool {
 // undoFailed waits for the next attempt, or gives the compensation up.
 func (r *run) undoFailed(i int, err error) bool {
 	p, s := r.parts[i], &r.rec.Steps[i]
-	final := judge(err) == rejected || p.undoRetry.permanent(err) || s.Attempts >= p.undoRetry.Attempts || r.rec.Crashes >= r.e.o.MaxCrashes
+	final := stands(err) || judge(err) == rejected || p.undoRetry.permanent(err) || s.Attempts >= p.undoRetry.Attempts || r.rec.Crashes >= r.e.o.MaxCrashes
 	if !final {
 		r.event(EventRetry, p.name, s.Attempts, text(err))
 		return r.pause(p.undoRetry.delay(s.Attempts))

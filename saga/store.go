@@ -134,9 +134,10 @@ type Transactor interface {
 	TxType() reflect.Type
 	// SaveTx calls work within a transaction and then writes w in it. work fills
 	// in w.Record before it returns. An error of work rolls everything back and is
-	// returned as it is; an error of the store is a [*StoreError], and it is safe to
-	// call again: what was committed by a call whose answer was lost is not
-	// done again, and work not called.
+	// returned as it is. Where work may have ended the transaction, an error with a method
+	// MayStand() bool that says true leaves the step to a person. An error of the store is
+	// a [*StoreError], and it is safe to call again: what was committed by a call whose
+	// answer was lost is not done again, and work not called.
 	SaveTx(ctx context.Context, w *Write, work func(ctx context.Context, tx any) error) error
 	// CreateTx is Create in the caller's own transaction, a value of TxType.
 	CreateTx(ctx context.Context, tx any, sagas []*Create) error

@@ -19,12 +19,30 @@ func (r *run) stepTx(i int) bool {
 	if err == nil {
 		return more
 	}
+	if stands(err) {
+		s.Mark = Maybe
+		r.event(EventFailed, p.name, s.Attempts, text(err))
+		r.stick(p.name, err)
+		return r.save()
+	}
 	v := judge(err)
 	if r.again(i, failed, err) && v != rejected {
 		return r.pause(r.retrying(i, err))
 	}
 	s.Mark = NotApplied // it was rolled back
 	return r.fail(i, err)
+}
+
+// stands reports whether an error of work says that it may have been committed all the same:
+//
+//	a step sends COMMIT as text, and fails; it is taken for rolled back, and done again,
+//	as often as it may; the saga goes back, and undoes none of it.
+func stands(err error) bool {
+	e, ok := errors.AsType[interface {
+		error
+		MayStand() bool
+	}](err)
+	return ok && e.MayStand()
 }
 
 // transaction is work that is committed with the checkpoint that mark makes of it.

@@ -127,10 +127,25 @@ func (i *item) restore(r *saga.Record) error {
 
 var (
 	errNotToEnd = errors.New("pgsaga: the transaction is not for the step to end: it is committed with the saga's checkpoint")
-	errEnded    = errors.New("pgsaga: the step has ended its transaction, which is committed with the saga's checkpoint")
 	errIgnored  = errors.New("pgsaga: a statement of the step has failed, and the step has not returned its error")
 	errReading  = errors.New("pgsaga: the step has left rows open, which are to be closed before the saga's checkpoint is written")
 )
+
+// ended is the error of work that has ended its transaction.
+type ended struct{ cause error }
+
+func (e ended) Error() string {
+	const text = "pgsaga: the step has ended its transaction, which is committed with the saga's checkpoint"
+	if e.cause == nil {
+		return text
+	}
+	return text + ": " + e.cause.Error()
+}
+
+func (e ended) Unwrap() error { return e.cause }
+
+// MayStand reports whether what the work has done may have been committed.
+func (ended) MayStand() bool { return true }
 
 // lent is a transaction as the work gets it.
 type lent struct{ pgx.Tx }
@@ -140,17 +155,18 @@ func (lent) Rollback(context.Context) error { return errNotToEnd }
 
 // run calls the work, and sees whether its transaction can still be committed.
 func (t *stepTx) run(ctx context.Context, work func(ctx context.Context, tx any) error) error {
-	if err := work(ctx, pgx.Tx(lent{t.unit.tx})); err != nil {
-		return err
-	}
+	err := work(ctx, pgx.Tx(lent{t.unit.tx}))
 	conn := t.unit.tx.Conn()
+	lost := conn == nil || conn.IsClosed()
 	switch {
-	case conn == nil || conn.IsClosed():
+	case !lost && !conn.PgConn().IsBusy() && conn.PgConn().TxStatus() == 'I':
+		return ended{err}
+	case err != nil:
+		return err
+	case lost:
 		return broken("step", errors.New("the connection was lost"))
 	case conn.PgConn().IsBusy(): // a failure of the store would be repeated for ever
 		return errReading
-	case conn.PgConn().TxStatus() == 'I':
-		return errEnded
 	case conn.PgConn().TxStatus() == 'E':
 		return errIgnored
 	}

@@ -144,6 +144,43 @@ func TestSaveTxThatFailsLeavesNothing(t *testing.T) {
 	require.Equal(t, 1, f.effects(t))
 }
 
+// A step sends COMMIT as text, before its checkpoint is written. What it has done stays, so
+// that it is neither done again nor taken for rolled back: a person is told.
+func TestAStepThatEndsItsTransactionIsNotDoneAgain(t *testing.T) {
+	t.Parallel()
+	type order struct{}
+	for name, fails := range map[string]error{"and succeeds": nil, "and fails": errors.New("no")} {
+		for _, undo := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", undone ", undo), func(t *testing.T) {
+				t.Parallel()
+				f := effects(t)
+				commits := func(ctx context.Context, tx pgx.Tx, _ *order) error {
+					_, err := tx.Exec(ctx, "INSERT INTO effects VALUES ('x'); COMMIT")
+					return errors.Join(err, fails)
+				}
+				none := func(context.Context, pgx.Tx, *order) error { return nil }
+				step := saga.StepTx("a", commits).Undo(none)
+				if undo {
+					step = saga.StepTx("a", none).Undo(commits)
+				}
+				d := saga.MustDefine("ends", 1, step, saga.Pivot("b", func(context.Context, *order) error { return saga.Reject(errors.New("declined")) }))
+				h, err := d.Start(t.Context(), running(t, f.Store, d), "1", order{}, nil)
+				require.NoError(t, err)
+				got, err := h.Wait(t.Context())
+				require.NoError(t, err)
+				require.Equal(t, saga.Stuck, got.Status)
+				require.Equal(t, 1, f.effects(t))
+				want, said := saga.Maybe, "ended its transaction"
+				if undo {
+					want, said = saga.UndoFailed, "given up"
+				}
+				require.Equal(t, want, f.find(t, "1").Steps[0].Mark)
+				require.ErrorContains(t, got.Err(), said)
+			})
+		}
+	}
+}
+
 // The store is on the connection on which the caller has begun, and not on the
 // transaction: the step would commit what the caller then rolls back.
 func TestSaveTxDoesNotEndATransactionOfItsConnection(t *testing.T) {
