@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -199,7 +198,7 @@ func (t *stepTx) commit(ctx context.Context) error {
 	case i.err == errOpen && wasLost(err): //nolint:errorlint // it is never wrapped
 		t.unit.end(ctx)
 		return t.before(ctx, t.store.db)
-	case ofWork(err, i.err == nil):
+	case i.err == nil && ofWork(err):
 		return fmt.Errorf("pgsaga: commit of the step: %w", err)
 	}
 	return broken("commit", err)
@@ -212,16 +211,13 @@ func wasLost(err error) bool {
 	return ok && e.Code == divisionByZero
 }
 
-// ofWork tells failures of the work that show at the end: constraints and triggers
-// that are deferred until then. The server has rolled back. Behind the checkpoint they
-// may have any code:
+// ofWork tells failures of the work that show at the end, behind the checkpoint: constraints
+// and triggers that are deferred until then. The server has rolled back. They may have any
+// code:
 //
 //	a trigger raises ERRCODE 'ZX001' at the COMMIT; it is taken for an error of the
 //	store, and the step is done again every second, for ever.
-func ofWork(err error, behind bool) bool {
+func ofWork(err error) bool {
 	e, ok := errors.AsType[*pgconn.PgError](err)
-	if !ok || e.SeverityUnlocalized != "ERROR" || len(e.Code) != 5 {
-		return false
-	}
-	return slices.Contains([]string{"23", "P0"}, e.Code[:2]) || behind && !pg.Retryable(err) && !pg.Unavailable(err)
+	return ok && e.SeverityUnlocalized == "ERROR" && !pg.Retryable(err) && !pg.Unavailable(err)
 }

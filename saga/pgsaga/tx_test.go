@@ -11,8 +11,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
+	"github.com/safetill/safetill/internal/testdb"
 	"github.com/safetill/safetill/saga"
 	"github.com/safetill/safetill/saga/pgsaga"
 )
@@ -83,6 +85,9 @@ func TestSaveTxThatFailsLeavesNothing(t *testing.T) {
 	f.exec(t, `CREATE TABLE ruled (id text);
 		CREATE FUNCTION rule() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'ZX001'; END $$;
 		CREATE CONSTRAINT TRIGGER rule AFTER INSERT ON ruled DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION rule()`)
+	f.exec(t, `CREATE TABLE divided (id text);
+		CREATE FUNCTION divide() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN (1 / 0)::text; END $$;
+		CREATE CONSTRAINT TRIGGER divide AFTER INSERT ON divided DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION divide()`)
 	for name, c := range map[string]struct {
 		work func(ctx context.Context, tx pgx.Tx) error
 		is   func(err error) bool
@@ -110,6 +115,13 @@ func TestSaveTxThatFailsLeavesNothing(t *testing.T) {
 		}, func(err error) bool {
 			e, ok := errors.AsType[*pgconn.PgError](err)
 			return ok && e.Code == "ZX001"
+		}},
+		"deferred, with the code by which a checkpoint says that its saga was lost": {func(ctx context.Context, tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, "INSERT INTO divided VALUES ('x')")
+			return err
+		}, func(err error) bool {
+			e, ok := errors.AsType[*pgconn.PgError](err)
+			return ok && e.Code == "22012"
 		}},
 	} {
 		w := ahead(r)
@@ -272,6 +284,48 @@ func TestSaveTxOfALostSagaIsRolledBack(t *testing.T) {
 	require.EqualValues(t, 2, f.find(t, "1").Token)
 }
 
+// It is not even begun by an owner that has lost the saga before.
+func TestSaveTxOfALostSagaIsNotBegun(t *testing.T) {
+	t.Parallel()
+	f := effects(t)
+	w := ahead(f.create(t, "1", "me"))
+	f.expire(t)
+	require.Len(t, f.claim(t, "you", 1), 1)
+	require.ErrorIs(t, f.SaveTx(t.Context(), w, func(context.Context, any) error { panic("must not run") }), saga.ErrFenced)
+}
+
+// Whether the saga was lost is looked up on another connection, once this one is free.
+func TestSaveTxOfALostSagaOnAPoolOfOneConnection(t *testing.T) {
+	t.Parallel()
+	f := openOn(t, newPool(t, testdb.PostgresURL(t), func(c *pgxpool.Config) { c.MaxConns = 1 }))
+	f.exec(t, "CREATE TABLE effects (id text)")
+	w := ahead(f.create(t, "1", "me"))
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	require.ErrorIs(t, f.SaveTx(ctx, w, func(ctx context.Context, tx any) error {
+		_, err := tx.(pgx.Tx).Exec(ctx, "UPDATE sagas SET token = 2")
+		return err
+	}), saga.ErrFenced)
+}
+
+// The table refuses the checkpoint: that is a failure of the store, and neither of the step
+// nor is the saga lost.
+func TestSaveTxThatTheTableRefuses(t *testing.T) {
+	t.Parallel()
+	f := effects(t)
+	r := f.create(t, "1", "me")
+	for _, code := range []string{"ZX001", "P0001", "23514"} {
+		f.exec(t, fmt.Sprintf(`CREATE OR REPLACE FUNCTION rule() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '%s'; END $$;
+			CREATE OR REPLACE TRIGGER rule BEFORE UPDATE ON sagas FOR EACH ROW EXECUTE FUNCTION rule()`, code))
+		w := ahead(r)
+		err := f.SaveTx(t.Context(), w, apply(w, fine))
+		require.ErrorAs(t, err, new(*saga.StoreError), code)
+		require.NotErrorIs(t, err, saga.ErrFenced, code)
+		require.NoError(t, w.Err, code)
+		require.Zero(t, f.effects(t), code)
+	}
+}
+
 // While a step works in its transaction its lease is renewed and signals come.
 func TestALongStepDoesNotLockItsSaga(t *testing.T) {
 	t.Parallel()
@@ -347,6 +401,9 @@ func TestOverAConnectionAndATransaction(t *testing.T) {
 		require.NoError(t, f.Deliver(t.Context(), name, "go", []byte("1")))
 		lost := ahead(w.Record)
 		require.ErrorIs(t, f.SaveTx(t.Context(), lost, apply(lost, fine)), saga.ErrFenced)
+		var scans, plans string
+		require.NoError(t, db.QueryRow(t.Context(), "SELECT current_setting('enable_seqscan'), current_setting('plan_cache_mode')").Scan(&scans, &plans))
+		require.Equal(t, "on auto", scans+" "+plans, "the caller's settings are as they were")
 	}
 	require.NoError(t, tx.Commit(t.Context()))
 	require.Equal(t, 2, f.effects(t))
