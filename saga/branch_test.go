@@ -115,3 +115,26 @@ func TestABranchThatIsDoneIsNotBegunAgain(t *testing.T) {
 		require.Equal(t, lines{Charged: 1}, got.Data)
 	})
 }
+
+// Two of them are refused: the history tells of both.
+func TestEachBranchThatFailsIsInTheHistory(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		def := saga.MustDefine("order", 1, saga.Parallel("both",
+			saga.Step("a", func(context.Context, *order) error { return errNo }).Undo(noop),
+			saga.Step("b", func(context.Context, *order) error { time.Sleep(time.Second); return errNo }).Undo(noop)))
+		e, h, stop := start(t, store, def, saga.Options{})
+		got := wait(t, h)
+		stop()
+		require.Equal(t, saga.Compensated, got.Status)
+		require.Equal(t, "a", got.Failed)
+		rec, err := e.Admin().Inspect(context.Background(), "o1")
+		require.NoError(t, err)
+		var failed []string
+		for _, ev := range rec.Events {
+			require.Equal(t, saga.EventFailed, ev.Kind)
+			require.Equal(t, "declined", ev.Text)
+			failed = append(failed, ev.Step)
+		}
+		require.ElementsMatch(t, []string{"a", "b"}, failed)
+	})
+}

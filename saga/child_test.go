@@ -584,6 +584,34 @@ func TestAChildThatMayBeUnderWayBehindPureStepsIsCancelledWithItsParent(t *testi
 	}
 }
 
+// Where the child is done all the same, the price that does not hold is asked for again: it
+// is not passed over, and the child is undone with the rest.
+func TestAPureStepThatWasRefusedIsNotPassedOverForAChild(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		undone, priced, confirmed := 0, 0, 0
+		inner := saga.MustDefine("inner", 1,
+			saga.Sleep("pause", func(*order) time.Duration { return time.Second }),
+			saga.Pivot("pay", noop),
+			saga.Sleep("settle", func(*order) time.Duration { return time.Hour }))
+		def := saga.MustDefine("order", 1,
+			saga.Pure("price", func(context.Context, *order) error {
+				if priced++; priced > 1 {
+					return errNo
+				}
+				return nil
+			}),
+			saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil }, func(*order, saga.Result[order]) error { return nil }).
+				Undo(func(context.Context, *order) error { undone++; return nil }),
+			saga.Pivot("confirm", func(context.Context, *order) error { confirmed++; return nil }))
+		_, h, stop := start(t, &dyingParent{Memory: store}, def, saga.Options{Definitions: []saga.Registered{inner}})
+		got := wait(t, h)
+		stop()
+		require.Equal(t, saga.Compensated, got.Status)
+		require.Equal(t, "price", got.Failed)
+		require.Equal(t, []int{0, 1}, []int{confirmed, undone})
+	})
+}
+
 // What the saga waits for is what a person can do something about.
 func TestAChildThatIsWaitedForBehindPureStepsIsInTheWay(t *testing.T) {
 	t.Parallel()

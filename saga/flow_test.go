@@ -464,6 +464,23 @@ func TestShutdownKeepsWhatIsDone(t *testing.T) {
 
 // The provider is given its time also where the process ends meanwhile: it is no crash,
 // and the next process waits for what is left.
+// An engine that is told to end while a Pure step is under way begins nothing behind it.
+func TestShutdownBeginsNothingBehindAPureStep(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		charged := 0
+		def := saga.MustDefine("order", 1,
+			saga.Pure("price", func(context.Context, *order) error { time.Sleep(time.Second); return nil }),
+			saga.Step("charge", func(context.Context, *order) error { charged++; return nil }).Undo(noop))
+		e, _, stop := start(t, store, def, saga.Options{})
+		stop()
+		rec, err := e.Admin().Inspect(context.Background(), "o1")
+		require.NoError(t, err)
+		require.Zero(t, charged)
+		require.Equal(t, []saga.Mark{saga.Done, saga.Open}, []saga.Mark{rec.Steps[0].Mark, rec.Steps[1].Mark})
+		require.Empty(t, rec.Owner)
+	})
+}
+
 func TestShutdownKeepsTheWaitBetweenAttempts(t *testing.T) {
 	for name, takes := range map[string]time.Duration{"while it waits": 0, "while the step is under way": 2 * time.Second} {
 		t.Run(name, func(t *testing.T) {

@@ -213,6 +213,26 @@ func TestWhatIsKnownOfAChild(t *testing.T) {
 	}
 }
 
+// Each step has panics of its own.
+func TestEachStepHasPanicsOfItsOwn(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		calls := map[string]int{}
+		twice := func(ctx context.Context, _ *order) error {
+			name := saga.CallFrom(ctx).Step
+			if calls[name]++; calls[name] < 3 {
+				panic("!")
+			}
+			return nil
+		}
+		def := saga.MustDefine("order", 1, saga.Step("a", twice).Undo(noop).Idempotent(), saga.Step("b", twice).Undo(noop).Idempotent())
+		_, h, stop := start(t, store, def, saga.Options{})
+		got := wait(t, h)
+		stop()
+		require.Equal(t, saga.Completed, got.Status, got.Reason)
+		require.Equal(t, map[string]int{"a": 3, "b": 3}, calls)
+	})
+}
+
 // What an attempt that fails has changed in the data is dropped, for the next attempt and
 // for the compensations.
 func TestAnAttemptThatFailsLeavesTheData(t *testing.T) {

@@ -116,6 +116,8 @@ func (f *fork) ended(t *trial) {
 		f.delay = max(f.delay, r.retrying(t.i, t.err))
 	case f.lost == nil:
 		f.lost = t
+	default: // the first one is told of when the saga turns back
+		r.event(EventFailed, r.parts[t.i].name, t.state.Attempts, text(t.err))
 	}
 }
 

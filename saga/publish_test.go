@@ -46,3 +46,21 @@ func TestNothingIsPublishedWhenItsStepIsOver(t *testing.T) {
 		stop()
 	})
 }
+
+// A Pure step has no checkpoint of its own, but where it publishes something.
+func TestAPureStepPublishes(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		def := saga.MustDefine("order", 1,
+			saga.Pure("price", func(ctx context.Context, _ *order) error { return saga.Publish(ctx, "priced", nil) }),
+			saga.Step("charge", noop).Undo(noop))
+		_, h, stop := start(t, store, def, saga.Options{})
+		require.Equal(t, saga.Completed, wait(t, h).Status)
+		stop()
+		n, err := store.Relay(context.Background(), 9, func(_ context.Context, msgs []saga.Message) error {
+			require.Equal(t, "priced", msgs[0].Topic)
+			return nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+	})
+}
