@@ -58,10 +58,48 @@ func TestASignalThatComesFirstIsKept(t *testing.T) {
 		defer end()
 		begun := time.Now()
 		require.NoError(t, e.Signal(t.Context(), "o1", "approved", approval{"ann"}))
+		require.NoError(t, e.Signal(t.Context(), "o1", "cool-off", 1), "of the name of what is no Await")
 		got := wait(t, h)
 		require.Equal(t, "ann", got.Data.Customer)
 		require.GreaterOrEqual(t, time.Since(begun), time.Hour, "a signal for somebody else does not end a sleep")
 	})
+}
+
+// A deadline ends what a saga waits for in front of its pivot, and behind that nothing.
+func TestADeadlineEndsAWait(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		steps []saga.Part[order]
+		want  saga.Status
+		took  time.Duration
+	}{
+		{"in front of the pivot", []saga.Part[order]{pause(24 * time.Hour), saga.Pivot("confirm", noop)}, saga.Compensated, time.Hour},
+		{"in front of the pivot, and shorter", []saga.Part[order]{pause(time.Minute), saga.Pivot("confirm", noop)}, saga.Completed, time.Minute},
+		{"behind the pivot", []saga.Part[order]{saga.Pivot("confirm", noop), pause(24 * time.Hour)}, saga.Completed, 24 * time.Hour},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				def := saga.MustDefine("order", 1, c.steps...)
+				e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+				require.NoError(t, err)
+				ctx, stop := runs(t, e)
+				begun := time.Now()
+				h, err := def.Start(ctx, e, "o1", order{}, &saga.StartOptions{Deadline: time.Hour})
+				require.NoError(t, err)
+				got := wait(t, h)
+				require.Equal(t, c.want, got.Status)
+				require.InDelta(t, c.took, time.Since(begun), float64(5*time.Second))
+				rec, err := e.Admin().Inspect(ctx, "o1")
+				require.NoError(t, err)
+				require.Less(t, rec.Revision, int64(10), "it is not looked at all the time")
+				stop()
+			})
+		})
+	}
+}
+
+func pause(d time.Duration) saga.Part[order] {
+	return saga.Sleep("pause", func(*order) time.Duration { return d })
 }
 
 // What a Sleep has half done to the data when it fails is not what is undone.

@@ -233,6 +233,29 @@ func TestEachStepHasPanicsOfItsOwn(t *testing.T) {
 	})
 }
 
+// So has its compensation.
+func TestACompensationHasPanicsOfItsOwn(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		calls, undone := 0, 0
+		def := saga.MustDefine("order", 1, saga.Step("a", func(context.Context, *order) error {
+			if calls++; calls < 3 {
+				panic("!")
+			}
+			return errNo
+		}).Idempotent().Undo(func(context.Context, *order) error {
+			if undone++; undone < 3 {
+				panic("!")
+			}
+			return nil
+		}))
+		_, h, stop := start(t, store, def, saga.Options{})
+		got := wait(t, h)
+		stop()
+		require.Equal(t, saga.Compensated, got.Status, got.Reason)
+		require.Equal(t, []int{3, 3}, []int{calls, undone})
+	})
+}
+
 // What an attempt that fails has changed in the data is dropped, for the next attempt and
 // for the compensations.
 func TestAnAttemptThatFailsLeavesTheData(t *testing.T) {
