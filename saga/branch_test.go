@@ -2,6 +2,8 @@ package saga_test
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -97,23 +99,32 @@ func TestABranchThatIsDoneIsNotBegunAgain(t *testing.T) {
 		Cart    string `json:",omitempty"`
 		Charged int
 	}
-	alone(t, func(t *testing.T, store *saga.Memory) {
-		clears, charges := 0, &script{errs: []error{errPlain, errLost, nil}}
-		def := saga.MustDefine("order", 1, saga.Parallel("both",
-			saga.Retriable("clear", func(_ context.Context, l *lines) error { clears++; l.Cart = ""; return nil }),
-			saga.Retriable("charge", func(_ context.Context, l *lines) error { l.Charged = 1; return charges.next() })))
-		e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
-		require.NoError(t, err)
-		ctx, stop := runs(t, e)
-		h, err := def.Start(ctx, e, "o1", lines{Cart: "shoes"}, nil)
-		require.NoError(t, err)
-		got, err := h.Wait(ctx)
-		stop()
-		require.NoError(t, err)
-		require.NoError(t, got.Err())
-		require.Equal(t, []int{1, 3}, []int{clears, charges.calls})
-		require.Equal(t, lines{Charged: 1}, got.Data)
-	})
+	for _, first := range []bool{true, false} {
+		t.Run(fmt.Sprint("in front ", first), func(t *testing.T) {
+			alone(t, func(t *testing.T, store *saga.Memory) {
+				clears, charges := 0, &script{errs: []error{errPlain, errLost, nil}}
+				both := []saga.Part[lines]{
+					saga.Retriable("clear", func(_ context.Context, l *lines) error { clears++; l.Cart = ""; return nil }),
+					saga.Retriable("charge", func(_ context.Context, l *lines) error { l.Charged = 1; return charges.next() }),
+				}
+				if !first {
+					slices.Reverse(both)
+				}
+				def := saga.MustDefine("order", 1, saga.Parallel("both", both...))
+				e, err := saga.New(store, &saga.Options{Definitions: []saga.Registered{def}})
+				require.NoError(t, err)
+				ctx, stop := runs(t, e)
+				h, err := def.Start(ctx, e, "o1", lines{Cart: "shoes"}, nil)
+				require.NoError(t, err)
+				got, err := h.Wait(ctx)
+				stop()
+				require.NoError(t, err)
+				require.NoError(t, got.Err())
+				require.Equal(t, []int{1, 3}, []int{clears, charges.calls})
+				require.Equal(t, lines{Charged: 1}, got.Data)
+			})
+		})
+	}
 }
 
 // Two of them are refused: the history tells of both.

@@ -129,6 +129,7 @@ func TestASignalThatDoesNotComeIsANo(t *testing.T) {
 		got := wait(t, h)
 		require.Equal(t, saga.Compensated, got.Status)
 		require.Equal(t, "approved", got.Failed)
+		require.Equal(t, "no signal came in time", got.Reason)
 		require.Equal(t, []string{"reserve", "release"}, got.Data.Seen)
 	})
 }
