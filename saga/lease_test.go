@@ -311,6 +311,20 @@ func TestALookUpBehindTheUndoThatFailsIsRepeated(t *testing.T) {
 	})
 }
 
+// An Undo that fails is repeated, whatever the provider says of the attempt: it is not asked.
+func TestAnUndoThatFailsIsNotMadeGoodByALookUp(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		undo, asked := &script{errs: []error{errPlain, nil}}, 0
+		def := saga.MustDefine("order", 1, saga.Step("charge", func(context.Context, *order) error { return errLost }).Retry(saga.Retry{Attempts: 1}).
+			Undo(undo.do).
+			Verify(func(context.Context, *order) (saga.Outcome, error) { asked++; return saga.Unknown, nil }))
+		_, h, stop := start(t, store, def, saga.Options{})
+		require.Equal(t, saga.Compensated, wait(t, h).Status)
+		stop()
+		require.Equal(t, []int{2, 1}, []int{undo.calls, asked})
+	})
+}
+
 // Another signal wakes the saga before its time is over; the machine holds its owner up;
 // meanwhile the approval comes in time.
 func TestASignalThatCameInTimeIsTakenByASlowOwner(t *testing.T) {

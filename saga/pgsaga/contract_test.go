@@ -513,6 +513,9 @@ func TestAnOldOwnerRenewsNothing(t *testing.T) {
 	require.NoError(t, f.Renew(t.Context(), []*saga.Lease{old}, time.Hour))
 	require.ErrorIs(t, old.Err, saga.ErrFenced)
 	require.Len(t, f.claim(t, "another", 1), 1)
+	old.Token = 3 // what it is told now is the answer to this
+	require.NoError(t, f.Renew(t.Context(), []*saga.Lease{old}, time.Hour))
+	require.NoError(t, old.Err)
 }
 
 // There is room for so many signals, and for those of the engine.
