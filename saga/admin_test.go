@@ -150,6 +150,38 @@ func TestAPersonHelpsACompensation(t *testing.T) {
 	}
 }
 
+// Two compensations were given up, and a person has one done again: the saga is not over
+// before the other is helped, too.
+func TestAPersonHelpsOneOfTwoCompensations(t *testing.T) {
+	t.Parallel()
+	var fails atomic.Bool
+	fails.Store(true)
+	undo := func(context.Context, *order) error {
+		if fails.Load() {
+			return errDown
+		}
+		return nil
+	}
+	def := saga.MustDefine("order", 1,
+		saga.Step("a", noop).Undo(undo).RetryUndo(once),
+		saga.Step("b", noop).Undo(undo).RetryUndo(once),
+		saga.Pivot("confirm", func(context.Context, *order) error { return saga.Reject(errDown) }))
+	e := engine(t, saga.NewMemory(nil), quick(def))
+	require.Equal(t, saga.Stuck, result(t, def, e).Status)
+	fails.Store(false)
+	for _, c := range []struct {
+		step string
+		want saga.Status
+	}{{"b", saga.Stuck}, {"a", saga.Compensated}} {
+		rec, err := e.Admin().Inspect(within(t), "o1")
+		require.NoError(t, err)
+		require.Contains(t, rec.Blocked(), c.step)
+		_, err = e.Admin().Resolve(within(t), "o1", saga.ActionRetry, saga.Audit{Actor: "ada", Reason: "r", ExpectRevision: rec.Revision, Step: c.step})
+		require.NoError(t, err)
+		require.Equal(t, c.want, result(t, def, e).Status)
+	}
+}
+
 // A payment in doubt is passed over by a person, and left as it is. The customer has
 // cancelled meanwhile: what was charged for the payment is not given back.
 func TestASagaDoesNotTurnBackFromWhatAPersonHasPassedOver(t *testing.T) {

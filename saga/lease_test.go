@@ -318,10 +318,17 @@ func TestAnUndoThatFailsIsNotMadeGoodByALookUp(t *testing.T) {
 		def := saga.MustDefine("order", 1, saga.Step("charge", func(context.Context, *order) error { return errLost }).Retry(saga.Retry{Attempts: 1}).
 			Undo(undo.do).
 			Verify(func(context.Context, *order) (saga.Outcome, error) { asked++; return saga.Unknown, nil }))
-		_, h, stop := start(t, store, def, saga.Options{})
+		e, h, stop := start(t, store, def, saga.Options{})
 		require.Equal(t, saga.Compensated, wait(t, h).Status)
+		rec, err := e.Admin().Inspect(context.Background(), "o1")
+		require.NoError(t, err)
 		stop()
 		require.Equal(t, []int{2, 1}, []int{undo.calls, asked})
+		var kinds []saga.EventKind
+		for _, ev := range rec.Events {
+			kinds = append(kinds, ev.Kind)
+		}
+		require.Equal(t, []saga.EventKind{saga.EventFailed, saga.EventRetry, saga.EventVerified}, kinds)
 	})
 }
 

@@ -330,10 +330,19 @@ func TestATransactionIsUndoneInAnother(t *testing.T) {
 			alone(t, func(t *testing.T, store *saga.Memory) {
 				does, back, pivot := &script{errs: []error{nil}}, &script{errs: c.back}, &script{errs: c.pivot}
 				def := saga.MustDefine("order", 1, saga.StepTx("book", does.tx).Undo(back.tx), saga.Pivot("confirm", pivot.do))
-				_, h, stop := start(t, store, def, saga.Options{})
+				e, h, stop := start(t, store, def, saga.Options{})
 				require.Equal(t, c.status, wait(t, h).Status)
+				rec, err := e.Admin().Inspect(context.Background(), "o1")
+				require.NoError(t, err)
 				stop()
 				require.Equal(t, []int{1, c.calls}, []int{does.calls, back.calls}, "done, undone")
+				retries := 0
+				for _, ev := range rec.Events {
+					if ev.Kind == saga.EventRetry {
+						retries++
+					}
+				}
+				require.Equal(t, max(0, c.calls-1), retries)
 			})
 		})
 	}
