@@ -218,6 +218,44 @@ func TestAChildOfWhichNothingIsKnownIsNotGivenUp(t *testing.T) {
 	})
 }
 
+// down is a store that creates no child, and cannot be asked for one, so many times.
+type down struct {
+	*saga.Memory
+	creates, finds int
+}
+
+func (d *down) Create(ctx context.Context, c []*saga.Create) error {
+	if strings.Contains(c[0].Record.ID, "/") {
+		if d.creates--; d.creates >= 0 {
+			return context.DeadlineExceeded
+		}
+	}
+	return d.Memory.Create(ctx, c)
+}
+
+func (d *down) Find(ctx context.Context, f saga.Filter) iter.Seq2[*saga.Record, error] {
+	if strings.Contains(f.IDs[0], "/") {
+		if d.finds--; d.finds >= 0 {
+			return func(yield func(*saga.Record, error) bool) { yield(nil, lostAnswer{}) }
+		}
+	}
+	return d.Memory.Find(ctx, f)
+}
+
+// Nor does it count as one, where another follows that has failed.
+func TestAStartOfWhichNothingIsKnownIsNotCounted(t *testing.T) {
+	alone(t, func(t *testing.T, store *saga.Memory) {
+		inner := saga.MustDefine("inner", 1, saga.Pivot("pay", noop))
+		def := saga.MustDefine("order", 1,
+			saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
+				func(_ *order, r saga.Result[order]) error { return saga.Reject(r.Err()) }).Retry(saga.Retry{Attempts: 2}).Undo(noop))
+		_, h, stop := start(t, &down{Memory: store, creates: 2, finds: 1}, def, saga.Options{Definitions: []saga.Registered{inner}})
+		got := wait(t, h)
+		stop()
+		require.Equal(t, saga.Completed, got.Status, got.Reason)
+	})
+}
+
 // The same child may still come when its parent is cancelled meanwhile.
 func TestAChildOfWhichNothingIsKnownIsCancelledWithItsParent(t *testing.T) {
 	alone(t, func(t *testing.T, store *saga.Memory) {
