@@ -529,6 +529,18 @@ func TestGroupBadCalls(t *testing.T) {
 		[]ledger.Verdict{results[0].Verdict, results[1].Verdict, results[2].Verdict})
 }
 
+// What no ledger takes is refused without a wait for Run, and the most that one takes is the group's to post.
+func TestGroupTakesAsMuchAsALedger(t *testing.T) {
+	t.Parallel()
+	_, g := newGroup(t, ledger.NewMemory(nil), &ledger.GroupOptions{MaxBatch: ledger.MaxBatch})
+	_, err := g.Post(t.Context(), make([]ledger.Transaction, ledger.MaxBatch+1))
+	_, ok := errors.AsType[*ledger.InputError](err)
+	require.True(t, ok)
+	running(t, g)()
+	_, err = g.Post(t.Context(), make([]ledger.Transaction, ledger.MaxBatch))
+	require.ErrorIs(t, err, ledger.ErrGroupStopped)
+}
+
 // A group copies what a transaction points to. Whoever gives Transaction or Posting another slice, map or pointer must have newCall copy
 // it, or a caller that hangs up and uses it again changes what is being posted.
 func TestGroupCopiesAllThatATransactionPointsTo(t *testing.T) {
