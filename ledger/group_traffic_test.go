@@ -52,6 +52,40 @@ func TestGroupDoesNotSendABatchToWaitForAnAccount(t *testing.T) {
 	})
 }
 
+// It is the same whichever side of the two the account is on.
+func TestGroupWaitsForAnAccountOfEitherSide(t *testing.T) {
+	t.Parallel()
+	for sides, answered := range map[[2]ledger.AccountID]time.Duration{
+		{"till", "stall"}: time.Second,
+		{"bank", "stall"}: 2 * time.Second, {"till", "bank"}: 2 * time.Second,
+		{"till", "shop"}: 2 * time.Second, {"shop", "stall"}: 2 * time.Second,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l, g := newGroup(t, &slow{Store: ledger.NewMemory(nil), takes: time.Second}, nil)
+			require.NoError(t, l.Open(t.Context(),
+				ledger.Account{ID: "till", Currency: "NGN", Normal: ledger.Debit}, ledger.Account{ID: "stall", Currency: "NGN", Normal: ledger.Credit}))
+			stop := running(t, g)
+			post := func(txs ...ledger.Transaction) time.Duration {
+				begin := time.Now()
+				var wg sync.WaitGroup
+				for _, tx := range txs {
+					wg.Go(func() {
+						_, err := g.PostOne(t.Context(), tx)
+						require.NoError(t, err)
+					})
+					synctest.Wait()
+				}
+				wg.Wait()
+				return time.Since(begin).Truncate(time.Millisecond)
+			}
+			require.Equal(t, answered, post(pay("1"), between("2", sides[0], sides[1])), sides)
+			require.Equal(t, time.Second, post(pay("3"), between("4", "till", "stall")), "none is waited for when its commit has ended")
+			require.Equal(t, time.Second, post(between("5", "till", "stall"), pay("6")))
+			stop()
+		})
+	}
+}
+
 // Callers that come together part, so that no place stays empty, unless they would
 // only wait for each other, or are too few.
 func TestGroupPartsThoseWhoComeTogether(t *testing.T) {
