@@ -3,6 +3,7 @@ package idempotency_test
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -112,6 +113,49 @@ func TestMemoryWhoseClockBeginsBefore1970(t *testing.T) {
 			func(context.Context, *idempotency.Run) (int, error) { return 1, nil })
 		require.NoError(t, err)
 		require.Equal(t, replayed, result.Replayed)
+	}
+}
+
+// Tokens begin with the store's own clock, and options without one are none.
+func TestMemoryTokensBeginWithItsClock(t *testing.T) {
+	t.Parallel()
+	start := time.Date(2222, 1, 2, 3, 4, 5, 0, time.UTC)
+	for want, o := range map[int64]*idempotency.MemoryOptions{
+		start.UnixMicro():      {Now: func() time.Time { return start }},
+		time.Now().UnixMicro(): {},
+	} {
+		r, err := idempotency.NewMemory(o).ClaimOne(t.Context(), idempotency.Request{Key: testKey("a"), Lease: time.Second})
+		require.NoError(t, err)
+		require.InDelta(t, want, int64(r.Token), 60e6)
+	}
+}
+
+// Keys that are used again as soon as their results are over, whose bytes are not yet gone: the first result is not in the way of the second.
+func TestMemoryKeysAreUsedAgain(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	store := idempotency.NewMemory(&idempotency.MemoryOptions{Now: func() time.Time { return now }})
+	const keys = 5000
+	claim := func(i int) idempotency.Record {
+		r, err := store.ClaimOne(t.Context(), idempotency.Request{Key: testKey(strconv.Itoa(i)), Lease: time.Second})
+		require.NoError(t, err)
+		return r
+	}
+	for round := range 2 {
+		for i := range keys {
+			r := claim(i)
+			require.Equal(t, idempotency.Won, r.Outcome)
+			_, err := store.Complete(t.Context(), []idempotency.Completion{{
+				Key: testKey(strconv.Itoa(i)), Token: r.Token, Status: int32(round), TTL: time.Hour,
+			}})
+			require.NoError(t, err)
+		}
+		for i := range keys {
+			r := claim(i)
+			require.Equal(t, idempotency.Completed, r.Outcome)
+			require.EqualValues(t, round, r.Status)
+		}
+		now = now.Add(time.Hour)
 	}
 }
 
