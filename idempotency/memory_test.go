@@ -68,6 +68,28 @@ func TestMemoryForgetsWhatIsOver(t *testing.T) {
 	})
 }
 
+// More than a sweep takes from a part of the store at a time, of claims that were abandoned and of results: it takes what it is told to, or all.
+func TestMemorySweepsAsMuchAsItIsTold(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	store := idempotency.NewMemory(&idempotency.MemoryOptions{Now: func() time.Time { return now }})
+	const keys = 40_000
+	for i := range keys {
+		r, err := store.ClaimOne(t.Context(), idempotency.Request{Key: testKey(strconv.Itoa(i)), Lease: time.Second})
+		require.NoError(t, err)
+		if i%2 == 0 {
+			_, err = store.Complete(t.Context(), []idempotency.Completion{{Key: testKey(strconv.Itoa(i)), Token: r.Token, TTL: time.Second}})
+			require.NoError(t, err)
+		}
+	}
+	now = now.Add(2 * time.Hour)
+	for _, c := range [][2]int{{1, 1}, {10, 10}, {1000, 1000}, {keys, keys - 1011}, {keys, 0}} {
+		n, err := store.Sweep(t.Context(), c[0])
+		require.NoError(t, err)
+		require.Equal(t, c[1], n)
+	}
+}
+
 // Claims alone must keep the store from growing: nobody has to call Sweep.
 func TestMemoryDoesNotGrowWithoutSweep(t *testing.T) {
 	t.Parallel()
