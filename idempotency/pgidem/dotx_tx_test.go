@@ -431,7 +431,8 @@ func TestDoTxLeavesAClaimThatIsExtendedLate(t *testing.T) {
 	}
 }
 
-// A claim that is over was taken by another one before it is removed, which is over as well: a record goes on from the token of the last.
+// A claim that is over was taken by another one before it is removed, which is over as well: a record goes on from the token of the last. To have
+// looked twice leaves the planner's setting as it was.
 func TestDoTxTakesOverTheLastClaim(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, testdb.Postgres(t), nil)
@@ -449,9 +450,14 @@ func TestDoTxTakesOverTheLastClaim(t *testing.T) {
 		claim()
 		execTx(t, s.pool, "UPDATE idempotency_records SET token = $1", int64(last))
 	})}
+	config.ConnConfig.RuntimeParams["enable_seqscan"] = "off"
 	pool := openPool(t, config)
-	_, err := s.sellOn(t.Context(), newTxGuard(t, pool, nil), "a", "body", nil)
+	var scans string
+	_, err := s.sellOn(t.Context(), newTxGuard(t, pool, nil), "a", "body", func(ctx context.Context, tx pgx.Tx) error {
+		return tx.QueryRow(ctx, "SHOW enable_seqscan").Scan(&scans)
+	})
 	require.NoError(t, err)
+	require.Equal(t, "off", scans)
 	require.EqualValues(t, last+1, queryTx[int64](t, s.pool, "SELECT token FROM idempotency_records"))
 }
 

@@ -314,9 +314,9 @@ func TestSecondLookThatFails(t *testing.T) {
 		batch, tx := requests(2), begin()
 		_, err := newStore(t, tx).Claim(t.Context(), batch[:1])
 		require.NoError(t, err)
-		answers := make(chan []idempotency.Record, 1)
+		store, answers := newStore(t, db), make(chan []idempotency.Record, 1)
 		go func() {
-			records, err := newStore(t, db).Claim(t.Context(), batch)
+			records, err := store.Claim(t.Context(), batch)
 			assert.ErrorIs(t, err, errGone)
 			answers <- records
 		}()
