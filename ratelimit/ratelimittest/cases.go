@@ -49,6 +49,12 @@ func testBadCalls(t *testing.T, open Open) {
 		if replies[1].Err != nil || replies[1].Outcomes[0].Remaining != 5 {
 			t.Errorf("%s: its neighbour was told %+v", name, replies[1])
 		}
+		if len(ops) == 2 && ops[0] != ops[1] {
+			replies = s.Decide(t.Context(), []ratelimit.Call{{Ops: ops[1:]}})
+			if len(replies) != 1 || !errors.Is(replies[0].Err, ratelimit.ErrInvalid) {
+				t.Errorf("%s, by itself: %+v", name, replies)
+			}
+		}
 	}
 	equal(t, int64(5), one(t, s, ratelimit.Op{Kind: ratelimit.Peek, Limit: good.Limit, Key: "other", N: 1}).Remaining, "what a bad call has left")
 	longest := one(t, s, ratelimit.Op{Limit: good.Limit, Key: strings.Repeat("k", ratelimit.MaxKey), N: 1})
