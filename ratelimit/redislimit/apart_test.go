@@ -180,6 +180,28 @@ func TestLapsedReservationCannotBeCommitted(t *testing.T) {
 	}
 }
 
+// The servers' time runs faster than the client's: another has aborted the call before its client finds that the lease is over. It is not told as admitted.
+func TestCallThatAnotherHasAbortedIsAnError(t *testing.T) {
+	t.Parallel()
+	l := forever(10)[0]
+	now := int64(1_800_000_000_000_000)
+	ring, o := openRing(t), redislimit.Options{Prefix: rand.Text() + ":", ReserveLease: time.Hour}
+	slow, heir := openStore(t, ring, o), openStore(t, ring, o)
+	slow.SetClock(func() int64 { return now })
+	heir.SetClock(func() int64 { return now })
+	slow.Pause(func() {
+		now += 2 * time.Hour.Microseconds()
+		require.EqualValues(t, 10, left(t, heir, l, "ip"))
+	})
+	reply := slow.Decide(t.Context(), []ratelimit.Call{{Ops: spread(l)}})[0]
+	require.ErrorContains(t, reply.Err, "longer than Options.ReserveLease")
+	require.Empty(t, reply.Outcomes)
+	require.NoError(t, slow.Close())
+	for _, key := range []string{"user", "ip", "everybody"} {
+		require.EqualValues(t, 10, left(t, heir, l, key), key)
+	}
+}
+
 // A caller who has left may use his ops for something else. What he had asked goes on as he had asked it. Under -race.
 func TestOpsAreTheCallersAgainWhenHeLeaves(t *testing.T) {
 	t.Parallel()

@@ -100,7 +100,7 @@ func TestWhoIsAloneLeavesInTime(t *testing.T) {
 	server := testdb.NewRedis(t)
 	rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), ContextTimeoutEnabled: true})
 	t.Cleanup(func() { require.NoError(t, rdb.Close()) })
-	s := openStore(t, rdb, redislimit.Options{})
+	s := openStore(t, rdb, redislimit.Options{Flights: 1})
 	l := forever(100)[0]
 	call := []ratelimit.Call{{Ops: []ratelimit.Op{take(l, "k", 1)}}}
 	ctx, cancel := context.WithTimeout(t.Context(), long)
@@ -116,6 +116,7 @@ func TestWhoIsAloneLeavesInTime(t *testing.T) {
 	require.Eventually(t, func() bool { return s.Flying() == 1 }, long, time.Millisecond)
 	behind := make(chan error)
 	go func() { behind <- s.Decide(ctx, call)[0].Err }()
+	require.Eventually(t, func() bool { return s.Waiting() == 1 }, long, time.Millisecond)
 	err := <-alone
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.ErrorContains(t, err, "redislimit: no answer yet")
