@@ -195,6 +195,19 @@ func TestQueueIsBounded(t *testing.T) {
 	require.Equal(t, 20, busy)
 	require.NoError(t, syscall.Kill(server.Pid(), syscall.SIGCONT))
 	require.EqualValues(t, 98, left(t, s, l, "k"))
+
+	require.Eventually(t, func() bool { return s.Flying() == 0 }, long, time.Millisecond)
+	require.NoError(t, syscall.Kill(server.Pid(), syscall.SIGSTOP))
+	ctx, cancel = context.WithCancel(t.Context())
+	go func() { waiting <- s.Decide(ctx, calls[:1]) }()
+	require.Eventually(t, func() bool { return s.Flying() == 1 && s.Waiting() == 0 }, long, time.Millisecond)
+	go func() { waiting <- s.Decide(ctx, calls[1:6]) }() // so few that the queue has room for who looks
+	require.Eventually(t, func() bool { return s.Waiting() == 5 }, long, time.Millisecond)
+	cancel()
+	<-waiting
+	<-waiting
+	require.NoError(t, syscall.Kill(server.Pid(), syscall.SIGCONT))
+	require.EqualValues(t, 97, left(t, s, l, "k"))
 }
 
 func TestCloseWaitsAndRefuses(t *testing.T) {
@@ -222,6 +235,23 @@ func TestCloseWaitsAndRefuses(t *testing.T) {
 	require.ErrorIs(t, s.Decide(t.Context(), []ratelimit.Call{{Ops: []ratelimit.Op{take(l, "k", 1)}}})[0].Err, redislimit.ErrClosed)
 	require.ErrorIs(t, s.Decide(t.Context(), []ratelimit.Call{{Ops: spread(l)}})[0].Err, redislimit.ErrClosed)
 	require.NoError(t, s.Close())
+}
+
+// A store is closed while a call over several slots is between its two steps: the call is decided, and Close waits for that.
+func TestCloseLetsACallOverSeveralSlotsEnd(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, openRing(t), redislimit.Options{})
+	l := forever(10)[0]
+	closed := make(chan error, 1)
+	s.Pause(func() {
+		go func() { closed <- s.Close() }()
+		require.Eventually(t, func() bool {
+			return errors.Is(s.Decide(t.Context(), []ratelimit.Call{{Ops: []ratelimit.Op{take(l, "k", 1)}}})[0].Err, redislimit.ErrClosed)
+		}, long, time.Millisecond)
+		require.Empty(t, closed)
+	})
+	require.True(t, decide(t, s, spread(l)...)[0].Allowed)
+	require.NoError(t, <-closed)
 }
 
 // Callers leave at any moment: before their call is sent, as it is, and after. None takes the others' flight along: who comes then is answered, and
