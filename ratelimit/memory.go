@@ -177,6 +177,9 @@ func (m *Memory) call(c *Call) Reply {
 	if takes > 1 {
 		refused = try(c.Ops, outcomes, one)
 	}
+	if refused {
+		mend(c.Ops, outcomes, one)
+	}
 	for i := range c.Ops {
 		if refused && c.Ops[i].Kind == Take {
 			continue
@@ -192,28 +195,31 @@ func (m *Memory) call(c *Call) Reply {
 	return Reply{Outcomes: outcomes}
 }
 
-// try finds out what takes would be told, and whether one is refused. That is carried out: it charges nothing, but writes down that the clock was set back.
-// As a peek it would not be, and where all calls are to several limits nobody would:
-//
-//	the clock is set back an hour: a bucket that was hardly used is to be full in an hour, which counts as empty
-//	every call to it and to others is refused, and leaves it as it is, for an hour
-//
-// A place of a holder who has one already is refused here, and would be extended: it is let be.
+// try finds out what takes would be told, and whether one is refused.
 func try(ops []Op, outcomes []Outcome, one func(i int, op *Op) Outcome) (refused bool) {
 	for i := range ops {
 		if trial := ops[i]; trial.Kind == Take {
 			trial.Kind = Peek
 			outcomes[i] = one(i, &trial)
-			if outcomes[i].Allowed {
-				continue
-			}
-			refused = true
-			if ops[i].Limit.Algorithm != Concurrency {
-				one(i, &ops[i])
-			}
+			refused = refused || !outcomes[i].Allowed
 		}
 	}
 	return refused
+}
+
+// mend carries out the takes that try has found to be refused: that charges nothing, but writes down that the clock was set back. Where all calls are to several
+// limits nobody else would:
+//
+//	the clock is set back an hour: a bucket that was hardly used is to be full in an hour, which counts as empty
+//	every call to it and to others is refused, and leaves it as it is, for an hour
+//
+// A place of a holder who has one already would be extended, and is let be.
+func mend(ops []Op, outcomes []Outcome, one func(i int, op *Op) Outcome) {
+	for i := range ops {
+		if ops[i].Kind == Take && !outcomes[i].Allowed && ops[i].Limit.Algorithm != Concurrency {
+			one(i, &ops[i])
+		}
+	}
 }
 
 // undo gives back what takes have charged: all of it, since nobody has come since, to whom some of it would have to be left (see plan.before).
