@@ -199,10 +199,10 @@ func (m *Memory) Claim(ctx context.Context, c Claim) ([]Claimed, error) {
 		for _, s := range m.live {
 			consider(s)
 		}
-		slices.SortFunc(due, func(a, b *memorySaga) int {
-			return cmp.Or(a.due.Compare(b.due), cmp.Compare(a.rec.ID, b.rec.ID))
-		})
 	}
+	slices.SortFunc(due, func(a, b *memorySaga) int {
+		return cmp.Or(a.due.Compare(b.due), cmp.Compare(a.rec.ID, b.rec.ID))
+	})
 	claimed := make([]Claimed, 0, min(len(due), c.Limit))
 	for _, s := range due[:min(len(due), c.Limit)] {
 		if s.due.After(now) {

@@ -29,6 +29,13 @@ func claimTakesTheOldestFirst(s *suite) {
 		s.Fatalf("the rest: %v", rest)
 	}
 	s.none(s.claim("w", saga.Claim{}))
+	for _, name := range []string{"f", "e"} {
+		s.create(0, s.record(name, ""))
+		time.Sleep(2 * time.Millisecond)
+	}
+	if one := s.claim("w", saga.Claim{Limit: 1, IDs: []string{s.id("e"), s.id("f")}}); len(one) != 1 || one[0].Record.ID != s.id("f") {
+		s.Fatalf("the first of two: %v", one)
+	}
 }
 
 func claimSelects(s *suite) {
