@@ -53,6 +53,18 @@ func flat(t reflect.Type) bool {
 	}
 }
 
+// object reports whether values of type t may be objects in JSON.
+func object(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Struct, reflect.Map, reflect.Interface:
+		return true
+	case reflect.Pointer:
+		return object(t.Elem())
+	default:
+		return reflect.PointerTo(t).Implements(reflect.TypeFor[json.Marshaler]()) // as those of t are
+	}
+}
+
 // exact reports whether JSON gives back every value of the flat type t whose strings
 // are UTF-8: each field has a name of its own, and none is written by code of the
 // caller's.

@@ -2,6 +2,7 @@ package saga_test
 
 import (
 	"context"
+	"encoding/json"
 	"iter"
 	"strings"
 	"testing"
@@ -143,6 +144,8 @@ func TestOptionsAreChecked(t *testing.T) {
 	for _, field := range []string{"store", "Options.Lease", "Options.Poll", "Options.MaxConcurrent", "Options.MaxCrashes", "Options.Drain", "Options.Keep", "Definitions[1]", "Definitions[2]"} {
 		require.ErrorContains(t, err, field)
 	}
+	_, err = saga.New((*saga.Memory)(nil), nil)
+	require.ErrorContains(t, err, "store is nil")
 	other := saga.MustDefine("x", 1, saga.PivotTx("a", func(context.Context, string, *order) error { return nil }))
 	_, err = saga.New(saga.NewMemory(nil), &saga.Options{Definitions: []saga.Registered{other}})
 	require.ErrorContains(t, err, `step "a" in a string, and the transactions of the store are *saga.MemoryTx`)
@@ -207,6 +210,28 @@ func TestADefinitionThatCanGetStuckIsRefused(t *testing.T) {
 	require.ErrorContains(t, err, "name is not")
 	require.ErrorContains(t, err, "version is less than 1")
 	require.Panics(t, func() { saga.MustDefine[order]("x", 1) })
+}
+
+// What the branches have changed is told apart by the fields of an object: others would be done, and stuck for ever.
+func TestAParallelNeedsDataWithFields(t *testing.T) {
+	t.Parallel()
+	require.ErrorContains(t, together[int](), "data is of type int and no JSON object")
+	require.ErrorContains(t, together[[]order](), "data is of type []saga_test.order")
+	require.ErrorContains(t, together[*string](), "data is of type *string")
+	require.NoError(t, together[order]())
+	require.NoError(t, together[**order]())
+	require.NoError(t, together[map[string]int]())
+	require.NoError(t, together[any]())
+	require.NoError(t, together[json.RawMessage]())
+	_, err := saga.Define("x", 1, saga.Pure("a", func(context.Context, *int) error { return nil }))
+	require.NoError(t, err)
+}
+
+// together defines a saga over T with a Parallel.
+func together[T any]() error {
+	nothing := func(context.Context, *T) error { return nil }
+	_, err := saga.Define("x", 1, saga.Parallel("g", saga.Pure("a", nothing), saga.Pure("b", nothing)))
+	return err
 }
 
 func FuzzProgress(f *testing.F) {

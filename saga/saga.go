@@ -83,7 +83,11 @@ func Define[T any](name string, version int, steps ...Part[T]) (*Definition[T], 
 		}
 		d.parts = append(d.parts, parts...)
 	}
-	if err := d.check(); err != nil {
+	err := d.check()
+	if t := reflect.TypeFor[T](); groups > 0 && !object(t) { // its branches would be done, and nobody could tell what each has changed
+		err = errors.Join(err, &InputError{Field: "data", Reason: fmt.Sprintf("is of type %v and no JSON object, into which the steps of a Parallel could each write a field", t)})
+	}
+	if err != nil {
 		return nil, fmt.Errorf("saga: definition %q: %w", name, err)
 	}
 	return d, nil
