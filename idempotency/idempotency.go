@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"reflect"
 	"time"
+
+	"github.com/safetill/safetill/internal/absent"
 )
 
 // Guard runs work once for each key. It is safe for concurrent use. Make one with [New]; the zero value is not usable.
@@ -94,7 +95,7 @@ func New(store Store, opts *Options) (*Guard, error) {
 
 func (g *Guard) faults() []error {
 	var faults []error
-	if store := reflect.ValueOf(g.store); !store.IsValid() || store.Kind() == reflect.Pointer && store.IsNil() {
+	if absent.Is(g.store) {
 		faults = append(faults, &InvalidError{Field: "store", Reason: "is nil"})
 	}
 	faults = append(faults,

@@ -48,6 +48,7 @@ func TestNewNamesEveryFault(t *testing.T) {
 		{store, &ledger.Options{}, nil},
 		{store, &ledger.Options{Currencies: map[string]uint8{"ETH": 18, "BTC": 8, "NGN": 2, "LOYALTY2026X": 0, "X": 30}}, nil},
 		{nil, nil, []string{"store"}},
+		{(*ledger.Memory)(nil), nil, []string{"store"}},
 		{nil, &ledger.Options{Currencies: map[string]uint8{"eth": 18}}, []string{"store", `Options.Currencies["eth"]`}},
 		{store, &ledger.Options{Currencies: map[string]uint8{"": 2, "ABCDEFGHIJKLM": 2, "A-B": 2, "ETH": 31, "NGN": 3, "OK": 1, "É": 2}}, []string{
 			`Options.Currencies[""]`, `Options.Currencies["A-B"]`, `Options.Currencies["ABCDEFGHIJKLM"]`, `Options.Currencies["ETH"]`,

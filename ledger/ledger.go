@@ -8,6 +8,8 @@ import (
 	"maps"
 	"slices"
 	"sync"
+
+	"github.com/safetill/safetill/internal/absent"
 )
 
 // Ledger is a double-entry ledger over a [Store]. It is safe for concurrent use
@@ -31,7 +33,7 @@ type Options struct {
 // an [*InputError] for each fault.
 func New(store Store, o *Options) (*Ledger, error) {
 	var faults []error
-	if store == nil {
+	if absent.Is(store) {
 		faults = append(faults, &InputError{Field: "store", Reason: "is nil"})
 	}
 	if o == nil {

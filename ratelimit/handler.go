@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+
+	"github.com/safetill/safetill/internal/absent"
 )
 
 // HandlerOptions of [NewMiddleware]. Key or Checks is required; all others have a default.
@@ -101,7 +103,7 @@ func (m *middleware) validate(d Decider) error {
 			faults = append(faults, invalid(field, reason))
 		}
 	}
-	none := isNil(d)
+	none := absent.Is(d)
 	refuse(none, "decider", "is nil")
 	refuse(!none && m.decider == nil, "decider", "is none of package ratelimit's")
 	refuse(!none && m.limiter == nil && o.Checks != nil, "HandlerOptions.Checks", "is for a Limiter, which can hold a request to several limits at once")

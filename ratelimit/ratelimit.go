@@ -3,8 +3,8 @@ package ratelimit
 import (
 	"context"
 	"errors"
-	"reflect"
 
+	"github.com/safetill/safetill/internal/absent"
 	"github.com/safetill/safetill/internal/deadline"
 )
 
@@ -35,7 +35,7 @@ func New(s Store, limit Limit, o *Options) (*Limiter, error) {
 		l.o = *o
 	}
 	var noStore error
-	if isNil(s) {
+	if absent.Is(s) {
 		noStore = invalid("store", "is nil")
 	}
 	p, fault := planOf(limit)
@@ -54,12 +54,6 @@ func New(s Store, limit Limit, o *Options) (*Limiter, error) {
 		l.stand = NewMemory(nil)
 	}
 	return l, nil
-}
-
-// isNil tells whether there is nothing, or a nil pointer, as left by who does not look at the error of a constructor.
-func isNil(v any) bool {
-	r := reflect.ValueOf(v)
-	return !r.IsValid() || r.Kind() == reflect.Pointer && r.IsNil()
 }
 
 // Check is one limit that a call is held to by [Limiter.All].

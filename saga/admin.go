@@ -7,6 +7,8 @@ import (
 	"iter"
 	"slices"
 	"strings"
+
+	"github.com/safetill/safetill/internal/absent"
 )
 
 // Action is what a person does about a saga. What it means depends on which way
@@ -94,7 +96,7 @@ func (e *Engine) Admin() *Admin { return &Admin{store: e.store, nudge: e.nudge} 
 // List yields sagas by their ids, such as those with Filter.Status [Stuck]. It ends
 // with an error, if one occurs.
 func (a *Admin) List(ctx context.Context, f Filter) iter.Seq2[*Record, error] {
-	if a.store == nil {
+	if absent.Is(a.store) {
 		return func(yield func(*Record, error) bool) { yield(nil, errNoStore) }
 	}
 	return a.store.Find(ctx, f)

@@ -427,8 +427,10 @@ func TestResolveTellsThatTheStoreFailed(t *testing.T) {
 // As it is left by who does not look at the error of what makes the store.
 func TestAnAdminWithoutAStoreSaysSo(t *testing.T) {
 	t.Parallel()
+	_, err := saga.NewAdmin((*saga.Memory)(nil)).Inspect(within(t), "o1")
+	require.ErrorContains(t, err, "store is nil")
 	admin := saga.NewAdmin(nil)
-	_, err := admin.Inspect(within(t), "o1")
+	_, err = admin.Inspect(within(t), "o1")
 	require.ErrorContains(t, err, "store is nil")
 	_, err = admin.Resolve(within(t), "o1", saga.ActionSkip, saga.Audit{Actor: "ada", Reason: "r", ExpectRevision: 1})
 	require.ErrorContains(t, err, "store is nil")

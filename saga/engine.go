@@ -7,12 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/safetill/safetill/internal/absent"
 	"github.com/safetill/safetill/internal/deadline"
 )
 
@@ -90,7 +90,7 @@ func New(store Store, o *Options) (*Engine, error) {
 			faults = append(faults, &InputError{Field: field, Reason: reason})
 		}
 	}
-	refuse(store == nil, "store", "is nil")
+	refuse(absent.Is(store), "store", "is nil")
 	refuse(o.Lease < 0 || o.Lease > 0 && o.Lease < 10*time.Millisecond, "Options.Lease", "is less than 10 ms")
 	refuse(o.Poll < 0, "Options.Poll", "is negative")
 	refuse(o.MaxConcurrent < 0, "Options.MaxConcurrent", "is negative")
@@ -129,7 +129,7 @@ func New(store Store, o *Options) (*Engine, error) {
 
 // missing tells the steps of a definition whose children could not be started here.
 func (e *Engine) missing(d Registered) (reasons []string) {
-	if d == nil || reflect.ValueOf(d).IsNil() {
+	if absent.Is(d) {
 		return nil
 	}
 	for _, s := range d.registered().parts {
@@ -142,7 +142,7 @@ func (e *Engine) missing(d Registered) (reasons []string) {
 
 // register adds a definition, and says what is wrong with it.
 func (e *Engine) register(d Registered) string {
-	if d == nil || reflect.ValueOf(d).IsNil() {
+	if absent.Is(d) {
 		return "is nil"
 	}
 	p := d.registered()

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/safetill/safetill/idempotency"
+	"github.com/safetill/safetill/internal/absent"
 	"github.com/safetill/safetill/internal/pg"
 )
 
@@ -114,7 +115,7 @@ func (g *TxGuard) faults() (faults []error) {
 	span := func(field string, d time.Duration) {
 		fault(d < time.Millisecond || d > longest, field, "is not between a millisecond and 100 years")
 	}
-	fault(pg.Absent(g.db), "database", "is nil")
+	fault(absent.Is(g.db), "database", "is nil")
 	span("ttl", g.ttl)
 	span("commit timeout", g.commitTimeout)
 	fault(g.wait > 0 && g.wait < time.Millisecond, "wait", "is shorter than a millisecond")

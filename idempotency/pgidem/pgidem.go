@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/safetill/safetill/idempotency"
+	"github.com/safetill/safetill/internal/absent"
 	"github.com/safetill/safetill/internal/pg"
 )
 
@@ -41,7 +42,7 @@ type Options struct {
 // NewStore returns a store on the database, which stays the caller's to close. It runs no statement. The error is an
 // idempotency.ErrInvalid.
 func NewStore(db DB, opts *Options) (*Store, error) {
-	if pg.Absent(db) {
+	if absent.Is(db) {
 		return nil, &idempotency.InvalidError{Field: "database", Reason: "is nil"}
 	}
 	var o Options
@@ -73,7 +74,7 @@ func (s *Store) Concurrent() bool {
 
 // given is db, or one that says of itself that it is nil.
 func given(db DB) DB {
-	if pg.Absent(db) {
+	if absent.Is(db) {
 		return pg.Missing("pgidem: database")
 	}
 	return db

@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/safetill/safetill/idempotency"
+	"github.com/safetill/safetill/internal/absent"
 )
 
 var (
@@ -48,7 +49,7 @@ type Options struct {
 // NewStore returns a store on the client, which stays the caller's to close. It does not call Redis. The error is an
 // idempotency.ErrInvalid.
 func NewStore(rdb redis.UniversalClient, opts *Options) (*Store, error) {
-	if rdb == nil {
+	if absent.Is(rdb) {
 		return nil, &idempotency.InvalidError{Field: "redis client", Reason: "is nil"}
 	}
 	var o Options

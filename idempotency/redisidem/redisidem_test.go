@@ -51,8 +51,10 @@ func TestStoreOnClusterInOneSlot(t *testing.T) {
 
 func TestNewStoreRefusesNil(t *testing.T) {
 	t.Parallel()
-	_, err := redisidem.NewStore(nil, nil)
-	require.ErrorIs(t, err, idempotency.ErrInvalid)
+	for _, client := range []redis.UniversalClient{nil, (*redis.Client)(nil)} {
+		_, err := redisidem.NewStore(client, nil)
+		require.ErrorIs(t, err, idempotency.ErrInvalid)
+	}
 }
 
 func requests(n int) []idempotency.Request {

@@ -12,6 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/safetill/safetill/internal/absent"
 )
 
 // Migration is one line of numbered SQL files: the history of one package's tables.
@@ -114,7 +116,7 @@ func Migrate(ctx context.Context, db DB, m Migration) error {
 	if err := errors.Join(m.check(), err); err != nil {
 		return fmt.Errorf("pg: migrate %s: %w", m.Line, err)
 	}
-	if Absent(db) {
+	if absent.Is(db) {
 		db = Missing("database")
 	}
 	if InTransaction(db) {

@@ -2,17 +2,10 @@ package pg
 
 import (
 	"context"
-	"reflect"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
-
-// Absent reports whether db is nil, or a nil pool or connection, as it is left by who does not look at the error of pgxpool.New.
-func Absent(db any) bool {
-	v := reflect.ValueOf(db)
-	return !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil()
-}
 
 // Missing is the DB of a store that was made without one, by a constructor that has no error: every call fails with it. It is the name
 // of what is nil.

@@ -4,21 +4,10 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/safetill/safetill/internal/pg"
 )
-
-func TestAbsent(t *testing.T) {
-	t.Parallel()
-	require.True(t, pg.Absent(nil))
-	require.True(t, pg.Absent(pg.DB(nil)))
-	require.True(t, pg.Absent((*pgxpool.Pool)(nil)))
-	require.True(t, pg.Absent((*pgx.Conn)(nil)))
-	require.False(t, pg.Absent(new(pgxpool.Pool)))
-	require.False(t, pg.Absent(pg.Missing("x")))
-}
 
 func TestEveryCallOfAMissingDatabaseFails(t *testing.T) {
 	t.Parallel()

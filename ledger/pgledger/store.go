@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/safetill/safetill/internal/absent"
 	"github.com/safetill/safetill/internal/pg"
 	"github.com/safetill/safetill/ledger"
 )
@@ -71,7 +72,7 @@ func (s *Store) In(db DB) *Store { return &Store{db: given(db), sql: s.sql} }
 
 // given is db, or one that says of itself that it is nil.
 func given(db DB) DB {
-	if pg.Absent(db) {
+	if absent.Is(db) {
 		return pg.Missing("pgledger: database")
 	}
 	return db

@@ -5,13 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/safetill/safetill/internal/absent"
 	"github.com/safetill/safetill/ratelimit"
 )
 
@@ -104,8 +104,7 @@ func NewStore(rdb redis.UniversalClient, o *Options) (*Store, error) {
 			faults = append(faults, &ratelimit.InvalidError{Field: field, Reason: reason})
 		}
 	}
-	client := reflect.ValueOf(rdb)
-	refuse(!client.IsValid() || client.Kind() == reflect.Pointer && client.IsNil(), "redis client", "is nil")
+	refuse(absent.Is(rdb), "redis client", "is nil")
 	refuse(s.o.Batch < 0, "Options.Batch", "is negative")
 	refuse(s.o.Flights < 0, "Options.Flights", "is negative")
 	refuse(s.o.Queue < 0, "Options.Queue", "is negative")

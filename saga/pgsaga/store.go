@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/safetill/safetill/internal/absent"
 	"github.com/safetill/safetill/internal/pg"
 	"github.com/safetill/safetill/saga"
 )
@@ -60,7 +61,7 @@ func NewStore(db DB, o *Options) *Store {
 	if o == nil {
 		o = &Options{}
 	}
-	if pg.Absent(db) {
+	if absent.Is(db) {
 		db = pg.Missing("pgsaga: database")
 	}
 	s := &Store{db: db, sql: newStatements(o.Schema)}
