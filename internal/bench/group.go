@@ -37,7 +37,9 @@ func (w *waits) round(all []time.Duration) {
 // benchGroup compares callers of one transaction each: joined into batches, and
 // each in a transaction of its own.
 func benchGroup(ctx context.Context, s *settings, w io.Writer) error {
-	server, err := localdb.StartPostgres(ctx, localdb.Options{})
+	server, err := localdb.StartPostgres(ctx, localdb.Options{Settings: map[string]string{
+		"max_wal_size": "8GB", "checkpoint_timeout": "1h", // a checkpoint doubles what the next turn writes to the log, whoever's that is
+	}})
 	if err != nil {
 		return err
 	}
