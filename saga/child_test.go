@@ -334,6 +334,18 @@ func (c *contested) Create(ctx context.Context, all []*saga.Create) error {
 	return c.dyingParent.Create(ctx, all)
 }
 
+// withChild is an order that waits for its child, which pays behind what is before that. It counts payments, and those that are undone.
+func withChild(paid, undone *int, before ...saga.Part[order]) (def, inner *saga.Definition[order]) {
+	inner = saga.MustDefine("inner", 1, append(before, saga.Pivot("pay", func(context.Context, *order) error { *paid++; return nil }))...)
+	def = saga.MustDefine("order", 1,
+		saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
+			func(_ *order, r saga.Result[order]) error { return saga.Reject(r.Err()) }).
+			Retry(saga.Retry{First: 20 * time.Second, Max: 20 * time.Second}).
+			Undo(func(context.Context, *order) error { *undone++; return nil }),
+		saga.Pivot("confirm", noop))
+	return def, inner
+}
+
 // A child may be on its way when its parent is cancelled. As long as its id is not taken for
 // certain it is not taken to be.
 func TestAChildThatMayBeOnItsWayIsNotGivenUpByHalf(t *testing.T) {
@@ -344,15 +356,7 @@ func TestAChildThatMayBeOnItsWayIsNotGivenUpByHalf(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			alone(t, func(t *testing.T, store *saga.Memory) {
 				paid, undone := 0, 0
-				inner := saga.MustDefine("inner", 1,
-					saga.Sleep("pause", func(*order) time.Duration { return time.Hour }),
-					saga.Pivot("pay", func(context.Context, *order) error { paid++; return nil }))
-				def := saga.MustDefine("order", 1,
-					saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
-						func(_ *order, r saga.Result[order]) error { return saga.Reject(r.Err()) }).
-						Retry(saga.Retry{First: 20 * time.Second, Max: 20 * time.Second}).
-						Undo(func(context.Context, *order) error { undone++; return nil }),
-					saga.Pivot("confirm", noop))
+				def, inner := withChild(&paid, &undone, saga.Sleep("pause", func(*order) time.Duration { return time.Hour }))
 				e, h, stop := start(t, &contested{&dyingParent{Memory: store, late: 4 * time.Second}, meanwhile}, def, saga.Options{Definitions: []saga.Registered{inner}})
 				time.Sleep(time.Second)
 				require.NoError(t, e.Cancel(context.Background(), "o1"))
@@ -399,13 +403,7 @@ func (a *away) Find(ctx context.Context, f saga.Filter) iter.Seq2[*saga.Record, 
 func TestAChildThatCannotBeLookedForIsNotTakenToBeThere(t *testing.T) {
 	alone(t, func(t *testing.T, store *saga.Memory) {
 		paid, undone := 0, 0
-		inner := saga.MustDefine("inner", 1, saga.Pivot("pay", func(context.Context, *order) error { paid++; return nil }))
-		def := saga.MustDefine("order", 1,
-			saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
-				func(_ *order, r saga.Result[order]) error { return saga.Reject(r.Err()) }).
-				Retry(saga.Retry{First: 20 * time.Second, Max: 20 * time.Second}).
-				Undo(func(context.Context, *order) error { undone++; return nil }),
-			saga.Pivot("confirm", noop))
+		def, inner := withChild(&paid, &undone)
 		deaf := &away{dyingParent: &dyingParent{Memory: store, late: 8 * time.Second}}
 		e, h, stop := start(t, deaf, def, saga.Options{Definitions: []saga.Registered{inner}})
 		time.Sleep(time.Second)
@@ -425,15 +423,7 @@ func TestAChildThatMayBeUnderWayIsCancelledWithItsParent(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			alone(t, func(t *testing.T, store *saga.Memory) {
 				paid, undone := 0, 0
-				inner := saga.MustDefine("inner", 1,
-					saga.Sleep("pause", func(*order) time.Duration { return time.Hour }),
-					saga.Pivot("pay", func(context.Context, *order) error { paid++; return nil }))
-				def := saga.MustDefine("order", 1,
-					saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
-						func(_ *order, r saga.Result[order]) error { return saga.Reject(r.Err()) }).
-						Retry(saga.Retry{First: 20 * time.Second, Max: 20 * time.Second}).
-						Undo(func(context.Context, *order) error { undone++; return nil }),
-					saga.Pivot("confirm", noop))
+				def, inner := withChild(&paid, &undone, saga.Sleep("pause", func(*order) time.Duration { return time.Hour }))
 				e, err := saga.New(&dyingParent{Memory: store, late: late}, &saga.Options{Definitions: []saga.Registered{def, inner}})
 				require.NoError(t, err)
 				ctx, stop := runs(t, e)
