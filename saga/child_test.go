@@ -200,15 +200,21 @@ func TestAChildOfWhichTheStoreCannotTellIsAskedForAgain(t *testing.T) {
 	})
 }
 
+// startedOnce is an order that starts its child, which pays, once at most.
+func startedOnce(paid *int) (def, inner *saga.Definition[order]) {
+	inner = saga.MustDefine("inner", 1, saga.Pivot("pay", func(context.Context, *order) error { *paid++; return nil }))
+	def = saga.MustDefine("order", 1,
+		saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
+			func(_ *order, r saga.Result[order]) error { return saga.Reject(r.Err()) }).Retry(saga.Retry{Attempts: 1}).Undo(noop))
+	return def, inner
+}
+
 // A child is started, without an answer, and the store cannot be asked whether it is
 // there: that is no attempt that has failed.
 func TestAChildOfWhichNothingIsKnownIsNotGivenUp(t *testing.T) {
 	alone(t, func(t *testing.T, store *saga.Memory) {
 		paid := 0
-		inner := saga.MustDefine("inner", 1, saga.Pivot("pay", func(context.Context, *order) error { paid++; return nil }))
-		def := saga.MustDefine("order", 1,
-			saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
-				func(_ *order, r saga.Result[order]) error { return saga.Reject(r.Err()) }).Retry(saga.Retry{Attempts: 1}).Undo(noop))
+		def, inner := startedOnce(&paid)
 		deaf := &blind{dyingParent: &dyingParent{Memory: store, late: time.Millisecond}, times: 3}
 		_, h, stop := start(t, deaf, def, saga.Options{Definitions: []saga.Registered{inner}})
 		got := wait(t, h)
@@ -373,10 +379,7 @@ func TestAChildThatMayBeOnItsWayIsNotGivenUpByHalf(t *testing.T) {
 func TestAChildThatMayBeOnItsWayIsNotGivenUpByItsStarts(t *testing.T) {
 	alone(t, func(t *testing.T, store *saga.Memory) {
 		paid := 0
-		inner := saga.MustDefine("inner", 1, saga.Pivot("pay", func(context.Context, *order) error { paid++; return nil }))
-		def := saga.MustDefine("order", 1,
-			saga.Child("inner", inner, func(*order) (order, error) { return order{}, nil },
-				func(_ *order, r saga.Result[order]) error { return saga.Reject(r.Err()) }).Retry(saga.Retry{Attempts: 1}).Undo(noop))
+		def, inner := startedOnce(&paid)
 		first := &contested{&dyingParent{Memory: store, late: time.Second}, func() error { time.Sleep(2 * time.Second); return nil }}
 		_, h, stop := start(t, first, def, saga.Options{Definitions: []saga.Registered{inner}})
 		got := wait(t, h)
