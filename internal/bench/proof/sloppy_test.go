@@ -131,21 +131,17 @@ func (s *sloppy) chain(drafts []ledger.Draft, now time.Time) []ledger.Outcome {
 	}
 	targets := map[ledger.TransactionID]*ledger.Target{}
 	book.Target = func(id ledger.TransactionID) *ledger.Target { return targets[id] }
-	changed := slices.Clone(drafts)
+	changed, known := slices.Clone(drafts), make([]bool, len(drafts))
 	for i := range changed {
 		d := &changed[i]
 		if was, ok := s.decided[d.Of]; ok {
 			targets[d.Of] = new(was.target)
 		}
-		if len(drafts) == 1 {
-			s.mistake(d, &book, targets[d.Of])
-		}
-	}
-	known := make([]bool, len(drafts))
-	for i := range drafts {
-		was, ok := s.decided[drafts[i].ID]
+		was, ok := s.decided[d.ID]
 		if known[i] = ok; ok {
-			outcomes[i] = book.Again(&drafts[i], was.fingerprint, was.outcome)
+			outcomes[i] = book.Again(d, was.fingerprint, was.outcome)
+		} else if len(drafts) == 1 {
+			s.mistake(d, &book, targets[d.Of])
 		}
 	}
 	if s.flaw == noLock {
@@ -186,7 +182,7 @@ func (s *sloppy) mistake(d *ledger.Draft, book *ledger.Book, t *ledger.Target) {
 			d.Postings = t.Postings
 		}
 		d.Kind, d.Of = ledger.KindPost, ""
-	case !t.Expires.IsZero() && !book.Now.Before(t.Expires) && s.errs(capturesLate):
+	case !t.Closed && !t.Expires.IsZero() && !book.Now.Before(t.Expires) && s.errs(capturesLate):
 		t.Expires = time.Time{}
 	case len(d.Postings) == 0 || t.Closed || t.Postings[0].Debit != d.Postings[0].Debit || t.Postings[0].Credit != d.Postings[0].Credit:
 	case s.flaw == capturesMore && d.Postings[0].Amount.Cmp(t.Postings[0].Amount) > 0,
