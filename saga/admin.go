@@ -184,7 +184,7 @@ func (a *Admin) idle(ctx context.Context, rec *Record, step string) error {
 		return nil
 	case err != nil:
 		return err
-	case child.Parent != rec.ID || child.Status == Completed || child.Status == Compensated:
+	case child.Parent != rec.ID || child.Status.ended():
 		return nil
 	}
 	return &ActionError{

@@ -85,7 +85,8 @@ type callCtx struct {
 	part         *part
 	attempt      int
 	undo, verify bool
-	deadline     time.Time
+	until        time.Duration // when its time is over, on the run's clock
+	next         *callCtx      // of the run
 
 	mu    sync.Mutex
 	cause error // why it was cancelled
@@ -100,15 +101,14 @@ type lateCtx struct {
 }
 
 func (c *callCtx) call() Call {
-	call := c.run.about
-	call.Step, call.Attempt, call.Undo, call.Verify = c.part.name, c.attempt, c.undo, c.verify
-	return call
+	r := c.run
+	return Call{r.id, r.businessID, r.program.name, c.part.name, c.attempt, c.undo, c.verify}
 }
 
 // parent is what the context is made of.
 func (c *callCtx) parent() context.Context { return c.run.e.hard }
 
-func (c *callCtx) Deadline() (time.Time, bool) { return c.deadline, true }
+func (c *callCtx) Deadline() (time.Time, bool) { return c.run.local.Add(c.until), true }
 
 func (c *callCtx) Done() <-chan struct{} { return c.real().Done() }
 
@@ -116,7 +116,7 @@ func (c *callCtx) Err() error {
 	c.mu.Lock()
 	idle := c.made() == nil && c.cause == nil
 	c.mu.Unlock()
-	if idle && time.Now().Before(c.deadline) && c.parent().Err() == nil {
+	if idle && c.run.now() < c.until && c.parent().Err() == nil {
 		return nil
 	}
 	return c.real().Err()
@@ -155,7 +155,8 @@ func (c *callCtx) real() context.Context {
 	defer c.mu.Unlock()
 	l := c.late()
 	if l.ctx == nil {
-		timed, stop := context.WithDeadline(c.parent(), c.deadline)
+		deadline, _ := c.Deadline()
+		timed, stop := context.WithDeadline(c.parent(), deadline)
 		ctx, cancel := context.WithCancelCause(timed)
 		l.ctx, l.cancel = ctx, func(cause error) { cancel(cause); stop() }
 		if c.cause != nil {

@@ -97,7 +97,7 @@ func (r *run) written() bool {
 	}
 	switch {
 	case r.rec.Status.Over():
-		r.final, r.ceded = r.rec, true
+		r.over, r.ceded = true, true
 		r.ended()
 		return false
 	case r.write.Release:

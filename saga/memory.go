@@ -139,6 +139,7 @@ func (m *Memory) fence(w *Write) *memorySaga {
 
 func (m *Memory) save(s *memorySaga, w *Write, now time.Time) {
 	r, have := w.Record, &s.rec
+	was := have.Status
 	r.Updated = now
 	have.Status, have.Undoing, have.Failed, have.Error, have.Crashes = r.Status, r.Undoing, r.Failed, r.Error, r.Crashes
 	have.Data, have.Revision, have.Updated = r.Data, r.Revision, now
@@ -155,9 +156,8 @@ func (m *Memory) save(s *memorySaga, w *Write, now time.Time) {
 	if len(have.Signals) > 0 {
 		w.Signals = maps.Clone(have.Signals)
 	}
-	over := r.Status.Over()
 	switch {
-	case over:
+	case r.Status.Over():
 		have.Owner, s.due = "", time.Time{}
 	case w.Release && len(have.Signals) > w.Seen:
 		have.Owner, s.due = "", now
@@ -168,12 +168,13 @@ func (m *Memory) save(s *memorySaga, w *Write, now time.Time) {
 	case have.Owner == "": // a person has brought it back
 		s.due = now
 	}
-	if over && r.Status != Stuck {
-		delete(m.live, r.ID)
-		m.over[r.ID] = s
-	} else {
-		delete(m.over, r.ID)
-		m.live[r.ID] = s
+	if r.Status.ended() != was.ended() {
+		from, to := m.live, m.over
+		if was.ended() {
+			from, to = to, from
+		}
+		delete(from, r.ID)
+		to[r.ID] = s
 	}
 }
 
@@ -297,7 +298,7 @@ func (m *Memory) Deliver(ctx context.Context, id, name string, payload []byte) e
 	switch {
 	case there && bytes.Equal(have, payload): // by a call whose answer was lost
 		return nil
-	case s.rec.Status == Completed || s.rec.Status == Compensated:
+	case s.rec.Status.ended():
 		return ErrOver
 	case there:
 		return ErrConflict

@@ -61,13 +61,13 @@ func TestALostSagaIsLetGoOf(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := owned(t, newStore(), 0) // the store has token 1
-		c := &callCtx{run: r, part: &part{name: "charge"}, deadline: time.Now().Add(time.Hour)}
+		c := &callCtx{run: r, part: &part{name: "charge"}, until: r.now() + time.Hour}
 		r.enter(c)
 		require.NoError(t, c.Err())
 		time.Sleep(50 * time.Second)
 		require.False(t, r.holds())
 		require.ErrorIs(t, context.Cause(c.real()), ErrFenced)
-		next := &callCtx{run: r, part: c.part, deadline: c.deadline}
+		next := &callCtx{run: r, part: c.part, until: c.until}
 		r.enter(next)
 		require.Error(t, next.Err(), "begun on a saga that is lost")
 		r.extended(time.Now())
@@ -125,7 +125,7 @@ func TestACheckpointThatIsRefusedIsNotRepeated(t *testing.T) {
 func TestAFencedCheckpointEndsWhatIsUnderWay(t *testing.T) {
 	t.Parallel()
 	r := owned(t, newStore(), 0) // the store has token 1
-	c := &callCtx{run: r, part: &part{name: "charge"}, deadline: time.Now().Add(time.Hour)}
+	c := &callCtx{run: r, part: &part{name: "charge"}, until: r.now() + time.Hour}
 	r.enter(c)
 	require.False(t, r.branchDone(nil))
 	require.ErrorIs(t, context.Cause(c.real()), ErrFenced)

@@ -35,6 +35,9 @@ func (s Status) String() string {
 // Over reports whether nothing more happens by itself.
 func (s Status) Over() bool { return s >= Completed }
 
+// ended reports whether nothing more happens at all.
+func (s Status) ended() bool { return s.Over() && s != Stuck }
+
 // MarshalText returns [Status.String].
 func (s Status) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 

@@ -176,8 +176,8 @@ func (e *Engine) await(ctx context.Context, id string, r *run) (*Record, error) 
 			case <-ctx.Done():
 				return nil, ctx.Err()
 			}
-			if r.final != nil && r.final.Status != Stuck {
-				return r.final, nil
+			if r.over && r.rec.Status.ended() {
+				return r.rec, nil
 			}
 			r = nil // it has gone on elsewhere, or waits, or a person may have helped it since
 		}

@@ -303,7 +303,7 @@ func (h *Handle[T]) Wait(ctx context.Context) (Result[T], error) {
 	if err != nil {
 		return Result[T]{}, fmt.Errorf("saga: wait for %s: %w", h.id, err)
 	}
-	if h.run != nil && h.run.final == rec {
+	if h.run != nil && h.run.over && h.run.rec == rec {
 		if data, ok := h.run.reading().(*T); ok {
 			return Result[T]{rec.ID, rec.Status, *data, rec.Failed, rec.Error}, nil
 		}
