@@ -4,10 +4,9 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"fmt"
+	"hash/maphash"
 	"iter"
 	"maps"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -19,19 +18,26 @@ import (
 // outliving the process. Its transactions are [*MemoryTx]. Make one with
 // [NewMemory]; the zero value is not usable.
 type Memory struct {
-	o MemoryOptions
+	o      MemoryOptions
+	seed   maphash.Seed
+	shards [memoryShards]memoryShard
+	outbox memoryOutbox
+}
 
-	mu       sync.Mutex
-	live     map[string]*memorySaga // not over, or stuck
-	over     map[string]*memorySaga
-	messages []Message
-	lastID   int64
-	relaying sync.Mutex
+const memoryShards = 32
+
+// memoryShard has some of the sagas, by the hash of their ids. With one lock for all,
+// sixty sagas on two processors spend most of their time in wait for it.
+type memoryShard struct {
+	mu   sync.Mutex
+	live map[string]*memorySaga // not over, or stuck
+	over map[string]*memorySaga
+	_    [64]byte // keeps the neighbour's lock out of this cache line
 }
 
 // MemoryOptions are the optional settings of a [Memory].
 type MemoryOptions struct {
-	// Now is the clock. Default: time.Now.
+	// Now is the clock, for use by many goroutines at once. Default: time.Now.
 	Now func() time.Time
 }
 
@@ -44,7 +50,10 @@ type memorySaga struct {
 
 // NewMemory returns an empty store. nil options are the defaults.
 func NewMemory(o *MemoryOptions) *Memory {
-	m := &Memory{live: map[string]*memorySaga{}, over: map[string]*memorySaga{}}
+	m := &Memory{seed: maphash.MakeSeed()}
+	for i := range m.shards {
+		m.shards[i].live, m.shards[i].over = map[string]*memorySaga{}, map[string]*memorySaga{}
+	}
 	if o != nil {
 		m.o = *o
 	}
@@ -61,11 +70,31 @@ var _ interface {
 	Sweeper
 } = (*Memory)(nil)
 
-func (m *Memory) find(id string) *memorySaga {
-	if s := m.live[id]; s != nil {
+func (m *Memory) shard(id string) *memoryShard {
+	return &m.shards[maphash.String(m.seed, id)%memoryShards]
+}
+
+// lock locks all shards, for what concerns several sagas at once.
+func (m *Memory) lock() {
+	for i := range m.shards {
+		m.shards[i].mu.Lock()
+	}
+}
+
+func (m *Memory) unlock() {
+	for i := range m.shards {
+		m.shards[i].mu.Unlock()
+	}
+}
+
+// find returns a saga of which the shard is locked, or nil.
+func (m *Memory) find(id string) *memorySaga { return m.shard(id).find(id) }
+
+func (h *memoryShard) find(id string) *memorySaga {
+	if s := h.live[id]; s != nil {
 		return s
 	}
-	return m.over[id]
+	return h.over[id]
 }
 
 // Create implements [Store].
@@ -73,19 +102,20 @@ func (m *Memory) Create(ctx context.Context, sagas []*Create) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	now := m.o.Now()
+	now := m.o.Now() // it takes as long as all that is done under a lock
 	for _, c := range sagas {
-		m.create(c, now)
+		h := m.shard(c.Record.ID)
+		h.mu.Lock()
+		h.create(c, now)
+		h.mu.Unlock()
 	}
 	return nil
 }
 
-func (m *Memory) create(c *Create, now time.Time) {
+func (h *memoryShard) create(c *Create, now time.Time) {
 	r := c.Record
 	c.Mine, c.Err = false, nil
-	if s := m.find(r.ID); s != nil {
+	if s := h.find(r.ID); s != nil {
 		if s.rec.Fingerprint != r.Fingerprint {
 			c.Err = ErrConflict
 		}
@@ -99,7 +129,7 @@ func (m *Memory) create(c *Create, now time.Time) {
 		s.due = now.Add(c.Lease)
 	}
 	c.Mine = r.Owner != ""
-	m.live[r.ID] = s
+	h.live[r.ID] = s
 }
 
 // Save implements [Store].
@@ -107,23 +137,24 @@ func (m *Memory) Save(ctx context.Context, writes []*Write) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	now := m.o.Now()
 	for _, w := range writes {
-		w.Signals = nil
-		if s := m.fence(w); s != nil {
-			m.save(s, w, now)
+		h := m.shard(w.Record.ID)
+		h.mu.Lock()
+		if s := h.fence(w); s != nil {
+			h.save(s, w, now)
+			m.outbox.add(w.Messages)
 		}
+		h.mu.Unlock()
 	}
 	return nil
 }
 
 // fence returns the saga of w, or nil and says in w.Err why not; Err is nil for a
 // write that was done before.
-func (m *Memory) fence(w *Write) *memorySaga {
-	s := m.find(w.Record.ID)
-	w.Err = nil
+func (h *memoryShard) fence(w *Write) *memorySaga {
+	s := h.find(w.Record.ID)
+	w.Err, w.Signals = nil, nil
 	switch {
 	case s == nil || s.rec.Token != w.Record.Token:
 		w.Err = ErrFenced
@@ -137,7 +168,7 @@ func (m *Memory) fence(w *Write) *memorySaga {
 	return nil
 }
 
-func (m *Memory) save(s *memorySaga, w *Write, now time.Time) {
+func (h *memoryShard) save(s *memorySaga, w *Write, now time.Time) {
 	r, have := w.Record, &s.rec
 	was := have.Status
 	r.Updated = now
@@ -147,11 +178,6 @@ func (m *Memory) save(s *memorySaga, w *Write, now time.Time) {
 	for _, ev := range w.Events {
 		ev.At = now
 		have.Events = append(have.Events, ev)
-	}
-	for _, msg := range w.Messages {
-		m.lastID++
-		msg.ID = m.lastID
-		m.messages = append(m.messages, msg)
 	}
 	if len(have.Signals) > 0 {
 		w.Signals = maps.Clone(have.Signals)
@@ -169,7 +195,7 @@ func (m *Memory) save(s *memorySaga, w *Write, now time.Time) {
 		s.due = now
 	}
 	if r.Status.ended() != was.ended() {
-		from, to := m.live, m.over
+		from, to := h.live, h.over
 		if was.ended() {
 			from, to = to, from
 		}
@@ -183,8 +209,8 @@ func (m *Memory) Claim(ctx context.Context, c Claim) ([]Claimed, error) {
 	if err := cmp.Or(ctx.Err(), c.check()); err != nil {
 		return nil, err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.lock()
+	defer m.unlock()
 	now := m.o.Now()
 	var due []*memorySaga
 	consider := func(s *memorySaga) {
@@ -194,11 +220,13 @@ func (m *Memory) Claim(ctx context.Context, c Claim) ([]Claimed, error) {
 	}
 	if c.IDs != nil {
 		for _, id := range c.IDs {
-			consider(m.live[id])
+			consider(m.shard(id).live[id])
 		}
 	} else {
-		for _, s := range m.live {
-			consider(s)
+		for i := range m.shards {
+			for _, s := range m.shards[i].live {
+				consider(s)
+			}
 		}
 	}
 	slices.SortFunc(due, func(a, b *memorySaga) int {
@@ -269,16 +297,16 @@ func (m *Memory) Renew(ctx context.Context, leases []*Lease, d time.Duration) er
 	if err := cmp.Or(ctx.Err(), checkLease(d)); err != nil {
 		return err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	now := m.o.Now()
 	for _, l := range leases {
-		s := m.live[l.ID]
-		if s == nil || s.rec.Token != l.Token || s.rec.Owner == "" {
+		h := m.shard(l.ID)
+		h.mu.Lock()
+		if s := h.live[l.ID]; s == nil || s.rec.Token != l.Token || s.rec.Owner == "" {
 			l.Err = ErrFenced
-			continue
+		} else {
+			l.Err, s.due = nil, now.Add(d)
 		}
-		l.Err, s.due = nil, now.Add(d)
+		h.mu.Unlock()
 	}
 	return nil
 }
@@ -288,9 +316,10 @@ func (m *Memory) Deliver(ctx context.Context, id, name string, payload []byte) e
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	s := m.find(id)
+	h := m.shard(id)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.find(id)
 	if s == nil {
 		return ErrNotFound
 	}
@@ -347,8 +376,8 @@ func (m *Memory) Find(ctx context.Context, f Filter) iter.Seq2[*Record, error] {
 }
 
 func (m *Memory) matching(f Filter) []*Record {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.lock()
+	defer m.unlock()
 	var ids []string
 	consider := func(s *memorySaga) {
 		if s == nil || s.rec.ID <= f.After || len(f.Status) > 0 && !slices.Contains(f.Status, s.rec.Status) ||
@@ -362,9 +391,11 @@ func (m *Memory) matching(f Filter) []*Record {
 			consider(m.find(id))
 		}
 	} else {
-		for _, all := range []map[string]*memorySaga{m.live, m.over} {
-			for _, s := range all {
-				consider(s)
+		for i := range m.shards {
+			for _, all := range []map[string]*memorySaga{m.shards[i].live, m.shards[i].over} {
+				for _, s := range all {
+					consider(s)
+				}
 			}
 		}
 	}
@@ -385,156 +416,20 @@ func (m *Memory) Sweep(ctx context.Context, age time.Duration, limit int) (int, 
 	if err := cmp.Or(ctx.Err(), checkLimit(limit)); err != nil {
 		return 0, err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.lock()
+	defer m.unlock()
 	before, n := m.o.Now().Add(-age), 0
-	for id, s := range m.over {
-		if n == limit {
-			break
-		}
-		if s.rec.Updated.Before(before) && m.live[s.rec.Parent] == nil { // else its parent may ask for it
-			delete(m.over, id)
-			n++
+	for i := range m.shards {
+		over := m.shards[i].over
+		for id, s := range over {
+			if n == limit {
+				return n, nil
+			}
+			if s.rec.Updated.Before(before) && m.shard(s.rec.Parent).live[s.rec.Parent] == nil { // else its parent may ask for it
+				delete(over, id)
+				n++
+			}
 		}
 	}
 	return n, nil
-}
-
-// Relay implements [Outbox].
-func (m *Memory) Relay(ctx context.Context, limit int, publish func(context.Context, []Message) error) (int, error) {
-	if err := checkLimit(limit); err != nil {
-		return 0, err
-	}
-	if !m.relaying.TryLock() {
-		return 0, nil
-	}
-	defer m.relaying.Unlock()
-	m.mu.Lock()
-	msgs := slices.Clone(m.messages[:min(limit, len(m.messages))])
-	m.mu.Unlock()
-	if len(msgs) == 0 {
-		return 0, ctx.Err()
-	}
-	if err := publish(ctx, msgs); err != nil {
-		return 0, fmt.Errorf("saga: relay: %w", err)
-	}
-	m.mu.Lock()
-	m.messages = m.messages[len(msgs):]
-	m.mu.Unlock()
-	return len(msgs), nil
-}
-
-// MemoryTx is the transaction of a [Memory].
-type MemoryTx struct {
-	commit  []func()
-	creates []*Create
-}
-
-// OnCommit calls f if the transaction is committed, at the moment it is. The store is
-// locked meanwhile: f must not call it.
-func (tx *MemoryTx) OnCommit(f func()) { tx.commit = append(tx.commit, f) }
-
-// TxType implements [Transactor].
-func (m *Memory) TxType() reflect.Type { return reflect.TypeFor[*MemoryTx]() }
-
-// SaveTx implements [Transactor].
-func (m *Memory) SaveTx(ctx context.Context, w *Write, work func(ctx context.Context, tx any) error) error {
-	if err := ctx.Err(); err != nil {
-		return &StoreError{err}
-	}
-	m.mu.Lock()
-	w.Signals = nil
-	s := m.fence(w)
-	m.mu.Unlock()
-	if s == nil {
-		return w.Err
-	}
-	tx := &MemoryTx{}
-	if err := work(ctx, tx); err != nil {
-		return err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if s = m.fence(w); s == nil { // it was lost meanwhile: nothing is committed
-		return w.Err
-	}
-	if err := m.fits(tx); err != nil { // the work is called again, and told so by CreateTx
-		return &StoreError{err}
-	}
-	m.save(s, w, m.o.Now())
-	m.commit(tx)
-	return nil
-}
-
-// CreateTx implements [Transactor]: the sagas are there when tx is committed.
-func (m *Memory) CreateTx(ctx context.Context, tx any, sagas []*Create) error {
-	t, ok := tx.(*MemoryTx)
-	if !ok {
-		return fmt.Errorf("saga: a transaction of Memory is a *saga.MemoryTx, not %T", tx)
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, c := range sagas {
-		if c.Err = m.free(c, t.creates); c.Err == nil {
-			t.creates = append(t.creates, c)
-		}
-	}
-	return nil
-}
-
-// free returns [ErrConflict] if another saga has the id of c, in the store or before it in
-// its transaction.
-func (m *Memory) free(c *Create, before []*Create) error {
-	if s := m.find(c.Record.ID); s != nil && s.rec.Fingerprint != c.Record.Fingerprint {
-		return ErrConflict
-	}
-	for _, b := range before {
-		if b.Record.ID == c.Record.ID && b.Record.Fingerprint != c.Record.Fingerprint {
-			return ErrConflict
-		}
-	}
-	return nil
-}
-
-// fits asks at the commit what CreateTx has asked before:
-//
-//	two transactions start a saga by the same id, for different orders, and neither sees
-//	the other's; both are committed; the second order is there, and has no saga.
-func (m *Memory) fits(tx *MemoryTx) error {
-	for _, c := range tx.creates {
-		if err := m.free(c, nil); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (m *Memory) commit(tx *MemoryTx) {
-	now := m.o.Now()
-	for _, c := range tx.creates {
-		m.create(c, now)
-	}
-	for _, f := range tx.commit {
-		f()
-	}
-	*tx = MemoryTx{}
-}
-
-// Begin returns a transaction of the caller's own, to be ended by [Memory.Commit].
-func (m *Memory) Begin() *MemoryTx { return &MemoryTx{} }
-
-// Commit ends a transaction that Begin has returned. Its error is [ErrConflict] where a
-// saga that was created in tx has met another with its id, which was committed since:
-// nothing is done then.
-func (m *Memory) Commit(tx *MemoryTx) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err := m.fits(tx); err != nil {
-		return err
-	}
-	m.commit(tx)
-	return nil
 }

@@ -203,10 +203,11 @@ func withoutChild(t *testing.T, cancelled bool, want Status) {
 		h, err := def.Start(ctx, e, "o1", data{}, nil)
 		require.NoError(t, err)
 		time.Sleep(time.Minute)
-		store.mu.Lock()
-		require.Contains(t, store.live, "o1/inner")
-		delete(store.live, "o1/inner")
-		store.mu.Unlock()
+		store.lock()
+		live := store.shard("o1/inner").live
+		require.Contains(t, live, "o1/inner")
+		delete(live, "o1/inner")
+		store.unlock()
 		if cancelled {
 			require.NoError(t, e.Cancel(ctx, "o1"))
 		}
