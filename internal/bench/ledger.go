@@ -133,7 +133,17 @@ func (c *contestant) round(ctx context.Context, db *bank, pid int, span time.Dur
 	return nil
 }
 
+// openBank returns a ledger that has posted to each of its accounts.
 func openBank(ctx context.Context, url string) (*bank, error) {
+	db, err := newBank(ctx, url)
+	if err != nil {
+		return nil, err
+	}
+	return db, db.touch(ctx)
+}
+
+// newBank returns a ledger that has posted nothing.
+func newBank(ctx context.Context, url string) (*bank, error) {
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, err
@@ -158,18 +168,12 @@ func openBank(ctx context.Context, url string) (*bank, error) {
 	if err := l.Open(ctx, open...); err != nil {
 		return nil, err
 	}
-	if err := db.touch(ctx); err != nil {
-		return nil, err
-	}
 	_, err = pool.Exec(ctx, `
 CREATE TABLE plain_accounts (id text PRIMARY KEY, balance bigint NOT NULL, version bigint NOT NULL) WITH (fillfactor = 50);
 CREATE TABLE plain_transfers (id text PRIMARY KEY, amount bigint NOT NULL, at timestamptz NOT NULL DEFAULT now());
 CREATE TABLE plain_entries (account text NOT NULL, version bigint NOT NULL, transfer text NOT NULL, amount bigint NOT NULL, balance bigint NOT NULL,
     PRIMARY KEY (account, version));
 INSERT INTO plain_accounts SELECT id, 0, 0 FROM ledger_accounts`)
-	if err == nil {
-		_, err = pool.Exec(ctx, "VACUUM ANALYZE")
-	}
 	return db, err
 }
 
@@ -186,7 +190,8 @@ func (db *bank) touch(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	_, err := db.pool.Exec(ctx, "VACUUM ANALYZE")
+	return err
 }
 
 // names are the accounts' ids, made once: what is measured is not fmt.

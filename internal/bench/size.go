@@ -53,7 +53,7 @@ func (f *sized) open(ctx context.Context) (err error) {
 	if f.server, err = localdb.StartPostgres(ctx, localdb.Options{Settings: map[string]string{"shared_buffers": "2GB", "max_wal_size": "8GB"}}); err != nil {
 		return err
 	}
-	if f.db, err = openBank(ctx, f.server.URL()); err != nil {
+	if f.db, err = newBank(ctx, f.server.URL()); err != nil {
 		return err
 	}
 	// Every account of the first half has debited one of the second, again and
@@ -66,13 +66,12 @@ SELECT k - 5000000, 0, 1 + k %% %[1]d, 1 + %[1]d + k %% %[1]d, 1 + k / %[1]d, 1 
 FROM generate_series(0, %[2]d) k`, accounts/2, f.postings-1),
 		fmt.Sprintf(`UPDATE ledger_accounts SET debits = CASE WHEN no <= %[1]d THEN n * 100 ELSE 0 END, credits = CASE WHEN no > %[1]d THEN n * 100 ELSE 0 END, version = n
 FROM (SELECT %[2]d / %[1]d AS n) n WHERE no <= 2 * %[1]d`, accounts/2, f.postings),
-		"VACUUM ANALYZE",
 	} {
 		if _, err := f.db.pool.Exec(ctx, sql); err != nil {
 			return fmt.Errorf("fill %d: %w", f.postings, err)
 		}
 	}
-	return nil
+	return f.db.touch(ctx)
 }
 
 func (f *sized) close(ctx context.Context) error {
