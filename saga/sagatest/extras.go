@@ -217,6 +217,7 @@ var outbox = []test{
 	{"RelayGivesInOrder", relayGivesInOrder},
 	{"RelayKeepsWhatIsNotPublished", relayKeepsWhatIsNotPublished},
 	{"RelayIsOneAtATime", relayIsOneAtATime},
+	{"MessagesOfManySagasAreAllThere", messagesOfManySagasAreAllThere},
 	{"NothingIsPublishedOfAFencedWrite", nothingIsPublishedOfAFencedWrite},
 }
 
@@ -338,6 +339,35 @@ func relayIsOneAtATime(s *suite) {
 		s.equal("message", key, message(r, "s", i).Key)
 	}
 	s.equal("messages", len(slices.Compact(keys)), 20)
+}
+
+// Sagas that have nothing in common are written at the same time, and have one outbox.
+func messagesOfManySagasAreAllThere(s *suite) {
+	const sagas, rounds = 16, 20
+	var records [sagas]*saga.Record
+	var want []string
+	for i := range records {
+		records[i] = s.owned(strconv.Itoa(i), "w", long)
+		for n := range rounds {
+			want = append(want, strconv.Itoa(i)+"/s/"+strconv.Itoa(n))
+		}
+	}
+	together(sagas, func(i int) {
+		for n := range rounds {
+			w := next(records[i])
+			w.Messages = []saga.Message{message(w.Record, "s", n)}
+			err := s.store.Save(s.ctx, []*saga.Write{w})
+			if err = either(err, w.Err); err != nil {
+				s.Errorf("saga %d: %v", i, err)
+				return
+			}
+			records[i] = w.Record
+		}
+	})
+	got := s.relayed(50)
+	slices.Sort(got)
+	slices.Sort(want)
+	s.equal("messages", got, want)
 }
 
 func nothingIsPublishedOfAFencedWrite(s *suite) {
