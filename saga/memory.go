@@ -292,19 +292,22 @@ func (s *memorySaga) found(events bool) *Record {
 	return r
 }
 
-// Renew implements [Store].
+// Renew implements [Store]. It reads the clock under the lock:
+//
+//	the engine's beat reads it, and is held up; the saga's own run renews the lease, and
+//	is told so; the beat goes on, and sets the end by what it has read before: the run
+//	charges on a lease that is over, and the next owner refunds.
 func (m *Memory) Renew(ctx context.Context, leases []*Lease, d time.Duration) error {
 	if err := cmp.Or(ctx.Err(), checkLease(d)); err != nil {
 		return err
 	}
-	now := m.o.Now()
 	for _, l := range leases {
 		h := m.shard(l.ID)
 		h.mu.Lock()
 		if s := h.live[l.ID]; s == nil || s.rec.Token != l.Token || s.rec.Owner == "" {
 			l.Err = ErrFenced
 		} else {
-			l.Err, s.due = nil, now.Add(d)
+			l.Err, s.due = nil, m.o.Now().Add(d)
 		}
 		h.mu.Unlock()
 	}
